@@ -1,0 +1,39 @@
+package gossip
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+)
+
+// logWriter turns memberlist's lines ("[WARN] memberlist: text") into slog records.
+type logWriter struct{ logger *slog.Logger }
+
+// Write logs one line; it never fails.
+func (w logWriter) Write(line []byte) (int, error) {
+	n := len(line)
+	level := slog.LevelDebug
+	line = bytes.TrimSpace(line)
+	if len(line) > 0 && line[0] == '[' {
+		if end := bytes.IndexByte(line, ']'); end > 0 {
+			level = levelOf(string(line[1:end]))
+			line = line[end+1:]
+		}
+	}
+	line = bytes.TrimPrefix(bytes.TrimSpace(line), []byte("memberlist: "))
+	w.logger.Log(context.Background(), level, string(line))
+	return n, nil
+}
+
+// levelOf maps memberlist's levels one down: what it calls an error (a peer
+// that does not answer) is everyday life of a cluster.
+func levelOf(s string) slog.Level {
+	switch s {
+	case "ERR", "ERROR":
+		return slog.LevelWarn
+	case "WARN":
+		return slog.LevelInfo
+	default:
+		return slog.LevelDebug
+	}
+}
