@@ -1,0 +1,74 @@
+package shard
+
+import (
+	"errors"
+	"fmt"
+
+	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
+)
+
+var (
+	// ErrUnknownOutcome says that the write may or may not have happened: leadership was lost, or the wait ended, after
+	// the entry was handed to Raft. Only what carries a producer id may be sent again.
+	ErrUnknownOutcome = errors.New("outcome of the write is unknown")
+	// ErrNotReady says that this node was just elected and still applies what was committed before. Nothing was written.
+	ErrNotReady = errors.New("leader is not ready yet")
+	// ErrLogFull says that the local log is at its budget, because the object store does not take uploads. Nothing was written.
+	ErrLogFull = errors.New("local log is at its budget (--log-max-bytes) and waits for the object store")
+	// ErrDiskFull says that the disk has less free space than --disk-min-free. Nothing was written.
+	ErrDiskFull = errors.New("disk has less free space than --disk-min-free")
+	// ErrBelowLocal says that the offset is no longer in this replica's memory or log; the manifest has it.
+	ErrBelowLocal = errors.New("offset is below the local log")
+	// ErrBehind says that the offset is beyond what this replica has applied.
+	ErrBehind = errors.New("offset is beyond what this replica has applied")
+	// ErrClosed says that the shard is stopping. Nothing was written.
+	ErrClosed = errors.New("shard is closed")
+	// ErrTooManyOffsets says that the shard holds as many group offsets as it may. Nothing was written.
+	ErrTooManyOffsets = errors.New("shard holds too many committed group offsets")
+)
+
+// ErrDropped says that the topic of a partition was deleted.
+var ErrDropped = errors.New("partition was deleted")
+
+// NotLeaderError says that this replica does not lead the shard. Nothing was written.
+type NotLeaderError struct {
+	// Shard is the shard's number.
+	Shard uint32
+	// Leader is the replica id of the leader, empty when it is not known.
+	Leader string
+}
+
+// Error names the shard and its leader.
+func (e *NotLeaderError) Error() string {
+	if e.Leader == "" {
+		return fmt.Sprintf("shard %d has no known leader", e.Shard)
+	}
+	return fmt.Sprintf("shard %d is led by %s", e.Shard, e.Leader)
+}
+
+// reasonNone is the reason of a result that is no failure.
+const reasonNone = streamhousev1.ErrorReason_ERROR_REASON_UNSPECIFIED
+
+func entryError(shard uint32, index uint64, err error) error {
+	return fmt.Errorf("shard %d, log index %d: %w", shard, index, err)
+}
+
+// commitReason turns a refusal of the state machine into a reason.
+func commitReason(err error) streamhousev1.ErrorReason {
+	switch {
+	case err == nil:
+		return reasonNone
+	case errors.Is(err, ErrTooManyOffsets):
+		return streamhousev1.ErrorReason_ERROR_REASON_LOG_FULL
+	default:
+		return streamhousev1.ErrorReason_ERROR_REASON_PARTITION_NOT_FOUND
+	}
+}
+
+// commitError is the way back from commitReason.
+func commitError(r streamhousev1.ErrorReason) error {
+	if r == streamhousev1.ErrorReason_ERROR_REASON_LOG_FULL {
+		return ErrTooManyOffsets
+	}
+	return ErrDropped
+}

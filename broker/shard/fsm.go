@@ -1,0 +1,196 @@
+package shard
+
+import (
+	"io"
+	"slices"
+	"sync"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/streamhouse/streamhouse/storage/record"
+)
+
+var _ raft.FSM = (*replicaFSM)(nil)
+
+// applied is what Apply answers for one entry.
+type applied struct {
+	results []AppendResult
+	err     error
+}
+
+// replicaFSM is the Raft adapter of one replica: it feeds entries to the state and keeps what is needed to read them.
+type replicaFSM struct {
+	shard uint32
+	fatal func(error)
+	// wake is poked, without blocking, whenever something was applied.
+	wake chan struct{}
+
+	mu      sync.RWMutex
+	state   *state
+	local   *local
+	waiters map[uint64]chan struct{} // closed when the partition's high watermark or uploaded end moves
+	index   uint64                   // last applied
+	failed  error
+}
+
+func newReplicaFSM(shard uint32, tailBytes int64, fatal func(error)) *replicaFSM {
+	return &replicaFSM{
+		shard:   shard,
+		fatal:   fatal,
+		wake:    make(chan struct{}, 1),
+		state:   newState(),
+		local:   newLocal(tailBytes),
+		waiters: make(map[uint64]chan struct{}),
+	}
+}
+
+// Apply applies one committed entry. An entry that this binary does not know ends the node: going on would let the
+// replicas differ.
+func (f *replicaFSM) Apply(l *raft.Log) any {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.failed != nil {
+		return applied{err: f.failed}
+	}
+	res := f.applyLocked(l)
+	f.index = l.Index
+	if res.err != nil {
+		f.failed = res.err
+		f.fatal(res.err)
+	}
+	select {
+	case f.wake <- struct{}{}:
+	default:
+	}
+	return res
+}
+
+func (f *replicaFSM) applyLocked(l *raft.Log) applied {
+	kind, timeMs, body, err := entryHeader(l.Data)
+	if err != nil {
+		return applied{err: entryError(f.shard, l.Index, err)}
+	}
+	f.state.tick(timeMs)
+	var res applied
+	switch kind {
+	case kindAppend:
+		res.results, err = f.applyAppendLocked(l.Index, body)
+	case kindUploaded:
+		err = f.applyUploadedLocked(body)
+	case kindDrop:
+		err = f.applyDropLocked(body)
+	case kindOffsetCommit:
+		var c offsetCommit
+		if c, err = decodeOffsetCommit(body); err == nil {
+			return applied{results: []AppendResult{{Reason: commitReason(f.state.commitOffsets(c))}}}
+		}
+	}
+	if err != nil {
+		return applied{err: entryError(f.shard, l.Index, err)}
+	}
+	return res
+}
+
+func (f *replicaFSM) applyAppendLocked(index uint64, body []byte) ([]AppendResult, error) {
+	var results []AppendResult
+	err := eachAppend(body, func(i int, id uint64, b record.Batch) error {
+		res := f.state.append(id, b)
+		results = append(results, res)
+		if res.Reason != reasonNone || res.Duplicate {
+			f.local.refused(index, i)
+			return nil
+		}
+		f.local.stored(id, index, memBatch{base: res.BaseOffset, data: b})
+		f.notifyLocked(id)
+		return nil
+	})
+	return results, err
+}
+
+func (f *replicaFSM) applyUploadedLocked(body []byte) error {
+	ends, err := decodeUploaded(body)
+	if err != nil {
+		return err
+	}
+	f.state.markUploaded(ends)
+	for _, e := range ends {
+		f.local.unpin(e.partitionID, e.end)
+		f.notifyLocked(e.partitionID)
+	}
+	return nil
+}
+
+func (f *replicaFSM) applyDropLocked(body []byte) error {
+	ids, err := decodeDrop(body)
+	if err != nil {
+		return err
+	}
+	f.state.drop(ids)
+	for _, id := range ids {
+		f.local.drop(id)
+		f.notifyLocked(id)
+	}
+	return nil
+}
+
+func (f *replicaFSM) notifyLocked(id uint64) {
+	if ch := f.waiters[id]; ch != nil {
+		close(ch)
+		delete(f.waiters, id)
+	}
+}
+
+// changedLocked returns a channel that is closed when the partition's high watermark or uploaded end moves.
+func (f *replicaFSM) changedLocked(id uint64) <-chan struct{} {
+	ch := f.waiters[id]
+	if ch == nil {
+		ch = make(chan struct{})
+		f.waiters[id] = ch
+	}
+	return ch
+}
+
+// Snapshot takes a handle on the state. It runs on Raft's FSM goroutine and copies only small things; the batches that
+// the object store does not have were pinned before (see checkpoint) and are carried by reference.
+func (f *replicaFSM) Snapshot() (raft.FSMSnapshot, error) {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	if f.failed != nil {
+		return nil, f.failed
+	}
+	return newSnapshot(f.shard, f.state, f.local)
+}
+
+// Restore replaces the state by a snapshot's. Raft calls nothing else meanwhile; readers wait.
+func (f *replicaFSM) Restore(r io.ReadCloser) error {
+	st, pinned, err := readSnapshot(r, f.shard)
+	closeErr := r.Close()
+	if err != nil {
+		return err
+	}
+	if closeErr != nil {
+		return closeErr
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.state = st
+	f.local = newLocal(f.local.tail.maxBytes)
+	f.local.pinned = pinned
+	for id, ch := range f.waiters {
+		close(ch)
+		delete(f.waiters, id)
+	}
+	return nil
+}
+
+// partitionIDs returns the partitions that have a log here, in order.
+func (f *replicaFSM) partitionIDs() []uint64 {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	ids := make([]uint64, 0, len(f.state.partitions))
+	for id := range f.state.partitions {
+		ids = append(ids, id)
+	}
+	slices.Sort(ids)
+	return ids
+}

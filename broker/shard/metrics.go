@@ -1,0 +1,209 @@
+package shard
+
+import (
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+)
+
+// Metrics counts what the shards of a node do. One is shared by all of them. Safe for concurrent use.
+type Metrics struct {
+	records   *prometheus.CounterVec
+	bytes     *prometheus.CounterVec
+	latency   *prometheus.HistogramVec
+	batchSize *prometheus.HistogramVec
+
+	mu     sync.RWMutex
+	topics map[string]*topicMetrics
+
+	segments *segmentCollector
+}
+
+// topicMetrics are one topic's series, looked up once and not for each batch.
+type topicMetrics struct {
+	records   prometheus.Counter
+	bytes     prometheus.Counter
+	latency   prometheus.Observer
+	batchSize prometheus.Observer
+}
+
+// NewMetrics registers the metrics; reg may be nil.
+func NewMetrics(reg prometheus.Registerer) *Metrics {
+	f := promauto.With(reg)
+	m := &Metrics{
+		records: f.NewCounterVec(prometheus.CounterOpts{
+			Name: "streamhouse_producer_records_total", Help: "Records committed by the shards that this node leads.",
+		}, []string{"topic"}),
+		bytes: f.NewCounterVec(prometheus.CounterOpts{
+			Name: "streamhouse_producer_bytes_total", Help: "Bytes of keys, values and headers of the committed records.",
+		}, []string{"topic"}),
+		latency: f.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "streamhouse_producer_latency_seconds", Help: "Time from a request's arrival at the leader to its acknowledgement.",
+			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 16),
+		}, []string{"topic"}),
+		batchSize: f.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "streamhouse_producer_batch_size", Help: "Records per committed batch.",
+			Buckets: prometheus.ExponentialBuckets(1, 4, 9),
+		}, []string{"topic"}),
+		topics:   make(map[string]*topicMetrics),
+		segments: newSegmentCollector(),
+	}
+	if reg != nil {
+		reg.MustRegister(m.segments)
+	}
+	return m
+}
+
+// SyncTopics makes the series of these topics, at 0, and removes those of all others.
+func (m *Metrics) SyncTopics(names []string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	keep := make(map[string]bool, len(names))
+	for _, name := range names {
+		keep[name] = true
+		if m.topics[name] == nil {
+			m.topics[name] = m.series(name)
+		}
+	}
+	for name := range m.topics {
+		if !keep[name] {
+			m.records.DeleteLabelValues(name)
+			m.bytes.DeleteLabelValues(name)
+			m.latency.DeleteLabelValues(name)
+			m.batchSize.DeleteLabelValues(name)
+			delete(m.topics, name)
+		}
+	}
+}
+
+// committed counts a stored batch. A topic that SyncTopics has not named yet, or no longer, counts too.
+func (m *Metrics) committed(c batchCounts) {
+	t := m.topic(c.topic)
+	t.records.Add(float64(c.records))
+	t.bytes.Add(float64(c.payload))
+	t.batchSize.Observe(float64(c.records))
+}
+
+// acknowledged observes how long an acknowledged request took.
+func (m *Metrics) acknowledged(topic string, took time.Duration) {
+	m.topic(topic).latency.Observe(took.Seconds())
+}
+
+func (m *Metrics) topic(name string) *topicMetrics {
+	m.mu.RLock()
+	t := m.topics[name]
+	m.mu.RUnlock()
+	if t == nil {
+		t = m.series(name)
+	}
+	return t
+}
+
+func (m *Metrics) series(name string) *topicMetrics {
+	return &topicMetrics{
+		records:   m.records.WithLabelValues(name),
+		bytes:     m.bytes.WithLabelValues(name),
+		latency:   m.latency.WithLabelValues(name),
+		batchSize: m.batchSize.WithLabelValues(name),
+	}
+}
+
+// segmentCollector shows segment counters of the partitions that this node leads. A partition's counts are kept while
+// another node leads it, so that they never go back.
+type segmentCollector struct {
+	writes  *prometheus.Desc
+	flushes *prometheus.Desc
+
+	mu     sync.Mutex
+	counts map[uint64]*segmentCounts
+	led    map[uint32]func() []ledPartition
+}
+
+type segmentCounts struct{ writes, flushes float64 }
+
+// ledPartition names a partition of a shard that is led here.
+type ledPartition struct {
+	id     uint64
+	topic  string
+	number int32
+}
+
+func newSegmentCollector() *segmentCollector {
+	labels := []string{"topic", "partition"}
+	return &segmentCollector{
+		writes:  prometheus.NewDesc("streamhouse_segment_writes_total", "Segments cut, whose upload began.", labels, nil),
+		flushes: prometheus.NewDesc("streamhouse_segment_flushes_total", "Segments in the object store and in the manifest.", labels, nil),
+		counts:  make(map[uint64]*segmentCounts),
+		led:     make(map[uint32]func() []ledPartition),
+	}
+}
+
+var _ prometheus.Collector = (*segmentCollector)(nil)
+
+// Describe implements prometheus.Collector.
+func (c *segmentCollector) Describe(ch chan<- *prometheus.Desc) {
+	ch <- c.writes
+	ch <- c.flushes
+}
+
+// Collect implements prometheus.Collector.
+func (c *segmentCollector) Collect(ch chan<- prometheus.Metric) {
+	c.mu.Lock()
+	sources := make([]func() []ledPartition, 0, len(c.led))
+	for _, f := range c.led {
+		sources = append(sources, f)
+	}
+	c.mu.Unlock()
+	for _, f := range sources {
+		for _, p := range f() {
+			n := c.get(p.id)
+			labels := []string{p.topic, strconv.Itoa(int(p.number))}
+			ch <- prometheus.MustNewConstMetric(c.writes, prometheus.CounterValue, n.writes, labels...)
+			ch <- prometheus.MustNewConstMetric(c.flushes, prometheus.CounterValue, n.flushes, labels...)
+		}
+	}
+}
+
+func (c *segmentCollector) get(id uint64) segmentCounts {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if n := c.counts[id]; n != nil {
+		return *n
+	}
+	return segmentCounts{}
+}
+
+func (c *segmentCollector) add(id uint64, writes, flushes float64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := c.counts[id]
+	if n == nil {
+		n = &segmentCounts{}
+		c.counts[id] = n
+	}
+	n.writes += writes
+	n.flushes += flushes
+}
+
+func (c *segmentCollector) forget(ids []uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, id := range ids {
+		delete(c.counts, id)
+	}
+}
+
+func (c *segmentCollector) lead(shard uint32, partitions func() []ledPartition) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.led[shard] = partitions
+}
+
+func (c *segmentCollector) unlead(shard uint32) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.led, shard)
+}

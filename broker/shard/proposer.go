@@ -1,0 +1,216 @@
+package shard
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+const (
+	// maxEntryBytes is how large an entry gets by coalescing; one request may be larger.
+	maxEntryBytes = 256 << 10
+	// maxInflightEntries is how many entries wait for their commit at once; meanwhile requests gather for the next one.
+	maxInflightEntries = 16
+	// enqueueTimeout bounds the wait for a place in Raft's queue.
+	enqueueTimeout = 10 * time.Second
+)
+
+// request is one Append on its way through the proposer.
+type request struct {
+	batches []AppendBatch
+	counts  []batchCounts // what the metrics need after the caller took its buffers back
+	bytes   int
+	done    chan struct{} // closed when results or err are set
+	results []AppendResult
+	err     error
+}
+
+func (r *request) finish(results []AppendResult, err error) {
+	r.results, r.err = results, err
+	close(r.done)
+}
+
+// batchCounts is what one batch adds to the metrics once it is committed.
+type batchCounts struct {
+	topic   string
+	records int32
+	payload int64
+}
+
+func countBatches(batches []AppendBatch) []batchCounts {
+	counts := make([]batchCounts, len(batches))
+	for i, b := range batches {
+		counts[i] = batchCounts{b.Topic, b.Data.NumRecords(), b.PayloadBytes}
+	}
+	return counts
+}
+
+// proposer coalesces the requests that wait into Raft entries, in order, without a delay when nothing is under way.
+type proposer struct {
+	apply func(data []byte, timeout time.Duration) raft.ApplyFuture
+	nowMs func() int64
+	// committed is told of every batch that was stored, also where its caller has given up.
+	committed func(batchCounts)
+
+	mu     sync.Mutex
+	queue  []*request
+	closed bool
+	wake   chan struct{}
+}
+
+func newProposer(apply func([]byte, time.Duration) raft.ApplyFuture, nowMs func() int64, committed func(batchCounts)) *proposer {
+	return &proposer{apply: apply, nowMs: nowMs, committed: committed, wake: make(chan struct{}, 1)}
+}
+
+// submit hands batches over and waits for their results. When ctx ends first, the request is withdrawn if it was not
+// proposed yet, and nothing was written; afterwards the outcome is unknown.
+func (p *proposer) submit(ctx context.Context, batches []AppendBatch) ([]AppendResult, error) {
+	r := &request{batches: batches, counts: countBatches(batches), bytes: entrySize(batches), done: make(chan struct{})}
+	if err := p.enqueue(r); err != nil {
+		return nil, err
+	}
+	select {
+	case <-r.done:
+		return r.results, r.err
+	case <-ctx.Done():
+		if p.withdraw(r) {
+			return nil, ctx.Err()
+		}
+	}
+	select {
+	case <-r.done:
+		return r.results, r.err
+	default:
+		return nil, errors.Join(ErrUnknownOutcome, ctx.Err())
+	}
+}
+
+func (p *proposer) enqueue(r *request) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return ErrClosed
+	}
+	p.queue = append(p.queue, r)
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
+	return nil
+}
+
+func (p *proposer) withdraw(r *request) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for i, q := range p.queue {
+		if q == r {
+			p.queue = append(p.queue[:i:i], p.queue[i+1:]...)
+			return true
+		}
+	}
+	return false
+}
+
+// take encodes the requests that make the next entry. It copies the batches under the lock, so that a caller that
+// gave up never sees its buffer read afterwards.
+func (p *proposer) take() (data []byte, reqs []*request) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n, bytes := 0, 0
+	for n < len(p.queue) && (n == 0 || bytes+p.queue[n].bytes <= maxEntryBytes) {
+		bytes += p.queue[n].bytes
+		n++
+	}
+	if n == 0 {
+		return nil, nil
+	}
+	reqs = p.queue[:n:n]
+	p.queue = p.queue[n:]
+	data = appendHeader(make([]byte, 0, entryHeaderBytes+bytes), kindAppend, p.nowMs())
+	for _, r := range reqs {
+		for _, b := range r.batches {
+			data = appendAppendItem(data, b)
+		}
+	}
+	return data, reqs
+}
+
+// proposed is an entry whose commit is waited for.
+type proposed struct {
+	future raft.ApplyFuture
+	reqs   []*request
+}
+
+// run proposes until ctx ends; then it refuses what waits, and returns once all that was proposed has its outcome.
+func (p *proposer) run(ctx context.Context) {
+	inflight := make(chan proposed, maxInflightEntries)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for e := range inflight {
+			e.complete(p.committed)
+		}
+	})
+	defer wg.Wait()
+	defer close(inflight)
+	for {
+		select {
+		case <-ctx.Done():
+			p.shut()
+			return
+		case <-p.wake:
+		}
+		for data, reqs := p.take(); reqs != nil; data, reqs = p.take() {
+			inflight <- proposed{p.apply(data, enqueueTimeout), reqs}
+		}
+	}
+}
+
+func (p *proposer) shut() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.closed = true
+	for _, r := range p.queue {
+		r.finish(nil, ErrClosed)
+	}
+	p.queue = nil
+}
+
+// complete waits for the entry's outcome and gives every request its part.
+func (e proposed) complete(committed func(batchCounts)) {
+	if err := e.future.Error(); err != nil {
+		err = proposeError(err)
+		for _, r := range e.reqs {
+			r.finish(nil, err)
+		}
+		return
+	}
+	res, _ := e.future.Response().(applied)
+	at := 0
+	for _, r := range e.reqs {
+		if res.err != nil || at+len(r.batches) > len(res.results) {
+			r.finish(nil, errors.Join(ErrUnknownOutcome, res.err))
+			continue
+		}
+		results := res.results[at : at+len(r.batches)]
+		for i, c := range r.counts {
+			if results[i].Reason == reasonNone && !results[i].Duplicate {
+				committed(c)
+			}
+		}
+		r.finish(results, nil)
+		at += len(r.batches)
+	}
+}
+
+// proposeError tells what was surely not appended from what may have been.
+func proposeError(err error) error {
+	switch {
+	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipTransferInProgress), errors.Is(err, raft.ErrEnqueueTimeout):
+		return &NotLeaderError{}
+	default:
+		return errors.Join(ErrUnknownOutcome, err)
+	}
+}

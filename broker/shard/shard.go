@@ -1,0 +1,314 @@
+package shard
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/streamhouse/streamhouse/cluster/replica"
+)
+
+// Shard is one replica of a shard and, while it leads, the shard itself. Safe for concurrent use.
+type Shard struct {
+	cfg      Config
+	log      *slog.Logger
+	fsm      *replicaFSM
+	replica  *replica.Replica
+	proposer *proposer
+
+	// readyTerm is the term in which this replica leads and has applied all that was committed before; 0 when none.
+	readyTerm      atomic.Uint64
+	durableWaiters atomic.Int64
+	uploadNow      chan struct{}
+	stopping       chan struct{} // closed when Run begins to end
+	stopOnce       sync.Once
+}
+
+// Open opens the replica's files, which must exist, and starts Raft. A replica with missing or corrupt files is refused
+// with the errors of replica.Open. Run must be called, and Close.
+func Open(cfg Config) (*Shard, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	log := cfg.Logger
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	s := &Shard{
+		cfg:       cfg,
+		log:       log.With("shard", cfg.Shard),
+		uploadNow: make(chan struct{}, 1),
+		stopping:  make(chan struct{}),
+	}
+	s.fsm = newReplicaFSM(cfg.Shard, cfg.TailBytes, cfg.Replica.Fatal)
+	cfg.Replica.FSM = s.fsm
+	rep, err := replica.Open(cfg.Replica)
+	if err != nil {
+		return nil, err
+	}
+	s.replica = rep
+	s.proposer = newProposer(rep.Raft().Apply, s.nowMs, cfg.Metrics.committed)
+	cfg.Budget.register(cfg.Shard, rep.LogBytes)
+	return s, nil
+}
+
+// Replica returns the Raft replica, for membership and status.
+func (s *Shard) Replica() *replica.Replica { return s.replica }
+
+// Number returns the shard's number.
+func (s *Shard) Number() uint32 { return s.cfg.Shard }
+
+// PendingBytes returns the bytes that are committed here and not in the object store.
+func (s *Shard) PendingBytes() int64 { return s.pendingBytes() }
+
+// nowMs is the leader's clock for entries; the state machine never lets it go back.
+func (s *Shard) nowMs() int64 { return time.Now().UnixMilli() }
+
+// Run proposes, uploads and checkpoints until ctx ends, and returns when all of that has ended. Waiting calls get ErrClosed.
+func (s *Shard) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer s.stopOnce.Do(func() { close(s.stopping) })
+	wg.Go(func() { s.proposer.run(ctx) })
+	wg.Go(func() { s.runCheckpoints(ctx) })
+	s.runLeadership(ctx)
+	return nil
+}
+
+// Close stops Raft and closes the files. It is idempotent; call it after Run has returned.
+func (s *Shard) Close() error {
+	s.stopOnce.Do(func() { close(s.stopping) })
+	s.cfg.Budget.unregister(s.cfg.Shard)
+	return s.replica.Close()
+}
+
+// runLeadership follows gain and loss of leadership until ctx ends.
+func (s *Shard) runLeadership(ctx context.Context) {
+	var cancel context.CancelFunc
+	var wg sync.WaitGroup
+	stop := func() {
+		if cancel != nil {
+			cancel()
+			wg.Wait()
+			cancel = nil
+		}
+	}
+	defer stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case leads := <-s.replica.Raft().LeaderCh():
+			stop()
+			if !leads {
+				continue
+			}
+			var leadCtx context.Context
+			leadCtx, cancel = context.WithCancel(ctx)
+			wg.Go(func() { s.lead(leadCtx) })
+		}
+	}
+}
+
+// lead does a leader's work until ctx ends: it applies what earlier leaders committed, then serves, uploads and sweeps.
+func (s *Shard) lead(ctx context.Context) {
+	s.cfg.Metrics.segments.lead(s.cfg.Shard, s.ledPartitions)
+	defer s.cfg.Metrics.segments.unlead(s.cfg.Shard)
+	term := s.replica.Raft().CurrentTerm()
+	if err := s.replica.Raft().Barrier(0).Error(); err != nil {
+		s.log.Info("leadership ended before its barrier", "error", err)
+		return
+	}
+	s.readyTerm.Store(term)
+	defer s.readyTerm.Store(0)
+	s.log.Info("leads the shard", "term", term)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() { s.runSweeps(ctx) })
+	for ctx.Err() == nil {
+		if err := s.runUploader(ctx); err != nil && ctx.Err() == nil {
+			s.log.Warn("uploader starts again", "error", err)
+			_ = sleep(ctx, uploadRetryMin) // ends with ctx, as the loop does
+		}
+	}
+}
+
+// sweepTick is how often a leader looks for deleted topics.
+const sweepTick = time.Second
+
+func (s *Shard) runSweeps(ctx context.Context) {
+	tick := time.NewTicker(sweepTick)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if err := s.sweepDeleted(ctx); err != nil && ctx.Err() == nil {
+			s.log.Warn("partitions of deleted topics are not dropped yet", "error", err)
+		}
+	}
+}
+
+// ledPartitions returns the shard's partitions, from the metadata.
+func (s *Shard) ledPartitions() []ledPartition {
+	view := s.cfg.Metadata.View()
+	var led []ledPartition
+	for t := range view.Topics() {
+		for number, id := range t.PartitionIDs {
+			if p, ok := view.Partition(id); ok && p.Shard == s.cfg.Shard {
+				led = append(led, ledPartition{id: id, topic: t.Name, number: int32(number)})
+			}
+		}
+	}
+	return led
+}
+
+// Leader returns the replica id of the shard's leader.
+func (s *Shard) Leader() (replicaID string, ok bool) { return s.replica.Leader() }
+
+// checkLeader says whether this replica leads and has applied what was committed before it was elected.
+func (s *Shard) checkLeader() error {
+	if !s.replica.IsLeader() {
+		return s.notLeader()
+	}
+	if s.readyTerm.Load() != s.replica.Raft().CurrentTerm() {
+		return ErrNotReady
+	}
+	return nil
+}
+
+func (s *Shard) notLeader() error {
+	id, _ := s.replica.Leader()
+	if id == s.cfg.Replica.ID {
+		id = "" // stepping down
+	}
+	return &NotLeaderError{Shard: s.cfg.Shard, Leader: id}
+}
+
+// Append stores batches of partitions of this shard and returns, once they are on the disks of a majority, one result
+// for each. With durable it returns once they are in the object store and in the manifest. An error other than
+// ErrUnknownOutcome says that nothing was written: *NotLeaderError, ErrLogFull, ErrDiskFull, ErrClosed, or ctx's.
+func (s *Shard) Append(ctx context.Context, batches []AppendBatch, durable bool) ([]AppendResult, error) {
+	began := time.Now()
+	if !s.replica.IsLeader() {
+		return nil, s.notLeader()
+	}
+	if err := s.cfg.Budget.Check(); err != nil {
+		return nil, err
+	}
+	results, err := s.proposer.submit(ctx, batches)
+	if err != nil {
+		return nil, s.withLeader(err)
+	}
+	if durable {
+		if err := s.waitDurable(ctx, batches, results); err != nil {
+			return nil, errors.Join(ErrUnknownOutcome, err)
+		}
+	}
+	for i := range results {
+		if results[i].Reason == reasonNone {
+			s.cfg.Metrics.acknowledged(batches[i].Topic, time.Since(began))
+		}
+	}
+	return results, nil
+}
+
+// waitDurable waits until all stored batches are in the manifest, a duplicate as well as its original.
+func (s *Shard) waitDurable(ctx context.Context, batches []AppendBatch, results []AppendResult) error {
+	s.durableWaiters.Add(1)
+	defer s.durableWaiters.Add(-1)
+	select {
+	case s.uploadNow <- struct{}{}:
+	default:
+	}
+	for i, r := range results {
+		if r.Reason != reasonNone {
+			continue
+		}
+		end := r.BaseOffset + int64(batches[i].Data.NumRecords())
+		if err := s.waitUploaded(ctx, batches[i].PartitionID, end); err != nil {
+			return fmt.Errorf("wait until offset %d is in the object store: %w", end-1, err)
+		}
+	}
+	return nil
+}
+
+// withLeader fills in who leads instead.
+func (s *Shard) withLeader(err error) error {
+	var nl *NotLeaderError
+	if errors.As(err, &nl) {
+		return s.notLeader()
+	}
+	return err
+}
+
+// propose applies an entry of the shard's own and waits until it is applied here.
+func (s *Shard) propose(ctx context.Context, data []byte) (applied, error) {
+	future := s.replica.Raft().Apply(data, enqueueTimeout)
+	done := make(chan error, 1)
+	go func() { done <- future.Error() }() // ends with the entry, or with Raft
+	select {
+	case err := <-done:
+		if err != nil {
+			return applied{}, s.withLeader(proposeError(err))
+		}
+	case <-ctx.Done():
+		return applied{}, errors.Join(ErrUnknownOutcome, ctx.Err())
+	}
+	res, _ := future.Response().(applied)
+	return res, res.err
+}
+
+// CommitOffsets stores a group's offsets, all or none, on the leader.
+func (s *Shard) CommitOffsets(ctx context.Context, group string, offsets []GroupOffset) error {
+	if !s.replica.IsLeader() {
+		return s.notLeader()
+	}
+	res, err := s.propose(ctx, encodeOffsetCommit(s.nowMs(), offsetCommit{group: group, offsets: offsets}))
+	if err != nil {
+		return err
+	}
+	if len(res.results) == 1 && res.results[0].Reason != reasonNone {
+		return commitError(res.results[0].Reason)
+	}
+	return nil
+}
+
+// Offsets returns a group's committed offsets of these partitions, or of all when ids is empty, on the leader.
+func (s *Shard) Offsets(group string, ids []uint64) ([]GroupOffset, error) {
+	if err := s.checkLeader(); err != nil {
+		return nil, err
+	}
+	s.fsm.mu.RLock()
+	defer s.fsm.mu.RUnlock()
+	return s.fsm.state.groupOffsets(group, ids), nil
+}
+
+// CommittedOffset is a group's committed offset of one partition.
+type CommittedOffset struct {
+	Group       string
+	PartitionID uint64
+	Offset      int64
+}
+
+// CommittedOffsets returns the offsets of all groups that this shard coordinates, while this replica leads it.
+func (s *Shard) CommittedOffsets() []CommittedOffset {
+	if s.checkLeader() != nil {
+		return nil
+	}
+	s.fsm.mu.RLock()
+	defer s.fsm.mu.RUnlock()
+	all := make([]CommittedOffset, 0, s.fsm.state.offsets)
+	for group, offsets := range s.fsm.state.groups {
+		for id, o := range offsets {
+			all = append(all, CommittedOffset{Group: group, PartitionID: id, Offset: o.offset})
+		}
+	}
+	return all
+}

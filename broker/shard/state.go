@@ -1,0 +1,211 @@
+package shard
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+
+	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
+	"github.com/streamhouse/streamhouse/storage/record"
+)
+
+const (
+	// droppedKeepMs is how long a dropped partition is remembered, so that a late append can't revive it.
+	droppedKeepMs = 24 * 60 * 60 * 1000
+	// maxGroupOffsets bounds the committed offsets that one shard holds.
+	maxGroupOffsets = 1_000_000
+)
+
+// state is the shard's replicated state machine. It is pure: what it becomes depends on the entries alone. It is not
+// safe for concurrent use; the adapter's mutex guards it.
+type state struct {
+	timeMs     int64
+	partitions map[uint64]*partition
+	producers  *producers
+	groups     map[string]map[uint64]groupOffset
+	offsets    int
+	dropped    map[uint64]int64
+	// pendingBytes are the bytes of batches that are not in the object store.
+	pendingBytes int64
+}
+
+// partition is the replicated part of one partition's log.
+type partition struct {
+	next     int64 // high watermark
+	uploaded int64 // offset behind what is in the object store
+	// pending are the batches from uploaded to next, in runs, to know how many bytes an Uploaded takes off.
+	pending      []pendingRun
+	pendingBytes int64
+}
+
+// pendingRun counts bytes of batches up to an offset. Runs are coarse: a batch is added to the last run until that has
+// pendingRunBytes, so their number stays small.
+type pendingRun struct {
+	end   int64
+	bytes int64
+}
+
+const pendingRunBytes = 256 << 10
+
+type groupOffset struct {
+	offset   int64
+	metadata string
+	timeMs   int64
+}
+
+func newState() *state {
+	return &state{
+		partitions: make(map[uint64]*partition),
+		producers:  newProducers(),
+		groups:     make(map[string]map[uint64]groupOffset),
+		dropped:    make(map[uint64]int64),
+	}
+}
+
+// tick moves the entries' clock, which never goes back, and lets expire what is due.
+func (s *state) tick(timeMs int64) {
+	if timeMs <= s.timeMs {
+		return
+	}
+	minute := timeMs/60_000 != s.timeMs/60_000
+	s.timeMs = timeMs
+	s.producers.expire(timeMs)
+	if !minute {
+		return
+	}
+	for id, at := range s.dropped {
+		if timeMs-at > droppedKeepMs {
+			delete(s.dropped, id)
+		}
+	}
+}
+
+// append applies one batch: it checks the producer's sequence and gives the batch its offset.
+func (s *state) append(partitionID uint64, b record.Batch) AppendResult {
+	if _, gone := s.dropped[partitionID]; gone {
+		return AppendResult{Reason: streamhousev1.ErrorReason_ERROR_REASON_PARTITION_NOT_FOUND}
+	}
+	p := s.partitions[partitionID]
+	if p == nil {
+		p = &partition{}
+	}
+	n := b.NumRecords()
+	if id := b.ProducerID(); id >= 0 {
+		key := producerKey{partitionID, id}
+		res := s.producers.check(key, b.ProducerEpoch(), b.BaseSequence(), n)
+		if res.Reason != reasonNone || res.Duplicate {
+			return res
+		}
+		s.producers.record(key, s.timeMs, producerBatch{
+			epoch: b.ProducerEpoch(), baseSequence: b.BaseSequence(), records: n, baseOffset: p.next,
+		})
+	}
+	s.partitions[partitionID] = p
+	base := p.next
+	p.next += int64(n)
+	p.addPending(p.next, int64(len(b)))
+	s.pendingBytes += int64(len(b))
+	return AppendResult{BaseOffset: base}
+}
+
+func (p *partition) addPending(end, bytes int64) {
+	p.pendingBytes += bytes
+	if k := len(p.pending) - 1; k >= 0 && p.pending[k].bytes < pendingRunBytes {
+		p.pending[k] = pendingRun{end: end, bytes: p.pending[k].bytes + bytes}
+		return
+	}
+	p.pending = append(p.pending, pendingRun{end: end, bytes: bytes})
+}
+
+// markUploaded notes how far partitions are in the object store. An end never goes back, and never beyond the log.
+func (s *state) markUploaded(ends []uploadedEnd) {
+	for _, e := range ends {
+		p := s.partitions[e.partitionID]
+		if p == nil || e.end <= p.uploaded {
+			continue
+		}
+		p.uploaded = min(e.end, p.next)
+		s.pendingBytes -= p.takePending()
+	}
+}
+
+// takePending drops the runs below uploaded and returns their bytes.
+func (p *partition) takePending() int64 {
+	var taken int64
+	k := 0
+	for k < len(p.pending) && p.pending[k].end <= p.uploaded {
+		taken += p.pending[k].bytes
+		k++
+	}
+	p.pending = append(p.pending[:0], p.pending[k:]...)
+	p.pendingBytes -= taken
+	return taken
+}
+
+// drop forgets partitions whose topic was deleted, with their producers and committed offsets.
+func (s *state) drop(ids []uint64) {
+	gone := make(map[uint64]bool, len(ids))
+	for _, id := range ids {
+		gone[id] = true
+		s.dropped[id] = s.timeMs
+		if p := s.partitions[id]; p != nil {
+			s.pendingBytes -= p.pendingBytes
+			delete(s.partitions, id)
+		}
+	}
+	s.producers.drop(gone)
+	for group, offsets := range s.groups {
+		for id := range offsets {
+			if gone[id] {
+				delete(offsets, id)
+				s.offsets--
+			}
+		}
+		if len(offsets) == 0 {
+			delete(s.groups, group)
+		}
+	}
+}
+
+// commitOffsets stores a group's offsets, all or none.
+func (s *state) commitOffsets(c offsetCommit) error {
+	group := s.groups[c.group]
+	added := 0
+	for _, o := range c.offsets {
+		if _, gone := s.dropped[o.PartitionID]; gone {
+			return fmt.Errorf("partition id %d: %w", o.PartitionID, ErrDropped)
+		}
+		if _, had := group[o.PartitionID]; !had {
+			added++
+		}
+	}
+	if s.offsets+added > maxGroupOffsets {
+		return ErrTooManyOffsets
+	}
+	if group == nil {
+		group = make(map[uint64]groupOffset, len(c.offsets))
+		s.groups[c.group] = group
+	}
+	for _, o := range c.offsets {
+		if _, had := group[o.PartitionID]; !had {
+			s.offsets++
+		}
+		group[o.PartitionID] = groupOffset{offset: o.Offset, metadata: o.Metadata, timeMs: s.timeMs}
+	}
+	return nil
+}
+
+// groupOffsets returns a group's offsets of these partitions, or of all in order of their ids when ids is empty.
+func (s *state) groupOffsets(group string, ids []uint64) []GroupOffset {
+	offsets := s.groups[group]
+	if len(ids) == 0 {
+		ids = slices.Sorted(maps.Keys(offsets))
+	}
+	var out []GroupOffset
+	for _, id := range ids {
+		if o, ok := offsets[id]; ok {
+			out = append(out, GroupOffset{PartitionID: id, Offset: o.offset, Metadata: o.metadata})
+		}
+	}
+	return out
+}

@@ -1,0 +1,370 @@
+package shard
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"github.com/oklog/ulid/v2"
+
+	metav1 "github.com/streamhouse/streamhouse/api/streamhouse/meta/v1"
+	"github.com/streamhouse/streamhouse/fsm"
+	"github.com/streamhouse/streamhouse/storage/segment"
+)
+
+const (
+	// ownObjectBytes is from where on a partition gets an object of its own.
+	ownObjectBytes = 8 << 20
+	// durableDelay is how long the uploader gathers for those that wait with acks=durable.
+	durableDelay = 100 * time.Millisecond
+	// uploadRetryMin and uploadRetryMax bound the wait after a failed upload.
+	uploadRetryMin = 500 * time.Millisecond
+	uploadRetryMax = 15 * time.Second
+	// commitTimeout bounds one try to commit an object's segments; it is tried again for as long as the shard is led.
+	commitTimeout = 10 * time.Second
+)
+
+// Uploads is where objects go. object.Bucket is one.
+type Uploads interface {
+	// Put creates an object and never replaces one. It reads body from its start on every try.
+	Put(ctx context.Context, name string, body io.ReadSeeker, sizeBytes int64) error
+}
+
+// cut is what one upload takes: dense runs of batches, each from the partition's uploaded end.
+type cut struct {
+	runs  map[uint64]memRun
+	bytes int64
+}
+
+// plannedObject is one object to be, and whose segments it holds.
+type plannedObject struct {
+	ids   []uint64
+	bytes int64
+}
+
+// runUploader uploads what is committed, while this replica leads. It returns when ctx ends.
+func (s *Shard) runUploader(ctx context.Context) error {
+	if err := s.adoptManifest(ctx); err != nil {
+		return err
+	}
+	timer := time.NewTicker(uploadTick)
+	defer timer.Stop()
+	since := time.Now() // when the oldest batch that waits began to
+	retry := uploadRetryMin
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-timer.C:
+		case <-s.uploadNow:
+			if err := sleep(ctx, durableDelay); err != nil {
+				return err
+			}
+		case <-s.fsm.wake:
+		}
+		pending := s.pendingBytes()
+		if pending == 0 {
+			since = time.Now()
+			continue
+		}
+		if pending < s.cfg.UploadBytes && time.Since(since) < s.cfg.UploadInterval && s.durableWaiters.Load() == 0 {
+			continue
+		}
+		began := time.Now()
+		switch err := s.uploadOnce(ctx); {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case err != nil:
+			s.log.Warn("upload failed, trying again", "error", err, "retry_in", retry.String(), "backlog_bytes", pending)
+			if err := sleep(ctx, retry/2+rand.N(retry/2)); err != nil {
+				return err
+			}
+			retry = min(2*retry, uploadRetryMax)
+		default:
+			since, retry = began, uploadRetryMin
+		}
+	}
+}
+
+// uploadTick is how often the age of what waits is looked at.
+const uploadTick = 250 * time.Millisecond
+
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (s *Shard) pendingBytes() int64 {
+	s.fsm.mu.RLock()
+	defer s.fsm.mu.RUnlock()
+	return s.fsm.state.pendingBytes
+}
+
+// adoptManifest logs what an earlier leader committed to the manifest without logging it here.
+func (s *Shard) adoptManifest(ctx context.Context) error {
+	for {
+		attempt, cancel := context.WithTimeout(ctx, commitTimeout)
+		err := s.cfg.Metadata.Barrier(attempt)
+		cancel()
+		if err == nil {
+			break
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		s.log.Warn("manifest can't be read yet", "error", err)
+		if err := sleep(ctx, uploadRetryMin); err != nil {
+			return err
+		}
+	}
+	return s.logUploaded(ctx, s.manifestEnds(s.fsm.partitionIDs()))
+}
+
+// manifestEnds returns the ends of partitions that the manifest has further than this shard knows.
+func (s *Shard) manifestEnds(ids []uint64) []uploadedEnd {
+	view := s.cfg.Metadata.View()
+	s.fsm.mu.RLock()
+	defer s.fsm.mu.RUnlock()
+	var ends []uploadedEnd
+	for _, id := range ids {
+		p, ok := view.Partition(id)
+		if !ok {
+			continue
+		}
+		end := max(p.UploadedEnd, p.LogStart)
+		if here := s.fsm.state.partitions[id]; here != nil && end > here.uploaded {
+			ends = append(ends, uploadedEnd{id, end})
+		}
+	}
+	return ends
+}
+
+func (s *Shard) logUploaded(ctx context.Context, ends []uploadedEnd) error {
+	if len(ends) == 0 {
+		return nil
+	}
+	_, err := s.propose(ctx, encodeUploaded(s.nowMs(), ends))
+	return err
+}
+
+// uploadOnce uploads up to UploadBytes of what waits, oldest first.
+func (s *Shard) uploadOnce(ctx context.Context) error {
+	c, err := s.takeCut(ctx)
+	if err != nil {
+		return err
+	}
+	for _, o := range planObjects(c.runs) {
+		if err := s.uploadObject(ctx, o, c.runs); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// takeCut gathers what waits: what is pinned first, then the log in its order, so that every run is dense.
+func (s *Shard) takeCut(ctx context.Context) (cut, error) {
+	view := s.cfg.Metadata.View()
+	c := cut{runs: make(map[uint64]memRun)}
+	cursors := make(map[uint64]*cursor)
+	s.fsm.mu.RLock()
+	to, first := s.fsm.index, s.replica.FirstIndex()
+	for id, p := range s.fsm.state.partitions {
+		if _, known := view.Partition(id); !known || p.uploaded == p.next {
+			continue
+		}
+		end := p.uploaded
+		if run, ok := s.fsm.local.pinned[id].from(end); ok {
+			c.runs[id] = append(memRun(nil), run...)
+			end = run[len(run)-1].next()
+			for _, m := range run {
+				c.bytes += int64(len(m.data))
+			}
+		}
+		if end == p.next {
+			continue
+		}
+		cur, ok := s.fsm.cursorLocked(id, end, first)
+		if !ok {
+			s.fsm.mu.RUnlock()
+			return cut{}, fmt.Errorf("partition id %d: offset %d is neither in memory nor in the log", id, end)
+		}
+		cursors[id] = &cur
+	}
+	ends := make(map[uint64]int64, len(cursors))
+	for id := range cursors {
+		ends[id] = s.fsm.state.partitions[id].uploaded
+		if run := c.runs[id]; len(run) > 0 {
+			ends[id] = run[len(run)-1].next()
+		}
+	}
+	s.fsm.mu.RUnlock()
+	if c.bytes >= s.cfg.UploadBytes || len(cursors) == 0 {
+		return c, nil
+	}
+	err := s.scan(ctx, to, cursors, func(id uint64, m memBatch) error {
+		if m.base < ends[id] {
+			return nil
+		}
+		c.runs[id] = append(c.runs[id], m)
+		if c.bytes += int64(len(m.data)); c.bytes >= s.cfg.UploadBytes {
+			return errEnough
+		}
+		return nil
+	})
+	return c, err
+}
+
+// planObjects gives a partition with at least ownObjectBytes an object of its own; the others share one.
+func planObjects(runs map[uint64]memRun) []plannedObject {
+	var own []plannedObject
+	var shared plannedObject
+	for _, id := range slices.Sorted(maps.Keys(runs)) {
+		var bytes int64
+		for _, m := range runs[id] {
+			bytes += int64(len(m.data))
+		}
+		if bytes >= ownObjectBytes {
+			own = append(own, plannedObject{ids: []uint64{id}, bytes: bytes})
+			continue
+		}
+		shared.ids = append(shared.ids, id)
+		shared.bytes += bytes
+	}
+	if len(shared.ids) > 0 {
+		own = append(own, shared)
+	}
+	return own
+}
+
+// uploadObject writes one object, lists it in the manifest, and logs how far the partitions are now.
+func (s *Shard) uploadObject(ctx context.Context, o plannedObject, runs map[uint64]memRun) error {
+	id := ulid.Make()
+	name := segment.Name(s.cfg.ClusterID, s.cfg.Shard, id)
+	w := segment.NewWriter(segment.Source{
+		ClusterID: s.cfg.ClusterID, NodeID: s.cfg.NodeID, Shard: s.cfg.Shard, CreatedMs: int64(id.Time()),
+	})
+	view := s.cfg.Metadata.View()
+	ids := o.ids[:0:0]
+	for _, pid := range o.ids {
+		p, ok := view.Partition(pid)
+		if !ok {
+			continue // deleted since the cut; the sweep drops it
+		}
+		w.Begin(segmentPartition(view, p))
+		for _, m := range runs[pid] {
+			w.Append(m.data, m.base)
+		}
+		ids = append(ids, pid)
+	}
+	if len(ids) == 0 {
+		return nil
+	}
+	obj, err := w.Finish()
+	if err != nil {
+		return fmt.Errorf("build object %s: %w", name, err)
+	}
+	for _, pid := range ids {
+		s.cfg.Metrics.segments.add(pid, 1, 0)
+	}
+	if err := s.cfg.Uploads.Put(ctx, name, obj.Body(), obj.SizeBytes); err != nil {
+		return fmt.Errorf("put object %s: %w", name, err)
+	}
+	ends, err := s.commitSegments(ctx, name, obj)
+	if err != nil {
+		return err
+	}
+	return s.logUploaded(ctx, ends)
+}
+
+func segmentPartition(view *fsm.View, p *fsm.Partition) segment.Partition {
+	sp := segment.Partition{ID: p.ID, Number: p.Number, TopicUUID: p.TopicUUID}
+	if t, ok := view.TopicByUUID(p.TopicUUID); ok {
+		sp.Topic = t.Name
+	}
+	return sp
+}
+
+// commitSegments lists the object until the metadata group has answered: a time-out leaves the outcome open, and the
+// command may be repeated.
+func (s *Shard) commitSegments(ctx context.Context, name string, obj *segment.Object) ([]uploadedEnd, error) {
+	cmd := &metav1.Command{Command: &metav1.Command_CommitSegments{CommitSegments: &metav1.CommitSegments{
+		Object: name, ObjectBytes: uint64(obj.SizeBytes), Shard: s.cfg.Shard, Segments: obj.Segments, TimeMs: s.nowMs(),
+	}}}
+	var res *metav1.Result
+	for res == nil {
+		attempt, cancel := context.WithTimeout(ctx, commitTimeout)
+		r, err := s.cfg.Metadata.Propose(attempt, cmd)
+		cancel()
+		var rejected *fsm.Rejection
+		switch {
+		case err == nil:
+			res = r
+		case errors.As(err, &rejected):
+			return nil, fmt.Errorf("list object %s: %w", name, err)
+		case ctx.Err() != nil:
+			return nil, ctx.Err()
+		default:
+			s.log.Warn("object is uploaded and not listed yet, trying again", "object", name, "error", err)
+			if err := sleep(ctx, uploadRetryMin); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return s.commitOutcomes(ctx, obj, res)
+}
+
+func (s *Shard) commitOutcomes(ctx context.Context, obj *segment.Object, res *metav1.Result) ([]uploadedEnd, error) {
+	var ends []uploadedEnd
+	var stale []uint64
+	for i, outcome := range res.GetSegments() {
+		seg := obj.Segments[i]
+		switch outcome {
+		case metav1.SegmentOutcome_SEGMENT_OUTCOME_COMMITTED, metav1.SegmentOutcome_SEGMENT_OUTCOME_ALREADY_COMMITTED:
+			ends = append(ends, uploadedEnd{seg.GetPartitionId(), seg.GetEndOffset()})
+			s.cfg.Metrics.segments.add(seg.GetPartitionId(), 0, 1)
+		case metav1.SegmentOutcome_SEGMENT_OUTCOME_STALE_BASE:
+			stale = append(stale, seg.GetPartitionId())
+		default: // the partition is gone; the sweep drops it
+		}
+	}
+	if len(stale) > 0 {
+		if err := s.cfg.Metadata.Barrier(ctx); err != nil {
+			return nil, err
+		}
+		ends = append(ends, s.manifestEnds(stale)...)
+	}
+	return ends, nil
+}
+
+// sweepDeleted drops the partitions of deleted topics, on all replicas through the log, and reports it.
+func (s *Shard) sweepDeleted(ctx context.Context) error {
+	for _, t := range s.cfg.Metadata.View().DeletedTopics() {
+		if !slices.Contains(t.PendingShards, s.cfg.Shard) {
+			continue
+		}
+		if _, err := s.propose(ctx, encodeDrop(s.nowMs(), t.PartitionIDs)); err != nil {
+			return err
+		}
+		s.cfg.Metrics.segments.forget(t.PartitionIDs)
+		attempt, cancel := context.WithTimeout(ctx, commitTimeout)
+		_, err := s.cfg.Metadata.Propose(attempt, &metav1.Command{Command: &metav1.Command_PurgeTopic{
+			PurgeTopic: &metav1.PurgeTopic{Uuid: t.UUID[:], Shard: s.cfg.Shard},
+		}})
+		cancel()
+		if err != nil {
+			return fmt.Errorf("report that topic %s is purged: %w", t.Name, err)
+		}
+	}
+	return nil
+}

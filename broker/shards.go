@@ -1,0 +1,419 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	metav1 "github.com/streamhouse/streamhouse/api/streamhouse/meta/v1"
+	nodev1 "github.com/streamhouse/streamhouse/api/streamhouse/node/v1"
+	"github.com/streamhouse/streamhouse/broker/shard"
+	"github.com/streamhouse/streamhouse/cluster/logstore"
+	"github.com/streamhouse/streamhouse/cluster/replica"
+	"github.com/streamhouse/streamhouse/cluster/transport"
+	"github.com/streamhouse/streamhouse/fsm"
+)
+
+// ShardsMetadata is what the host of the shards needs of the metadata group. *metadata.Group is one.
+type ShardsMetadata interface {
+	shard.Metadata
+	// Watch returns a channel that is closed at the next change of View.
+	Watch() <-chan struct{}
+}
+
+// ShardPeers gives clients of other nodes. *peer.Pool is one.
+type ShardPeers interface {
+	Client(nodeID string) (nodev1.NodeServiceClient, error)
+}
+
+// ShardsConfig sets up the host of a node's shard replicas.
+type ShardsConfig struct {
+	// NodeID is this node.
+	NodeID string
+	// Dir holds a directory for each replica: <dir>/<shard>/<ULID of the replica>.
+	Dir string
+	// RaftAddr is this node's advertised Raft address.
+	RaftAddr string
+	Metadata ShardsMetadata
+	Peers    ShardPeers
+	// Transport carries the Raft groups of this node.
+	Transport *transport.Transport
+	Uploads   shard.Uploads
+	// Timeouts of the Raft groups.
+	Timeouts replica.Timeouts
+	// UploadBytes, UploadInterval, CheckpointBytes, RetainBytes, MaxLogBytes, MinFreeBytes and TailBytes are the
+	// settings of the same names; MaxLogBytes and TailBytes are for all shards of the node together.
+	UploadBytes     int64
+	UploadInterval  time.Duration
+	CheckpointBytes int64
+	RetainBytes     int64
+	MaxLogBytes     int64
+	MinFreeBytes    int64
+	TailBytes       int64
+	// Fatal ends the node. It must not block.
+	Fatal      func(error)
+	Logger     *slog.Logger
+	Registerer prometheus.Registerer
+}
+
+// shardLogCacheBytes bounds the entries that one replica keeps for replication.
+const shardLogCacheBytes = 16 << 20
+
+// hostTick is how often the host looks for what no change of the metadata tells: a removed replica to discard, or a
+// failed step to take again.
+const hostTick = time.Second
+
+// noteTimeout bounds one try to tell the metadata group of a replica's state; the host tries again.
+const noteTimeout = 5 * time.Second
+
+// Shards runs this node's replicas of shards as the metadata wishes them. Safe for concurrent use.
+type Shards struct {
+	cfg     ShardsConfig
+	log     *slog.Logger
+	budget  *shard.Budget
+	metrics *shard.Metrics
+
+	mu      sync.RWMutex
+	running map[uint32]*hosted
+}
+
+// hosted is a running replica.
+type hosted struct {
+	replicaID string
+	dir       string
+	shard     *shard.Shard
+	cancel    context.CancelFunc
+	done      chan struct{} // closed when Run has returned
+}
+
+// NewShards returns a host that runs nothing yet.
+func NewShards(cfg ShardsConfig) *Shards {
+	log := cfg.Logger
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	s := &Shards{
+		cfg:     cfg,
+		log:     log.With("logger", "shards"),
+		budget:  shard.NewBudget(cfg.Dir, cfg.MaxLogBytes, cfg.MinFreeBytes),
+		metrics: shard.NewMetrics(cfg.Registerer),
+		running: make(map[uint32]*hosted),
+	}
+	if cfg.Registerer != nil {
+		cfg.Registerer.MustRegister(newShardsCollector(s))
+	}
+	return s
+}
+
+// Get returns this node's running replica of a shard.
+func (s *Shards) Get(number uint32) (*shard.Shard, bool) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	h, ok := s.running[number]
+	if !ok {
+		return nil, false
+	}
+	return h.shard, true
+}
+
+// All returns the running replicas.
+func (s *Shards) All() []*shard.Shard {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	all := make([]*shard.Shard, 0, len(s.running))
+	for _, h := range s.running {
+		all = append(all, h.shard)
+	}
+	return all
+}
+
+// Run starts and stops replicas as the metadata changes, until ctx ends; then it stops all of them.
+func (s *Shards) Run(ctx context.Context) error {
+	if err := os.MkdirAll(s.cfg.Dir, 0o750); err != nil {
+		return fmt.Errorf("make the directory of the shards: %w", err)
+	}
+	defer s.stopAll()
+	tick := time.NewTicker(hostTick)
+	defer tick.Stop()
+	for {
+		changed := s.cfg.Metadata.Watch()
+		s.reconcile(ctx)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-changed:
+		case <-tick.C:
+		}
+	}
+}
+
+// HandOver gives the leadership of every shard that this node leads to another replica, as far as there is one.
+func (s *Shards) HandOver(ctx context.Context) {
+	var wg sync.WaitGroup
+	for _, sh := range s.All() {
+		if !sh.Replica().IsLeader() {
+			continue
+		}
+		wg.Go(func() {
+			if err := sh.Replica().HandOver(ctx); err != nil {
+				s.log.Warn("leadership was not handed over", "shard", sh.Number(), "error", err)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// reconcile takes one step towards the wish for every shard, and logs what it could not do.
+func (s *Shards) reconcile(ctx context.Context) {
+	view := s.cfg.Metadata.View()
+	names := make([]string, 0, view.NumTopics())
+	for t := range view.Topics() {
+		names = append(names, t.Name)
+	}
+	s.metrics.SyncTopics(names)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	for _, sh := range view.Shards() {
+		wg.Go(func() {
+			if err := s.reconcileShard(ctx, view, sh); err != nil && ctx.Err() == nil {
+				s.log.Warn("replica is not as wished yet", "shard", sh.Number, "error", err)
+			}
+		})
+	}
+}
+
+func (s *Shards) reconcileShard(ctx context.Context, view *fsm.View, sh *fsm.Shard) error {
+	var mine *metav1.Replica
+	for _, r := range sh.Replicas {
+		if r.GetNodeId() == s.cfg.NodeID && r.GetState() != metav1.ReplicaState_REPLICA_STATE_LOST {
+			mine = r
+		}
+	}
+	s.mu.RLock()
+	h := s.running[sh.Number]
+	s.mu.RUnlock()
+	switch {
+	case h != nil && mine != nil && h.replicaID == mine.GetReplicaId():
+		return nil
+	case h != nil:
+		return s.retire(ctx, sh, h)
+	case mine != nil:
+		return s.start(ctx, view, sh, mine)
+	default:
+		return nil
+	}
+}
+
+func (s *Shards) dir(number uint32, replicaID string) string {
+	_, id, _ := strings.Cut(replicaID, "/")
+	return filepath.Join(s.cfg.Dir, strconv.FormatUint(uint64(number), 10), id)
+}
+
+// start brings a wished replica up. Its files come first, then the note that it has started, then Raft: a replica that
+// was noted and has no files may have voted and forgotten it, so it never starts again.
+func (s *Shards) start(ctx context.Context, view *fsm.View, sh *fsm.Shard, r *metav1.Replica) error {
+	dir := s.dir(sh.Number, r.GetReplicaId())
+	exists, err := replica.Exists(dir)
+	if err != nil {
+		return err
+	}
+	if r.GetState() == metav1.ReplicaState_REPLICA_STATE_NEW {
+		if err := s.create(view, sh, r, dir, exists); err != nil {
+			return err
+		}
+		if err := s.note(ctx, sh.Number, r.GetReplicaId(), metav1.ReplicaState_REPLICA_STATE_STARTED); err != nil {
+			return err
+		}
+	} else if !exists {
+		return s.lost(ctx, sh, r, fmt.Errorf("%s: %w", dir, replica.ErrMissing))
+	}
+	opened, err := shard.Open(s.shardConfig(view, sh.Number, r.GetReplicaId(), dir))
+	if err != nil {
+		var corrupt *logstore.CorruptError
+		if errors.As(err, &corrupt) || errors.Is(err, replica.ErrMissing) || errors.Is(err, shard.ErrSnapshotCorrupt) {
+			return s.lost(ctx, sh, r, err)
+		}
+		return fmt.Errorf("open replica %s: %w", r.GetReplicaId(), err)
+	}
+	s.run(sh.Number, r.GetReplicaId(), dir, opened)
+	return nil
+}
+
+// create makes the files of a new replica, and the Raft configuration of the one that begins its shard.
+func (s *Shards) create(view *fsm.View, sh *fsm.Shard, r *metav1.Replica, dir string, exists bool) error {
+	begins := sh.Initial == r.GetReplicaId()
+	if exists && !begins {
+		return nil
+	}
+	if exists {
+		// A start that ended before the note: whatever is there was never used.
+		if err := replica.Discard(dir); err != nil {
+			return err
+		}
+	}
+	if err := replica.Create(dir); err != nil {
+		return fmt.Errorf("create replica %s: %w", r.GetReplicaId(), err)
+	}
+	if !begins {
+		return nil
+	}
+	opened, err := shard.Open(s.shardConfig(view, sh.Number, r.GetReplicaId(), dir))
+	if err != nil {
+		return fmt.Errorf("open replica %s: %w", r.GetReplicaId(), err)
+	}
+	return errors.Join(opened.Replica().Bootstrap(), opened.Close())
+}
+
+func (s *Shards) note(ctx context.Context, number uint32, replicaID string, state metav1.ReplicaState) error {
+	ctx, cancel := context.WithTimeout(ctx, noteTimeout)
+	defer cancel()
+	_, err := s.cfg.Metadata.Propose(ctx, &metav1.Command{Command: &metav1.Command_NoteReplica{
+		NoteReplica: &metav1.NoteReplica{Shard: number, ReplicaId: replicaID, State: state},
+	}})
+	if err != nil {
+		return fmt.Errorf("note replica %s as %s: %w", replicaID, state, err)
+	}
+	return nil
+}
+
+// lost gives a replica up whose files are gone or corrupt, so that it is replaced from the others. The only replica of
+// a shard can't be: the node ends, and names the file. What this node knows may be old, so it asks first.
+func (s *Shards) lost(ctx context.Context, sh *fsm.Shard, r *metav1.Replica, cause error) error {
+	barrier, cancel := context.WithTimeout(ctx, noteTimeout)
+	defer cancel()
+	if err := s.cfg.Metadata.Barrier(barrier); err != nil {
+		return fmt.Errorf("replica %s seems lost (%w), the metadata group can't be asked: %w", r.GetReplicaId(), cause, err)
+	}
+	sh, ok := s.cfg.Metadata.View().Shard(sh.Number)
+	if !ok || !wished(sh, r.GetReplicaId()) {
+		return nil
+	}
+	if len(sh.Replicas) == 1 {
+		err := fmt.Errorf("the only replica of shard %d can't be used: %w", sh.Number, cause)
+		s.cfg.Fatal(err)
+		return err
+	}
+	s.log.Error("replica is lost and will be replaced from the others", "shard", sh.Number, "replica", r.GetReplicaId(), "error", cause)
+	if err := s.note(ctx, sh.Number, r.GetReplicaId(), metav1.ReplicaState_REPLICA_STATE_LOST); err != nil {
+		return err
+	}
+	return replica.Discard(s.dir(sh.Number, r.GetReplicaId()))
+}
+
+func wished(sh *fsm.Shard, replicaID string) bool {
+	return slices.ContainsFunc(sh.Replicas, func(r *metav1.Replica) bool { return r.GetReplicaId() == replicaID })
+}
+
+func (s *Shards) shardConfig(view *fsm.View, number uint32, replicaID, dir string) shard.Config {
+	shards := int64(max(view.NumShards(), 1))
+	// The budget is the node's: a shard must be able to cut its log before the sum of all reaches it.
+	share := max(s.cfg.MaxLogBytes/(4*shards), 1)
+	return shard.Config{
+		Shard:     number,
+		ClusterID: view.ClusterID(),
+		NodeID:    s.cfg.NodeID,
+		Replica: replica.Config{
+			Dir: dir, ClusterID: view.ClusterID(), Group: transport.Shard(number), ID: replicaID, Addr: s.cfg.RaftAddr,
+			Store: replica.WAL, Transport: s.cfg.Transport, Timeouts: s.cfg.Timeouts, Logger: s.cfg.Logger,
+			Fatal: s.cfg.Fatal, RetainBytes: min(s.cfg.RetainBytes, share), LogCacheBytes: shardLogCacheBytes,
+		},
+		Metadata: s.cfg.Metadata, Uploads: s.cfg.Uploads, Budget: s.budget, Metrics: s.metrics,
+		UploadBytes: s.cfg.UploadBytes, UploadInterval: s.cfg.UploadInterval,
+		CheckpointBytes: min(s.cfg.CheckpointBytes, share), TailBytes: s.cfg.TailBytes / shards, Logger: s.cfg.Logger,
+	}
+}
+
+func (s *Shards) run(number uint32, replicaID, dir string, sh *shard.Shard) {
+	ctx, cancel := context.WithCancel(context.Background())
+	h := &hosted{replicaID: replicaID, dir: dir, shard: sh, cancel: cancel, done: make(chan struct{})}
+	go func() { // joined by stop
+		defer close(h.done)
+		if err := sh.Run(ctx); err != nil {
+			s.cfg.Fatal(err)
+		}
+	}()
+	s.mu.Lock()
+	s.running[number] = h
+	s.mu.Unlock()
+	s.log.Info("replica runs", "shard", number, "replica", replicaID)
+}
+
+// retire stops and discards a replica that is no longer wished for, once its group has removed it: until then it may
+// be needed for a majority.
+func (s *Shards) retire(ctx context.Context, sh *fsm.Shard, h *hosted) error {
+	removed, err := s.removed(ctx, sh, h.replicaID)
+	if err != nil || !removed {
+		return err
+	}
+	if err := s.stop(sh.Number, h); err != nil {
+		return err
+	}
+	s.log.Info("replica was removed from its shard", "shard", sh.Number, "replica", h.replicaID)
+	return replica.Discard(h.dir)
+}
+
+// removed asks the shard's leader, wherever it is, if its configuration lacks the replica.
+func (s *Shards) removed(ctx context.Context, sh *fsm.Shard, replicaID string) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, hostTick)
+	defer cancel()
+	for _, r := range sh.Replicas {
+		if r.GetNodeId() == s.cfg.NodeID {
+			continue
+		}
+		client, err := s.cfg.Peers.Client(r.GetNodeId())
+		if err != nil {
+			continue
+		}
+		res, err := client.GetReplica(ctx, &nodev1.GetReplicaRequest{Group: &nodev1.Group{Shard: sh.Number}})
+		if err != nil || res.GetLeaderReplicaId() == "" || res.GetLeaderReplicaId() != res.GetReplicaId() {
+			continue // only the leader knows
+		}
+		for _, server := range res.GetServers() {
+			if server.GetReplicaId() == replicaID {
+				return false, nil
+			}
+		}
+		return true, nil
+	}
+	return false, nil
+}
+
+func (s *Shards) stop(number uint32, h *hosted) error {
+	s.mu.Lock()
+	delete(s.running, number)
+	s.mu.Unlock()
+	h.cancel()
+	<-h.done
+	return h.shard.Close()
+}
+
+func (s *Shards) stopAll() {
+	s.mu.RLock()
+	numbers := make([]uint32, 0, len(s.running))
+	for n := range s.running {
+		numbers = append(numbers, n)
+	}
+	s.mu.RUnlock()
+	var wg sync.WaitGroup
+	for _, n := range numbers {
+		wg.Go(func() {
+			s.mu.RLock()
+			h := s.running[n]
+			s.mu.RUnlock()
+			if err := s.stop(n, h); err != nil {
+				s.log.Error("replica did not close", "shard", n, "error", err)
+			}
+		})
+	}
+	wg.Wait()
+}

@@ -1,0 +1,114 @@
+package broker
+
+import (
+	"context"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	nodev1 "github.com/streamhouse/streamhouse/api/streamhouse/node/v1"
+	"github.com/streamhouse/streamhouse/fsm"
+)
+
+// lagTimeout bounds the question for a high watermark that no replica of this node knows, at a scrape.
+const lagTimeout = 500 * time.Millisecond
+
+// shardsCollector reads the shards of this node at every scrape.
+type shardsCollector struct {
+	shards  *Shards
+	lag     *prometheus.Desc
+	leader  *prometheus.Desc
+	backlog *prometheus.Desc
+	log     *prometheus.Desc
+	applied *prometheus.Desc
+}
+
+var _ prometheus.Collector = (*shardsCollector)(nil)
+
+func newShardsCollector(s *Shards) *shardsCollector {
+	byShard := []string{"shard"}
+	return &shardsCollector{
+		shards: s,
+		lag: prometheus.NewDesc("streamhouse_consumer_lag",
+			"High watermark minus committed offset, on the group's coordinator.", []string{"topic", "partition", "consumer_group"}, nil),
+		leader: prometheus.NewDesc("streamhouse_shard_leader",
+			"1 where this node leads the shard, else 0.", byShard, nil),
+		backlog: prometheus.NewDesc("streamhouse_shard_upload_backlog_bytes",
+			"Bytes that are committed and not in the object store.", byShard, nil),
+		log: prometheus.NewDesc("streamhouse_shard_log_bytes",
+			"Bytes of the shard's local log.", byShard, nil),
+		applied: prometheus.NewDesc("streamhouse_shard_applied_index",
+			"Last Raft index that this replica applied.", byShard, nil),
+	}
+}
+
+// Describe implements prometheus.Collector.
+func (c *shardsCollector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{c.lag, c.leader, c.backlog, c.log, c.applied} {
+		ch <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (c *shardsCollector) Collect(ch chan<- prometheus.Metric) {
+	view := c.shards.cfg.Metadata.View()
+	for _, sh := range c.shards.All() {
+		label := strconv.FormatUint(uint64(sh.Number()), 10)
+		leads := 0.0
+		if sh.Replica().IsLeader() {
+			leads = 1
+		}
+		gauge := func(d *prometheus.Desc, v float64) {
+			ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, label)
+		}
+		gauge(c.leader, leads)
+		gauge(c.backlog, float64(sh.PendingBytes()))
+		gauge(c.log, float64(sh.Replica().LogBytes()))
+		gauge(c.applied, float64(sh.Replica().Raft().AppliedIndex()))
+		for _, o := range sh.CommittedOffsets() {
+			c.collectLag(ch, view, o.Group, o.PartitionID, o.Offset)
+		}
+	}
+}
+
+func (c *shardsCollector) collectLag(ch chan<- prometheus.Metric, view *fsm.View, group string, partitionID uint64, offset int64) {
+	p, ok := view.Partition(partitionID)
+	if !ok {
+		return
+	}
+	t, ok := view.TopicByUUID(p.TopicUUID)
+	if !ok {
+		return
+	}
+	hw, ok := c.highWatermark(view, p)
+	if !ok {
+		return
+	}
+	ch <- prometheus.MustNewConstMetric(c.lag, prometheus.GaugeValue, float64(max(hw-offset, 0)),
+		t.Name, strconv.Itoa(int(p.Number)), group)
+}
+
+// highWatermark is this node's where it has a replica, else the leader's.
+func (c *shardsCollector) highWatermark(view *fsm.View, p *fsm.Partition) (int64, bool) {
+	if sh, ok := c.shards.Get(p.Shard); ok {
+		return sh.HighWatermark(p.ID), true
+	}
+	sh, ok := view.Shard(p.Shard)
+	if !ok {
+		return 0, false
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), lagTimeout)
+	defer cancel()
+	for _, r := range sh.Replicas {
+		client, err := c.shards.cfg.Peers.Client(r.GetNodeId())
+		if err != nil {
+			continue
+		}
+		res, err := client.GetHighWatermark(ctx, &nodev1.GetHighWatermarkRequest{Shard: p.Shard, PartitionId: p.ID})
+		if err == nil {
+			return res.GetHighWatermark(), true
+		}
+	}
+	return 0, false
+}
