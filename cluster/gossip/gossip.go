@@ -204,10 +204,9 @@ func (g *Gossip) missing(ctx context.Context) []string {
 			if seen[addr] {
 				continue
 			}
-			seen[addr] = true
 			for _, a := range g.resolve(ctx, addr) {
 				if !seen[a] {
-					seen[a] = true
+					seen[a], seen[addr] = true, true
 					out = append(out, a)
 				}
 			}
