@@ -334,6 +334,11 @@ func (g *Gossip) SetSettled() error {
 	return g.change(func(m *Member) { m.Settled = true })
 }
 
+// SetLeaving tells the others that this node stops and wants no more leaderships.
+func (g *Gossip) SetLeaving() error {
+	return g.change(func(m *Member) { m.Leaving = true })
+}
+
 func (g *Gossip) change(f func(*Member)) error {
 	changed, err := g.table.updateSelf(f)
 	if err != nil || !changed {

@@ -28,6 +28,7 @@ const (
 
 	flagFresh   = 1 << 0
 	flagSettled = 1 << 1
+	flagLeaving = 1 << 2
 
 	maxNodeIDBytes     = 64
 	incarnationBytes   = 26
@@ -51,6 +52,8 @@ type Member struct {
 	Fresh bool
 	// Settled is set once the node is registered with its cluster in this run.
 	Settled bool
+	// Leaving is set while the node stops: it wants no more leaderships.
+	Leaving bool
 	// BootstrapExpect is the number of nodes that it waits for to begin a cluster.
 	BootstrapExpect int
 }
@@ -99,6 +102,9 @@ func encodeMeta(m *Member) ([]byte, error) {
 	if m.Settled {
 		flags |= flagSettled
 	}
+	if m.Leaving {
+		flags |= flagLeaving
+	}
 	b := []byte{metaVersion, flags}
 	b = binary.AppendUvarint(b, uint64(max(m.BootstrapExpect, 0)))
 	b = appendString(b, m.ClusterID)
@@ -138,6 +144,7 @@ func decodeMember(name string, meta []byte) (Member, error) {
 	}
 	m.Fresh = meta[1]&flagFresh != 0
 	m.Settled = meta[1]&flagSettled != 0
+	m.Leaving = meta[1]&flagLeaving != 0
 	d := metaDecoder{b: meta[2:]}
 	expect := d.uvarint()
 	m.ClusterID = d.string()

@@ -13,7 +13,7 @@ func TestMetaRoundTrip(t *testing.T) {
 	for name, m := range map[string]Member{
 		"least": {NodeID: "a", Incarnation: incarnation(1)},
 		"one host": {
-			NodeID: "a", Incarnation: incarnation(1), ClusterID: "c", Zone: "z", Fresh: true, Settled: true, BootstrapExpect: 3,
+			NodeID: "a", Incarnation: incarnation(1), ClusterID: "c", Zone: "z", Fresh: true, Settled: true, Leaving: true, BootstrapExpect: 3,
 			RaftAddr: long + ":1", GRPCAddr: long + ":2", HTTPAddr: long + ":3", GossipAddr: long + ":4",
 		},
 		"hosts differ": {

@@ -1,0 +1,256 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/oklog/ulid/v2"
+
+	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
+	"github.com/streamhouse/streamhouse/cluster/gossip"
+	"github.com/streamhouse/streamhouse/fsm"
+	"github.com/streamhouse/streamhouse/storage/object"
+)
+
+const (
+	formTick     = time.Second
+	waitLogEvery = 10 * time.Second
+	// idInUseWait is how long a node that comes back without its disk waits for
+	// the others to see its old life as dead.
+	idInUseWait = 30 * time.Second
+)
+
+// step is what a fresh node does next.
+type step int
+
+const (
+	stepWait step = iota
+	stepFound
+	stepJoin
+)
+
+// decide says what a fresh node does, given whom it sees: it joins a cluster
+// that is there; else, once so many fresh nodes as expected see each other, the
+// one with the lowest id begins one. The text says what it waits for.
+func decide(selfID string, expect int, members []gossip.Member) (s step, clusterID, waitsFor string) {
+	fresh := make(map[string]bool)
+	for i := range members {
+		m := &members[i]
+		if !m.Fresh && m.ClusterID != "" && !m.Leaving {
+			return stepJoin, m.ClusterID, ""
+		}
+		if m.Fresh && (m.BootstrapExpect == expect || m.NodeID == selfID) {
+			fresh[m.NodeID] = true
+		}
+	}
+	if expect == 0 {
+		return stepWait, "", "a node of the cluster to answer at --join"
+	}
+	if len(fresh) < expect {
+		return stepWait, "", fmt.Sprintf("%d fresh nodes with --bootstrap-expect %d, %d are seen", expect, expect, len(fresh))
+	}
+	for other := range fresh {
+		if other < selfID {
+			return stepWait, "", fmt.Sprintf("node %s to begin the cluster", lowest(fresh))
+		}
+	}
+	return stepFound, "", ""
+}
+
+func lowest(ids map[string]bool) string {
+	low := ""
+	for id := range ids {
+		if low == "" || id < low {
+			low = id
+		}
+	}
+	return low
+}
+
+// membership is what former needs of gossip.
+type membership interface {
+	Members() []gossip.Member
+	Changed() <-chan struct{}
+}
+
+// former makes a fresh node a member of a cluster, one that is there or a new one.
+type former struct {
+	cfg      *Config
+	identity *identityFile
+	gossip   membership
+	bucket   object.Bucket
+	join     func(ctx context.Context, clusterID, replicaID string) error
+	files    replicaFiles
+	log      *slog.Logger
+}
+
+// replicaFiles makes and removes the files of a metadata replica.
+type replicaFiles interface {
+	Create(replicaID string) error
+	Discard(replicaID string) error
+}
+
+// form returns once the node has a cluster and the files of a metadata replica.
+func (f *former) form(ctx context.Context) error {
+	if id := f.identity.get(); id.ClusterID != "" && id.MetadataReplicaID != "" {
+		return nil
+	}
+	var logged time.Time
+	for {
+		changed := f.gossip.Changed()
+		next, clusterID, waitsFor := decide(f.cfg.NodeID, f.cfg.BootstrapExpect, f.gossip.Members())
+		var err error
+		var done bool
+		switch next {
+		case stepJoin:
+			return f.joinCluster(ctx, clusterID)
+		case stepFound:
+			done, err = f.found(ctx)
+			waitsFor = "the cluster that another node begins"
+		case stepWait:
+		}
+		if err != nil || done {
+			return err
+		}
+		if time.Since(logged) > waitLogEvery {
+			f.log.Info("waits for " + waitsFor)
+			logged = time.Now()
+		}
+		if err := pause(ctx, formTick, changed); err != nil {
+			return err
+		}
+	}
+}
+
+// pause waits for d, or for changed, or for the end of ctx, whose error it returns.
+func pause(ctx context.Context, d time.Duration, changed <-chan struct{}) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer.C:
+	case <-changed:
+	}
+	return nil
+}
+
+// found begins a cluster. Only one node can create cluster.json; done is false
+// when another fresh node did it first. After a crash it goes on with the same
+// cluster id: it is in node.json before it is in the object store.
+func (f *former) found(ctx context.Context) (done bool, err error) {
+	id := f.identity.get()
+	if id.ClusterID == "" {
+		err := f.identity.update(func(id *identity) {
+			id.ClusterID, id.Founding = ulid.Make().String(), true
+		})
+		if err != nil {
+			return false, err
+		}
+		id = f.identity.get()
+	}
+	err = createClusterFile(ctx, f.bucket, &clusterFile{
+		Version:            clusterFileVersion,
+		ClusterID:          id.ClusterID,
+		ClusterName:        id.ClusterName,
+		Founder:            id.NodeID,
+		FounderIncarnation: id.Incarnation,
+		Shards:             f.cfg.Shards,
+		CreatedMs:          time.Now().UnixMilli(),
+	})
+	if errors.Is(err, object.ErrExists) {
+		return false, f.lostRace(ctx)
+	}
+	if err != nil {
+		return false, fmt.Errorf("--object-store %s: %w", f.cfg.ObjectStore, err)
+	}
+	replicaID := newReplicaID(id.NodeID)
+	if err := f.files.Create(replicaID); err != nil {
+		return false, err
+	}
+	if err := f.identity.update(func(id *identity) { id.MetadataReplicaID = replicaID }); err != nil {
+		return false, err
+	}
+	f.log.Info("begins a new cluster", "cluster_id", id.ClusterID, "shards", f.cfg.Shards)
+	return true, nil
+}
+
+// lostRace forgets the attempt to begin a cluster. When the one who has begun it
+// is not here, the object store belongs to a cluster that this node can't reach.
+func (f *former) lostRace(ctx context.Context) error {
+	there, err := readClusterFile(ctx, f.bucket)
+	if err != nil {
+		return fmt.Errorf("--object-store %s: %w", f.cfg.ObjectStore, err)
+	}
+	err = f.identity.update(func(id *identity) { id.ClusterID, id.Founding = "", false })
+	if err != nil {
+		return err
+	}
+	founderIsHere := slices.ContainsFunc(f.gossip.Members(), func(m gossip.Member) bool {
+		return m.Incarnation == there.FounderIncarnation
+	})
+	if founderIsHere {
+		return nil
+	}
+	return fmt.Errorf("--object-store %s: cluster %s (%s) has it already: join that cluster with --join HOST:PORT, or give a prefix of its own",
+		f.cfg.ObjectStore, there.ClusterID, there.ClusterName)
+}
+
+// joinCluster asks the cluster to take this node in, then makes the files of its
+// replica. A crash in between only costs the replica's id: the next start asks
+// with another one.
+func (f *former) joinCluster(ctx context.Context, clusterID string) error {
+	if err := checkStore(ctx, f.bucket, f.cfg.ObjectStore, clusterID); err != nil {
+		return err
+	}
+	replicaID := newReplicaID(f.cfg.NodeID)
+	f.log.Info("joins the cluster", "cluster_id", clusterID)
+	if err := f.joinUntil(ctx, clusterID, replicaID); err != nil {
+		return err
+	}
+	if err := f.files.Create(replicaID); err != nil {
+		return err
+	}
+	return f.identity.update(func(id *identity) {
+		id.ClusterID, id.MetadataReplicaID, id.Founding = clusterID, replicaID, false
+	})
+}
+
+// joinUntil asks until it is taken in or refused for good.
+func (f *former) joinUntil(ctx context.Context, clusterID, replicaID string) error {
+	begin := time.Now()
+	var logged time.Time
+	for {
+		err := f.join(ctx, clusterID, replicaID)
+		if err == nil {
+			return nil
+		}
+		if refusedForGood(err, time.Since(begin)) {
+			return fmt.Errorf("cluster %s refuses this node: %w", clusterID, err)
+		}
+		if time.Since(logged) > waitLogEvery {
+			f.log.Info("is not taken in yet", "error", err)
+			logged = time.Now()
+		}
+		if err := pause(ctx, formTick, nil); err != nil {
+			return err
+		}
+	}
+}
+
+// refusedForGood reports whether asking to join again is of no use.
+func refusedForGood(err error, waited time.Duration) bool {
+	var r *fsm.Rejection
+	if !errors.As(err, &r) {
+		return false
+	}
+	if r.Reason == streamhousev1.ErrorReason_ERROR_REASON_NODE_ID_IN_USE && !strings.Contains(r.Field, permanentField) {
+		return waited > idInUseWait
+	}
+	return true
+}
