@@ -1,0 +1,132 @@
+package observability
+
+import (
+	"fmt"
+	"strings"
+
+	metrics "github.com/hashicorp/go-metrics/compat"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+)
+
+// raftSink passes the metrics of hashicorp/raft that are in its tables on to
+// Prometheus, and drops all others: the library puts peers' ids into names, and
+// those have no bound. The library does not say which group a number is of, so
+// the numbers are those of all groups of the process.
+type raftSink struct {
+	counters map[string]prometheus.Counter
+	samples  map[string]raftSample
+}
+
+type raftSample struct {
+	observer prometheus.Observer
+	factor   float64 // from the library's unit to the base unit
+}
+
+var _ metrics.MetricSink = (*raftSink)(nil)
+
+// raftTimers are durations, which the library gives in milliseconds.
+var raftTimers = []struct{ key, name, help string }{
+	{"raft.commitTime", "commit", "From taking an entry to its commit, on the leader."},
+	{"raft.leader.dispatchLog", "leader_store", "Writing entries to the leader's own log."},
+	{"raft.rpc.appendEntries.storeLogs", "follower_store", "Writing entries to a follower's log."},
+	{"raft.rpc.appendEntries", "append_entries", "Handling an AppendEntries call, on a follower."},
+	{"raft.rpc.requestVote", "request_vote", "Handling a RequestVote call."},
+	{"raft.rpc.installSnapshot", "install_snapshot", "Taking a snapshot from the leader, on a follower."},
+	{"raft.fsm.applyBatch", "apply_batch", "Applying entries to the state machine."},
+	{"raft.fsm.snapshot", "snapshot_capture", "Capturing a snapshot of the state machine."},
+	{"raft.snapshot.takeSnapshot", "snapshot", "A snapshot from beginning to end."},
+	{"raft.compactLogs", "compact", "Cutting the log after a snapshot."},
+	{"raft.leader.lastContact", "leader_last_contact", "Time since a majority was last heard of, on the leader."},
+}
+
+var raftCounters = []struct{ key, kind string }{
+	{"raft.state.follower", "follower"},
+	{"raft.state.candidate", "candidate"},
+	{"raft.state.leader", "leader"},
+}
+
+var raftTimeouts = []struct{ key, kind string }{
+	{"raft.transition.heartbeat_timeout", "heartbeat"},
+	{"raft.transition.leader_lease_timeout", "leader_lease"},
+}
+
+func newRaftSink(reg prometheus.Registerer) *raftSink {
+	s := &raftSink{counters: make(map[string]prometheus.Counter), samples: make(map[string]raftSample)}
+	factory := promauto.With(reg)
+	for _, t := range raftTimers {
+		s.samples[t.key] = raftSample{factor: 1e-3, observer: factory.NewHistogram(prometheus.HistogramOpts{
+			Name:    "streamhouse_raft_" + t.name + "_seconds",
+			Help:    t.help,
+			Buckets: prometheus.ExponentialBuckets(0.000250, 2, 16),
+		})}
+	}
+	s.samples["raft.thread.fsm.saturation"] = raftSample{factor: 1, observer: factory.NewHistogram(prometheus.HistogramOpts{
+		Name:    "streamhouse_raft_fsm_busy_ratio",
+		Help:    "Part of the time that the state machine's goroutine works.",
+		Buckets: []float64{0.1, 0.25, 0.5, 0.75, 0.9, 0.99},
+	})}
+	states := factory.NewCounterVec(prometheus.CounterOpts{
+		Name: "streamhouse_raft_transitions_total",
+		Help: "Replicas of this node that became follower, candidate or leader.",
+	}, []string{"state"})
+	for _, c := range raftCounters {
+		s.counters[c.key] = states.WithLabelValues(c.kind)
+	}
+	timeouts := factory.NewCounterVec(prometheus.CounterOpts{
+		Name: "streamhouse_raft_timeouts_total",
+		Help: "Elections called for want of a heartbeat, and leaders that lost their majority.",
+	}, []string{"kind"})
+	for _, c := range raftTimeouts {
+		s.counters[c.key] = timeouts.WithLabelValues(c.kind)
+	}
+	return s
+}
+
+// BridgeRaftMetrics registers the metrics of hashicorp/raft with reg and has
+// them counted there from now on. The library counts in one place for the whole
+// process, so that with several nodes in a process the last one gets all.
+func BridgeRaftMetrics(reg prometheus.Registerer) error {
+	cfg := metrics.DefaultConfig("")
+	cfg.EnableHostname = false
+	cfg.EnableRuntimeMetrics = false
+	if _, err := metrics.NewGlobal(cfg, newRaftSink(reg)); err != nil {
+		return fmt.Errorf("bridge the metrics of raft: %w", err)
+	}
+	return nil
+}
+
+func key(parts []string) string { return strings.Join(parts, ".") }
+
+// IncrCounter counts what is in the table.
+func (s *raftSink) IncrCounter(parts []string, val float32) {
+	if c, ok := s.counters[key(parts)]; ok && val >= 0 {
+		c.Add(float64(val))
+	}
+}
+
+// IncrCounterWithLabels drops the labels: they are peers' ids.
+func (s *raftSink) IncrCounterWithLabels(parts []string, val float32, _ []metrics.Label) {
+	s.IncrCounter(parts, val)
+}
+
+// AddSample observes what is in the table.
+func (s *raftSink) AddSample(parts []string, val float32) {
+	if m, ok := s.samples[key(parts)]; ok {
+		m.observer.Observe(float64(val) * m.factor)
+	}
+}
+
+// AddSampleWithLabels drops the labels: they are peers' ids.
+func (s *raftSink) AddSampleWithLabels(parts []string, val float32, _ []metrics.Label) {
+	s.AddSample(parts, val)
+}
+
+// SetGauge does nothing: a gauge of all groups together means nothing.
+func (s *raftSink) SetGauge([]string, float32) {}
+
+// SetGaugeWithLabels does nothing.
+func (s *raftSink) SetGaugeWithLabels([]string, float32, []metrics.Label) {}
+
+// EmitKey does nothing.
+func (s *raftSink) EmitKey([]string, float32) {}

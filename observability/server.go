@@ -1,0 +1,145 @@
+package observability
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/pprof"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// Limits of the HTTP listener.
+const (
+	maxScrapes      = 8
+	gatherTimeout   = 10 * time.Second
+	writeTimeout    = 30 * time.Second
+	maxHeaderBytes  = 16 << 10
+	shutdownTimeout = 2 * time.Second
+)
+
+// Config sets up the HTTP listener.
+type Config struct {
+	// Addr is the host:port to listen on; port 0 takes a free one.
+	Addr string
+	// Gatherer is what /metrics shows.
+	Gatherer prometheus.Gatherer
+	// Ready is what /ready asks.
+	Ready ReadyFunc
+	// Logger may be nil.
+	Logger *slog.Logger
+}
+
+// Server serves /metrics, /health, /live, /ready and /debug/pprof/.
+type Server struct {
+	cfg       Config
+	listener  net.Listener
+	http      *http.Server
+	readiness readiness
+}
+
+// Listen takes the address and serves nothing yet. Run must be called, or Close.
+func Listen(ctx context.Context, cfg Config) (*Server, error) {
+	if cfg.Gatherer == nil || cfg.Ready == nil {
+		return nil, errors.New("observability: Gatherer and Ready are required")
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	cfg.Logger = cfg.Logger.With("logger", "http")
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", cfg.Addr)
+	if err != nil {
+		return nil, fmt.Errorf("--http-addr: %w", err)
+	}
+	s := &Server{cfg: cfg, listener: l}
+	s.readiness.check = cfg.Ready
+	s.http = &http.Server{
+		Handler:           s.routes(),
+		ReadHeaderTimeout: 5 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    maxHeaderBytes,
+		ErrorLog:          slog.NewLogLogger(cfg.Logger.Handler(), slog.LevelDebug),
+	}
+	return s, nil
+}
+
+// Addr returns the address that is bound.
+func (s *Server) Addr() string { return s.listener.Addr().String() }
+
+// Close ends Run, or gives the address back when Run was not called. It may be called twice.
+func (s *Server) Close() error {
+	err := s.http.Close()
+	if lerr := s.listener.Close(); lerr != nil && !errors.Is(lerr, net.ErrClosed) {
+		err = errors.Join(err, lerr)
+	}
+	return err
+}
+
+// Run serves until ctx ends, then gives requests a moment to finish. It
+// returns nil after a clean end.
+func (s *Server) Run(ctx context.Context) error {
+	done := make(chan error, 1)
+	go func() { done <- s.http.Serve(s.listener) }()
+	defer s.readiness.wait()
+	select {
+	case err := <-done:
+		if errors.Is(err, http.ErrServerClosed) {
+			return nil
+		}
+		return fmt.Errorf("serve HTTP: %w", err)
+	case <-ctx.Done():
+	}
+	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
+	defer cancel()
+	if err := s.http.Shutdown(stop); err != nil {
+		_ = s.http.Close() // what is still going on, a profile for example, is cut
+	}
+	<-done
+	return nil
+}
+
+func (s *Server) routes() http.Handler {
+	mux := http.NewServeMux()
+	bounded := func(pattern string, h http.Handler) { mux.Handle("GET "+pattern, withWriteDeadline(h)) }
+	bounded("/metrics", s.metricsHandler())
+	bounded("/health", http.HandlerFunc(serveAlive))
+	bounded("/live", http.HandlerFunc(serveAlive))
+	bounded("/ready", http.HandlerFunc(s.readiness.serveReady))
+	bounded("/{$}", http.HandlerFunc(serveIndex))
+
+	// Profiles take as long as they are asked to.
+	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
+	mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
+	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
+	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	return mux
+}
+
+func (s *Server) metricsHandler() http.Handler {
+	return promhttp.HandlerFor(s.cfg.Gatherer, promhttp.HandlerOpts{
+		ErrorLog:            slog.NewLogLogger(s.cfg.Logger.Handler(), slog.LevelError),
+		ErrorHandling:       promhttp.ContinueOnError,
+		MaxRequestsInFlight: maxScrapes,
+		Timeout:             gatherTimeout,
+		EnableOpenMetrics:   true,
+	})
+}
+
+func serveIndex(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	_, _ = fmt.Fprint(w, "StreamHouse\n\n/metrics\n/health\n/live\n/ready\n/debug/pprof/\n")
+}
+
+// withWriteDeadline cuts off a client that does not read its answer.
+func withWriteDeadline(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTimeout)) // not there in tests
+		next.ServeHTTP(w, r)
+	})
+}
