@@ -34,10 +34,10 @@ type flight struct {
 }
 
 // ask returns nil when the check does within checkTimeout.
-func (r *readiness) ask() error {
+func (r *readiness) ask(ctx context.Context) error {
 	timer := time.NewTimer(checkTimeout)
 	defer timer.Stop()
-	f := r.join()
+	f := r.join(context.WithoutCancel(ctx)) // the answer is for all who ask
 	select {
 	case <-f.done:
 		return f.err
@@ -46,7 +46,7 @@ func (r *readiness) ask() error {
 	}
 }
 
-func (r *readiness) join() *flight {
+func (r *readiness) join(ctx context.Context) *flight {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.flight != nil {
@@ -55,7 +55,7 @@ func (r *readiness) join() *flight {
 	f := &flight{done: make(chan struct{})}
 	r.flight = f
 	r.checks.Go(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), checkTimeout)
+		ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 		defer cancel()
 		f.err = r.check(ctx)
 		r.mu.Lock()
@@ -74,8 +74,8 @@ type statusBody struct {
 	Reason string `json:"reason,omitempty"`
 }
 
-func (r *readiness) serveReady(w http.ResponseWriter, _ *http.Request) {
-	if err := r.ask(); err != nil {
+func (r *readiness) serveReady(w http.ResponseWriter, req *http.Request) {
+	if err := r.ask(req.Context()); err != nil {
 		writeStatus(w, http.StatusServiceUnavailable, statusBody{Status: "not_ready", Reason: err.Error()})
 		return
 	}
