@@ -321,6 +321,9 @@ func (g *Gossip) IncarnationAlive(nodeID, incarnation string) bool {
 // Changed returns a channel that is closed at the next change of Members.
 func (g *Gossip) Changed() <-chan struct{} { return g.table.watch() }
 
+// Self returns this node as the others see it.
+func (g *Gossip) Self() Member { return g.table.selfMember() }
+
 // Addr returns the address that others reach this node's gossip at.
 func (g *Gossip) Addr() string { return g.table.selfMember().GossipAddr }
 

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/oklog/ulid/v2"
@@ -86,7 +85,9 @@ type former struct {
 	bucket   object.Bucket
 	join     func(ctx context.Context, clusterID, replicaID string) error
 	files    replicaFiles
-	log      *slog.Logger
+	// waits is told what the node waits for.
+	waits func(string)
+	log   *slog.Logger
 }
 
 // replicaFiles makes and removes the files of a metadata replica.
@@ -117,6 +118,7 @@ func (f *former) form(ctx context.Context) error {
 		if err != nil || done {
 			return err
 		}
+		f.waits(waitsFor)
 		if time.Since(logged) > waitLogEvery {
 			f.log.Info("waits for " + waitsFor)
 			logged = time.Now()
@@ -249,8 +251,14 @@ func refusedForGood(err error, waited time.Duration) bool {
 	if !errors.As(err, &r) {
 		return false
 	}
-	if r.Reason == streamhousev1.ErrorReason_ERROR_REASON_NODE_ID_IN_USE && !strings.Contains(r.Field, permanentField) {
+	switch r.Reason {
+	case streamhousev1.ErrorReason_ERROR_REASON_NODE_ID_IN_USE:
 		return waited > idInUseWait
+	case streamhousev1.ErrorReason_ERROR_REASON_WRONG_CLUSTER,
+		streamhousev1.ErrorReason_ERROR_REASON_WRONG_NODE_STATE,
+		streamhousev1.ErrorReason_ERROR_REASON_INVALID_FIELD:
+		return true
+	default:
+		return false
 	}
-	return true
 }

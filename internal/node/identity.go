@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/oklog/ulid/v2"
@@ -35,12 +36,12 @@ type identity struct {
 	Founding bool `json:"founding,omitempty"`
 	// MetadataVoters and Peers are the others as last seen: a hint for finding
 	// them again, and for whether a damaged replica can be rebuilt from them.
-	MetadataVoters []string `json:"metadata_voters,omitempty"`
-	Peers          []peer   `json:"peers,omitempty"`
+	MetadataVoters []string   `json:"metadata_voters,omitempty"`
+	Peers          []peerAddr `json:"peers,omitempty"`
 }
 
-// peer is another node as last seen.
-type peer struct {
+// peerAddr is another node as last seen.
+type peerAddr struct {
 	NodeID     string `json:"node_id"`
 	RaftAddr   string `json:"raft_addr"`
 	GossipAddr string `json:"gossip_addr"`
@@ -48,7 +49,10 @@ type peer struct {
 
 // hasOtherVoters reports whether the metadata lives on other nodes too.
 func (id *identity) hasOtherVoters() bool {
-	return slices.ContainsFunc(id.MetadataVoters, func(r string) bool { return r != id.MetadataReplicaID })
+	return slices.ContainsFunc(id.MetadataVoters, func(r string) bool {
+		nodeID, _, _ := strings.Cut(r, "/")
+		return nodeID != id.NodeID
+	})
 }
 
 // identityFile guards node.json.

@@ -1,0 +1,106 @@
+package node
+
+import (
+	"context"
+	"math"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/stats"
+)
+
+const (
+	// nodeMessageBytes bounds one message between nodes: a whole request with what is around it.
+	nodeMessageOverhead = 1 << 20
+	healthTick          = 200 * time.Millisecond
+
+	gracePublic = 10 * time.Second
+	graceNode   = 3 * time.Second
+	graceFailed = 200 * time.Millisecond
+)
+
+// publicOptions are what every public server has, whatever its interceptors.
+func publicOptions(maxRequestBytes int, conns *connGauge) []grpc.ServerOption {
+	return []grpc.ServerOption{
+		grpc.MaxRecvMsgSize(maxRequestBytes),
+		grpc.MaxSendMsgSize(math.MaxInt32),
+		grpc.StatsHandler(conns),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
+		grpc.ConnectionTimeout(10 * time.Second),
+	}
+}
+
+// nodeOptions are what the server for other nodes has.
+func nodeOptions(maxRequestBytes int) []grpc.ServerOption {
+	return []grpc.ServerOption{
+		grpc.MaxRecvMsgSize(maxRequestBytes + nodeMessageOverhead),
+		grpc.MaxSendMsgSize(math.MaxInt32),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: time.Second, PermitWithoutStream: true}),
+	}
+}
+
+// gracefulStop says goodbye to the clients, waits for what is in flight, at most
+// for grace, then closes all connections.
+func gracefulStop(s *grpc.Server, grace time.Duration) {
+	timer := time.AfterFunc(grace, s.Stop)
+	defer timer.Stop()
+	s.GracefulStop()
+}
+
+// mirrorHealth lets gRPC health say what /ready says, until ctx ends.
+func mirrorHealth(ctx context.Context, hs *health.Server, ready func() error, services []string) {
+	ticker := time.NewTicker(healthTick)
+	defer ticker.Stop()
+	for {
+		st := healthpb.HealthCheckResponse_SERVING
+		if ready() != nil {
+			st = healthpb.HealthCheckResponse_NOT_SERVING
+		}
+		for _, s := range services {
+			hs.SetServingStatus(s, st)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
+}
+
+// connGauge counts open client connections.
+type connGauge struct{ open prometheus.Gauge }
+
+var _ stats.Handler = (*connGauge)(nil)
+
+func newConnGauge(reg prometheus.Registerer) *connGauge {
+	return &connGauge{open: promauto.With(reg).NewGauge(prometheus.GaugeOpts{
+		Name: "streamhouse_connections_active",
+		Help: "Open gRPC connections of clients.",
+	})}
+}
+
+// TagRPC does nothing.
+func (*connGauge) TagRPC(ctx context.Context, _ *stats.RPCTagInfo) context.Context { return ctx }
+
+// HandleRPC does nothing.
+func (*connGauge) HandleRPC(context.Context, stats.RPCStats) {}
+
+// TagConn does nothing.
+func (*connGauge) TagConn(ctx context.Context, _ *stats.ConnTagInfo) context.Context { return ctx }
+
+// HandleConn counts.
+func (c *connGauge) HandleConn(_ context.Context, s stats.ConnStats) {
+	switch s.(type) {
+	case *stats.ConnBegin:
+		c.open.Inc()
+	case *stats.ConnEnd:
+		c.open.Dec()
+	}
+}

@@ -1,0 +1,150 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/streamhouse/streamhouse/broker"
+	"github.com/streamhouse/streamhouse/cluster/gossip"
+	"github.com/streamhouse/streamhouse/cluster/metadata"
+	"github.com/streamhouse/streamhouse/cluster/peer"
+	"github.com/streamhouse/streamhouse/cluster/transport"
+	"github.com/streamhouse/streamhouse/observability"
+	"github.com/streamhouse/streamhouse/storage/object"
+)
+
+// failedStopTimeout bounds how long a node that must end takes its leave.
+const failedStopTimeout = 10 * time.Second
+
+// Node is one StreamHouse server.
+type Node struct {
+	cfg Config
+	log *slog.Logger
+
+	stopping atomic.Bool            // not ready any more
+	failed   atomic.Bool            // the node ends because something broke
+	serving  atomic.Bool            // all parts run
+	waitsFor atomic.Pointer[string] // what a node without a cluster waits for
+
+	fatalOnce sync.Once
+	cancel    context.CancelCauseFunc // set by Run
+
+	// The parts, set by the steps of start in their order and not changed after.
+	reg       *prometheus.Registry
+	identity  *identityFile
+	bucket    object.Bucket
+	httpAddr  string
+	grpc      net.Listener
+	transport *transport.Transport
+	resolver  *resolver
+	gossip    *gossip.Gossip
+	peers     *peer.Pool
+	group     *metadata.Group
+	joiner    *joiner
+	member    *member
+	shards    *broker.Shards
+	broker    *broker.Broker
+}
+
+// New checks the settings and starts nothing.
+func New(cfg Config) (*Node, error) { return newNode(cfg, os.Stderr) }
+
+func newNode(cfg Config, logs io.Writer) (*Node, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	log, err := observability.NewLogger(logs, cfg.LogFormat, cfg.LogLevel, cfg.NodeID)
+	if err != nil {
+		return nil, err
+	}
+	return &Node{cfg: cfg, log: log}, nil
+}
+
+// Run starts the node and blocks until ctx ends or something breaks that the
+// node can't live with. It returns nil after a clean stop. It can be called once.
+func (n *Node) Run(ctx context.Context) error {
+	ctx, n.cancel = context.WithCancelCause(ctx)
+	defer n.cancel(nil)
+	st := &stack{log: n.log}
+	startErr := n.start(ctx, st)
+	if startErr == nil {
+		n.serving.Store(true)
+		n.log.Info("node is up", "grpc", n.grpc.Addr().String())
+		<-ctx.Done()
+	}
+	err := n.endReason(ctx, startErr)
+	n.failed.Store(err != nil)
+	n.stopping.Store(true)
+	n.log.Info("node stops", "error", err)
+	stopErr := n.unwind(st)
+	if err != nil {
+		if stopErr != nil {
+			n.log.Warn("parts did not stop well", "error", stopErr)
+		}
+		return err
+	}
+	return stopErr
+}
+
+// endReason tells a stop that was asked for, nil, from a failure.
+func (n *Node) endReason(ctx context.Context, startErr error) error {
+	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) && !errors.Is(cause, context.DeadlineExceeded) {
+		return cause
+	}
+	if ctx.Err() != nil {
+		return nil
+	}
+	return startErr
+}
+
+// unwind stops all parts. After a failure a part may hang on the very disk that
+// failed: the process is to end anyway, so it is not waited for without bound.
+func (n *Node) unwind(st *stack) error {
+	if !n.failed.Load() {
+		return st.unwind()
+	}
+	done := make(chan error, 1)
+	go func() { done <- st.unwind() }()
+	timer := time.NewTimer(failedStopTimeout)
+	defer timer.Stop()
+	select {
+	case err := <-done:
+		return err
+	case <-timer.C:
+		return fmt.Errorf("some parts did not stop in %s", failedStopTimeout)
+	}
+}
+
+// fatal ends the node with the first error that it is called with. It does not block.
+func (n *Node) fatal(err error) {
+	n.fatalOnce.Do(func() { n.cancel(err) })
+}
+
+// Ready returns nil when the node serves; else the reason. It does not block.
+func (n *Node) Ready(context.Context) error {
+	switch {
+	case n.stopping.Load():
+		return errors.New("the node is shutting down")
+	case !n.serving.Load():
+		if what := n.waitsFor.Load(); what != nil {
+			return errors.New("the node is starting: it waits for " + *what)
+		}
+		return errors.New("the node is starting")
+	case n.member.removed():
+		return errors.New("the node was removed from the cluster")
+	case n.member.draining():
+		return errors.New("the node is draining")
+	default:
+		return n.group.Ready()
+	}
+}

@@ -1,0 +1,230 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"path/filepath"
+	"time"
+
+	"github.com/streamhouse/streamhouse/cluster/gossip"
+	"github.com/streamhouse/streamhouse/cluster/metadata"
+	"github.com/streamhouse/streamhouse/cluster/peer"
+	"github.com/streamhouse/streamhouse/cluster/replica"
+	"github.com/streamhouse/streamhouse/cluster/transport"
+	"github.com/streamhouse/streamhouse/observability"
+	"github.com/streamhouse/streamhouse/storage/object"
+)
+
+const (
+	storeOpenTimeout = 30 * time.Second
+	leaveTimeout     = time.Second
+	handOverTimeout  = 5 * time.Second
+	metaCacheBytes   = 8 << 20
+)
+
+// start brings the parts up in the order of their dependence: who holds the
+// directory, what is seen from outside (so that a node that waits can be asked
+// why), the object store, the wires, the cluster, the metadata, the shards, the
+// broker, who may call it, and last who changes things on its own. They stop in
+// reverse: first nothing new is begun, then leaderships go, then calls end, and
+// only then what they need.
+func (n *Node) start(ctx context.Context, st *stack) error {
+	steps := []func(context.Context, *stack) error{
+		n.startFiles,
+		n.startHTTP,
+		n.startStore,
+		n.startWires,
+		n.startCluster,
+		n.startMetadata,
+		n.startShards,
+		n.startBroker,
+		n.startCalls,
+		n.startController,
+		n.startMember,
+	}
+	for _, step := range steps {
+		if err := step(ctx, st); err != nil {
+			return err
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+// startFiles takes the data directory and reads who this node is.
+func (n *Node) startFiles(_ context.Context, st *stack) error {
+	lock, err := lockDir(n.cfg.DataDir)
+	if err != nil {
+		return err
+	}
+	st.push("lock", lock.Close)
+	n.identity, err = openIdentity(n.cfg.DataDir, n.cfg.NodeID, n.cfg.ClusterName)
+	return err
+}
+
+// startHTTP serves metrics and health, which stay until the very end.
+func (n *Node) startHTTP(ctx context.Context, st *stack) error {
+	n.reg = observability.NewRegistry(time.Now())
+	if err := observability.BridgeRaftMetrics(n.reg); err != nil {
+		return err
+	}
+	srv, err := observability.Listen(ctx, observability.Config{
+		Addr: n.cfg.HTTPAddr, Gatherer: n.reg, Ready: n.Ready, Logger: n.log,
+	})
+	if err != nil {
+		return err
+	}
+	n.httpAddr = srv.Addr()
+	st.push("http", serve(ctx, "http", n.fatal, srv.Run).stop)
+	return nil
+}
+
+// startStore opens the object store. A node without a cluster needs it now: it
+// is where a cluster begins. A member starts without it when it must.
+func (n *Node) startStore(ctx context.Context, st *stack) error {
+	octx, cancel := context.WithTimeout(ctx, storeOpenTimeout)
+	defer cancel()
+	b, err := object.Open(octx, n.cfg.ObjectStore, object.Options{})
+	if err != nil {
+		return fmt.Errorf("--object-store %s: %w", n.cfg.ObjectStore, err)
+	}
+	n.bucket = object.WithRetry(object.WithMetrics(b, n.reg), object.RetryConfig{})
+	id := n.identity.get()
+	if id.MetadataReplicaID == "" {
+		if err := object.Probe(octx, n.bucket); err != nil {
+			return fmt.Errorf("--object-store %s: %w", n.cfg.ObjectStore, err)
+		}
+		return nil
+	}
+	check := &storeChecker{bucket: n.bucket, url: n.cfg.ObjectStore, clusterID: id.ClusterID, log: n.log.With("logger", "node")}
+	sure, err := check.first(ctx)
+	if err != nil || sure {
+		return err
+	}
+	st.push("store check", serve(ctx, "object store", n.fatal, check.run).stop)
+	return nil
+}
+
+// startWires takes the addresses: gRPC, Raft, gossip.
+func (n *Node) startWires(ctx context.Context, st *stack) error {
+	var err error
+	if n.grpc, err = new(net.ListenConfig).Listen(ctx, "tcp", n.cfg.GRPCAddr); err != nil {
+		return fmt.Errorf("--grpc-addr: %w", err)
+	}
+	st.push("grpc listener", func() error { return ignoreClosed(n.grpc.Close()) })
+	n.resolver = &resolver{identity: n.identity}
+	n.transport, err = transport.Listen(transport.Config{
+		Addr: n.cfg.RaftAddr, Advertise: n.cfg.Advertised(n.cfg.RaftAddr), NodeID: n.cfg.NodeID,
+		Resolver: n.resolver, Logger: n.log, Registerer: n.reg,
+	})
+	if err != nil {
+		return fmt.Errorf("--raft-addr: %w", err)
+	}
+	st.push("transport", n.transport.Close)
+	id := n.identity.get()
+	self := gossip.Member{
+		NodeID: n.cfg.NodeID, Incarnation: id.Incarnation, Zone: n.cfg.Zone, BootstrapExpect: n.cfg.BootstrapExpect,
+		RaftAddr: n.cfg.Advertised(n.transport.Addr().String()),
+		GRPCAddr: n.cfg.Advertised(n.grpc.Addr().String()),
+		HTTPAddr: n.cfg.Advertised(n.httpAddr),
+	}
+	if id.MetadataReplicaID != "" {
+		self.ClusterID = id.ClusterID
+		n.transport.SetClusterID(id.ClusterID)
+	}
+	if n.cfg.AdvertiseAddr != "" {
+		self.GossipAddr = n.cfg.Advertised(n.cfg.GossipAddr)
+	}
+	n.gossip, err = gossip.New(gossip.Config{
+		Self: self, ClusterName: n.cfg.ClusterName, BindAddr: n.cfg.GossipAddr, Seeds: n.cfg.Join,
+		KnownPeers: n.resolver.gossipAddrs, Logger: n.log, Registerer: n.reg,
+	})
+	if err != nil {
+		return fmt.Errorf("--gossip-addr: %w", err)
+	}
+	st.push("gossip", func() error { return n.gossip.Leave(leaveTimeout) })
+	n.resolver.gossip.Store(n.gossip)
+	st.push("gossip rejoin", serve(ctx, "gossip", n.fatal, n.gossip.Run).stop)
+	st.push("transport listener", serve(ctx, "transport", n.fatal, n.transport.Run).stop)
+	n.peers = peer.New(peer.Config{Transport: n.transport, Resolver: n.resolver, Logger: n.log})
+	st.push("peers", n.peers.Close)
+	return nil
+}
+
+func ignoreClosed(err error) error {
+	if errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+// startCluster makes a fresh node begin a cluster or join one.
+func (n *Node) startCluster(ctx context.Context, _ *stack) error {
+	log := n.log.With("logger", "node")
+	f := &former{
+		cfg: &n.cfg, identity: n.identity, gossip: n.gossip, bucket: n.bucket,
+		join: n.registrar(nil).register, files: metaFiles{n.cfg.DataDir}, log: log,
+		waits: func(what string) { n.waitsFor.Store(&what) },
+	}
+	if err := f.form(ctx); err != nil {
+		return err
+	}
+	clusterID := n.identity.get().ClusterID
+	n.transport.SetClusterID(clusterID)
+	return n.gossip.SetClusterID(clusterID)
+}
+
+// self is this node as it registers with the cluster.
+func (n *Node) self() gossip.Member { return n.gossip.Self() }
+
+func (n *Node) registrar(local *joiner) *registrar {
+	return &registrar{cfg: &n.cfg, self: n.self, identity: n.identity, gossip: n.gossip, peers: n.peers, local: local}
+}
+
+// startMetadata opens this node's replica of the metadata group.
+func (n *Node) startMetadata(ctx context.Context, st *stack) error {
+	log := n.log.With("logger", "node")
+	opener := &groupOpener{identity: n.identity, files: metaFiles{n.cfg.DataDir}, config: n.metadataConfig, log: log}
+	var err error
+	if n.group, err = opener.open(); err != nil {
+		return err
+	}
+	st.push("metadata", n.group.Close)
+	n.resolver.group.Store(n.group)
+	st.push("metadata rounds", serve(ctx, "metadata", n.fatal, n.group.Run).stop)
+	n.joiner = &joiner{clusterName: n.cfg.ClusterName, metadata: n.group, gossip: n.gossip, now: time.Now, log: log}
+	n.member = &member{
+		cfg: &n.cfg, identity: n.identity, group: n.group, gossip: n.gossip,
+		registrar: n.registrar(n.joiner), log: log,
+	}
+	return nil
+}
+
+func (n *Node) metadataConfig(replicaID, dir string) metadata.Config {
+	return metadata.Config{
+		Replica: replica.Config{
+			Dir: dir, ClusterID: n.identity.get().ClusterID, Group: transport.Metadata, ID: replicaID,
+			Addr: n.self().RaftAddr, Store: replica.Bolt, Transport: n.transport, Timeouts: n.timeouts(),
+			Logger: n.log, LogCacheBytes: metaCacheBytes,
+		},
+		Peers: n.peers, Fatal: n.fatal, Logger: n.log, Registerer: n.reg,
+	}
+}
+
+func (n *Node) timeouts() replica.Timeouts {
+	return replica.Timeouts{
+		Heartbeat: n.cfg.RaftHeartbeatTimeout, Election: n.cfg.RaftElectionTimeout, Lease: n.cfg.RaftLeaseTimeout,
+	}
+}
+
+func (n *Node) shardsDir() string { return filepath.Join(n.cfg.DataDir, "shards") }
+
+// startMember registers this node and remembers the others.
+func (n *Node) startMember(ctx context.Context, st *stack) error {
+	st.push("member", serve(ctx, "member", n.fatal, n.member.run).stop)
+	return nil
+}
