@@ -704,7 +704,8 @@ func (x *RemoveNode) GetIncarnation() string {
 	return ""
 }
 
-// CreateShard creates a shard with its first replica, which bootstraps the group alone.
+// CreateShard creates a shard with its first replica, which bootstraps the group alone. Until that one was noted as started, another
+// CreateShard puts another replica in its place.
 type CreateShard struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Shard         uint32                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`

@@ -306,8 +306,10 @@ type SnapshotHeader struct {
 	NextProducerId  int64                  `protobuf:"varint,7,opt,name=next_producer_id,json=nextProducerId,proto3" json:"next_producer_id,omitempty"`
 	NextPartitionId uint64                 `protobuf:"varint,8,opt,name=next_partition_id,json=nextPartitionId,proto3" json:"next_partition_id,omitempty"`
 	CreatedMs       int64                  `protobuf:"varint,9,opt,name=created_ms,json=createdMs,proto3" json:"created_ms,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// Index of the last command that is in the snapshot.
+	Index         uint64 `protobuf:"varint,10,opt,name=index,proto3" json:"index,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SnapshotHeader) Reset() {
@@ -399,6 +401,13 @@ func (x *SnapshotHeader) GetNextPartitionId() uint64 {
 func (x *SnapshotHeader) GetCreatedMs() int64 {
 	if x != nil {
 		return x.CreatedMs
+	}
+	return 0
+}
+
+func (x *SnapshotHeader) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
 	}
 	return 0
 }
@@ -691,12 +700,14 @@ func (x *NodeItem) GetRegisteredMs() int64 {
 }
 
 type ShardItem struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Shard         uint32                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
-	Replicas      []*Replica             `protobuf:"bytes,2,rep,name=replicas,proto3" json:"replicas,omitempty"`
-	Version       uint64                 `protobuf:"varint,3,opt,name=version,proto3" json:"version,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Shard    uint32                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
+	Replicas []*Replica             `protobuf:"bytes,2,rep,name=replicas,proto3" json:"replicas,omitempty"`
+	Version  uint64                 `protobuf:"varint,3,opt,name=version,proto3" json:"version,omitempty"`
+	// The replica that begins the shard's group alone; empty once a replica was noted as started.
+	InitialReplicaId string `protobuf:"bytes,4,opt,name=initial_replica_id,json=initialReplicaId,proto3" json:"initial_replica_id,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *ShardItem) Reset() {
@@ -748,6 +759,13 @@ func (x *ShardItem) GetVersion() uint64 {
 		return x.Version
 	}
 	return 0
+}
+
+func (x *ShardItem) GetInitialReplicaId() string {
+	if x != nil {
+		return x.InitialReplicaId
+	}
+	return ""
 }
 
 type TopicItem struct {
@@ -826,6 +844,7 @@ func (x *TopicItem) GetPartitionIds() []uint64 {
 	return nil
 }
 
+// PartitionItem is a partition with the first of its segments. Items of the same id that follow it carry only further segments.
 type PartitionItem struct {
 	state             protoimpl.MessageState `protogen:"open.v1"`
 	PartitionId       uint64                 `protobuf:"varint,1,opt,name=partition_id,json=partitionId,proto3" json:"partition_id,omitempty"`
@@ -1100,7 +1119,7 @@ func (x *DroppedObjectItem) GetDroppedMs() int64 {
 	return 0
 }
 
-// ObjectItem is an object without live segments that is not condemned yet.
+// ObjectItem is an object that CommitSegments has named and that is not condemned, with or without live segments.
 type ObjectItem struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Object        string                 `protobuf:"bytes,1,opt,name=object,proto3" json:"object,omitempty"`
@@ -1353,7 +1372,7 @@ const file_streamhouse_meta_v1_state_proto_rawDesc = "" +
 	"\x10max_timestamp_ms\x18\x06 \x01(\x03R\x0emaxTimestampMs\x12%\n" +
 	"\x0eindex_position\x18\a \x01(\x04R\rindexPosition\x12\x1f\n" +
 	"\vindex_bytes\x18\b \x01(\x04R\n" +
-	"indexBytes\"\xc1\x02\n" +
+	"indexBytes\"\xd7\x02\n" +
 	"\x0eSnapshotHeader\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x1d\n" +
 	"\n" +
@@ -1365,7 +1384,9 @@ const file_streamhouse_meta_v1_state_proto_rawDesc = "" +
 	"\x10next_producer_id\x18\a \x01(\x03R\x0enextProducerId\x12*\n" +
 	"\x11next_partition_id\x18\b \x01(\x04R\x0fnextPartitionId\x12\x1d\n" +
 	"\n" +
-	"created_ms\x18\t \x01(\x03R\tcreatedMs\"\xd9\x03\n" +
+	"created_ms\x18\t \x01(\x03R\tcreatedMs\x12\x14\n" +
+	"\x05index\x18\n" +
+	" \x01(\x04R\x05index\"\xd9\x03\n" +
 	"\fSnapshotItem\x123\n" +
 	"\x04node\x18\x01 \x01(\v2\x1d.streamhouse.meta.v1.NodeItemH\x00R\x04node\x126\n" +
 	"\x05shard\x18\x02 \x01(\v2\x1e.streamhouse.meta.v1.ShardItemH\x00R\x05shard\x126\n" +
@@ -1388,11 +1409,12 @@ const file_streamhouse_meta_v1_state_proto_rawDesc = "" +
 	"\rfeature_level\x18\t \x01(\rR\ffeatureLevel\x124\n" +
 	"\x05state\x18\n" +
 	" \x01(\x0e2\x1e.streamhouse.meta.v1.NodeStateR\x05state\x12#\n" +
-	"\rregistered_ms\x18\v \x01(\x03R\fregisteredMs\"u\n" +
+	"\rregistered_ms\x18\v \x01(\x03R\fregisteredMs\"\xa3\x01\n" +
 	"\tShardItem\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\rR\x05shard\x128\n" +
 	"\breplicas\x18\x02 \x03(\v2\x1c.streamhouse.meta.v1.ReplicaR\breplicas\x12\x18\n" +
-	"\aversion\x18\x03 \x01(\x04R\aversion\"\xf6\x01\n" +
+	"\aversion\x18\x03 \x01(\x04R\aversion\x12,\n" +
+	"\x12initial_replica_id\x18\x04 \x01(\tR\x10initialReplicaId\"\xf6\x01\n" +
 	"\tTopicItem\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04uuid\x18\x02 \x01(\fR\x04uuid\x12B\n" +
