@@ -66,7 +66,7 @@ func (c *Config) Validate() error {
 	}
 	for _, s := range c.Seeds {
 		if _, _, err := net.SplitHostPort(s); err != nil {
-			return fmt.Errorf("Seeds: %w", err)
+			return fmt.Errorf("a seed (Seeds): %w", err)
 		}
 	}
 	return nil

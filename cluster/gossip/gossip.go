@@ -142,18 +142,13 @@ func resolveOne(host string) (string, error) {
 // Run looks for missing nodes until ctx ends, then returns nil. It returns a
 // *DuplicateError when a live node has this node's id and goes before it.
 func (g *Gossip) Run(ctx context.Context) error {
-	for {
+	for ctx.Err() == nil {
 		g.rejoin(ctx)
-		if err := g.checkDuplicates(ctx); err != nil {
-			return err
-		}
 		if err := g.pause(ctx); err != nil {
 			return err
 		}
-		if ctx.Err() != nil {
-			return nil
-		}
 	}
+	return nil
 }
 
 // pause waits for the next look, and looks at nodes with this node's id as they appear.
