@@ -1,0 +1,162 @@
+package harness
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
+)
+
+// stopWithin bounds how long a node may take to stop after SIGTERM.
+const stopWithin = 30 * time.Second
+
+// Node is one node of a cluster: a server process, its addresses and its data directory. The process comes and goes.
+type Node struct {
+	*Client
+	ID  string
+	Dir string
+
+	GRPCAddr, HTTPAddr, RaftAddr, GossipAddr string
+
+	t       testing.TB
+	cluster *Cluster
+	flags   map[string]string
+	logDir  string
+	starts  int
+	proc    *Process
+}
+
+func newNode(tb testing.TB, c *Cluster, id string) *Node {
+	tb.Helper()
+	n := &Node{
+		ID: id, Dir: filepath.Join(c.dir, id), t: tb, cluster: c, flags: maps.Clone(c.opts.Flags), logDir: c.logDir,
+		GRPCAddr: FreeAddr(tb), HTTPAddr: FreeAddr(tb), RaftAddr: FreeAddr(tb), GossipAddr: FreeAddr(tb),
+	}
+	if n.flags == nil {
+		n.flags = make(map[string]string)
+	}
+	n.Client = Dial(tb, n.GRPCAddr)
+	return n
+}
+
+// SetFlag sets a flag, without dashes, for the next start. An empty value removes it.
+func (n *Node) SetFlag(name, value string) {
+	if value == "" {
+		delete(n.flags, name)
+		return
+	}
+	n.flags[name] = value
+}
+
+// Args is the command line of the node.
+func (n *Node) Args() []string {
+	flags := map[string]string{
+		"node-id": n.ID, "data-dir": n.Dir,
+		"grpc-addr": n.GRPCAddr, "http-addr": n.HTTPAddr, "raft-addr": n.RaftAddr, "gossip-addr": n.GossipAddr,
+	}
+	maps.Copy(flags, n.flags)
+	args := []string{"server"}
+	for _, name := range slices.Sorted(maps.Keys(flags)) {
+		args = append(args, "--"+name+"="+flags[name])
+	}
+	return args
+}
+
+// Start starts the node's process. It does not wait until the node is ready.
+func (n *Node) Start() {
+	n.t.Helper()
+	if n.Running() {
+		n.t.Fatalf("node %s runs already", n.ID)
+	}
+	n.starts++
+	n.proc = Start(n.t, Command{
+		Name: n.ID, Path: Binary(n.t), Args: n.Args(), Env: S3Env(),
+		LogPath: filepath.Join(n.logDir, fmt.Sprintf("%s-%d.log", n.ID, n.starts)),
+	})
+}
+
+// Running reports whether the process runs.
+func (n *Node) Running() bool { return n.proc != nil && n.proc.Running() }
+
+// Process is the process of the last start.
+func (n *Node) Process() *Process { return n.proc }
+
+// Kill ends the process as kill -9 does.
+func (n *Node) Kill() {
+	n.t.Helper()
+	n.proc.Kill()
+}
+
+// Stop sends SIGTERM and waits for a clean end.
+func (n *Node) Stop() {
+	n.t.Helper()
+	if err := n.proc.Terminate(stopWithin); err != nil {
+		n.t.Fatalf("stop: %v", err)
+	}
+}
+
+// Wipe removes the data directory of a stopped node.
+func (n *Node) Wipe() {
+	n.t.Helper()
+	if n.Running() {
+		n.t.Fatalf("node %s runs: stop it before its disk is wiped", n.ID)
+	}
+	if err := os.RemoveAll(n.Dir); err != nil {
+		n.t.Fatal(err)
+	}
+}
+
+// URL of a path of the node's HTTP listener.
+func (n *Node) URL(path string) string { return "http://" + n.HTTPAddr + path }
+
+// Readiness returns the status of /ready and the reason in its body.
+func (n *Node) Readiness(ctx context.Context) (status int, reason string, err error) {
+	status, body, err := get(ctx, n.URL("/ready"))
+	if err != nil {
+		return 0, "", err
+	}
+	var answer struct{ Status, Reason string }
+	if err := json.Unmarshal(body, &answer); err != nil {
+		return status, "", fmt.Errorf("/ready of %s says %q: %w", n.ID, body, err)
+	}
+	return status, answer.Reason, nil
+}
+
+// CheckReady returns nil when /ready says 200.
+func (n *Node) CheckReady(ctx context.Context) error {
+	status, reason, err := n.Readiness(ctx)
+	if err != nil {
+		return err
+	}
+	if status != http.StatusOK {
+		return fmt.Errorf("node %s is not ready: %s", n.ID, reason)
+	}
+	return nil
+}
+
+// CheckNotReady returns nil when /ready says 503.
+func (n *Node) CheckNotReady(ctx context.Context) error {
+	status, _, err := n.Readiness(ctx)
+	if err != nil {
+		return err
+	}
+	if status != http.StatusServiceUnavailable {
+		return fmt.Errorf("/ready of %s says %d", n.ID, status)
+	}
+	return nil
+}
+
+// ClusterStatus asks the node for the state of the cluster.
+func (n *Node) ClusterStatus(ctx context.Context) (*streamhousev1.GetClusterStatusResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	return n.GetClusterStatus(ctx, &streamhousev1.GetClusterStatusRequest{})
+}

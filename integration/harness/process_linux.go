@@ -1,0 +1,8 @@
+package harness
+
+import "syscall"
+
+// childAttributes let a child die with this process, so that a killed test run leaves nothing behind.
+func childAttributes() *syscall.SysProcAttr {
+	return &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+}

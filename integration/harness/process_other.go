@@ -1,0 +1,7 @@
+//go:build !linux
+
+package harness
+
+import "syscall"
+
+func childAttributes() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setpgid: true} }

@@ -1,0 +1,60 @@
+package harness
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+)
+
+// pollInterval is the time between two looks at a condition.
+const pollInterval = 50 * time.Millisecond
+
+// Poll calls f until it returns nil or ctx ends; then it returns f's last error.
+func Poll(ctx context.Context, f func(ctx context.Context) error) error {
+	ticker := time.NewTicker(pollInterval)
+	defer ticker.Stop()
+	for {
+		err := f(ctx)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-ticker.C:
+		}
+	}
+}
+
+// Eventually polls f and ends the test with its last error when it does not
+// succeed within the time. It returns how long it took.
+func Eventually(tb testing.TB, within time.Duration, what string, f func(ctx context.Context) error) time.Duration {
+	tb.Helper()
+	start := time.Now()
+	ctx, cancel := context.WithTimeout(tb.Context(), within)
+	defer cancel()
+	if err := Poll(ctx, f); err != nil {
+		tb.Fatalf("%s: not within %v: %v", what, within, err)
+	}
+	return time.Since(start)
+}
+
+// Always polls f for the time given and ends the test at its first error.
+func Always(tb testing.TB, during time.Duration, what string, f func(ctx context.Context) error) {
+	tb.Helper()
+	ctx, cancel := context.WithTimeout(tb.Context(), during)
+	defer cancel()
+	err := Poll(ctx, func(context.Context) error {
+		// The call itself is not cut by the end of the watch.
+		if err := f(tb.Context()); err != nil {
+			return nil //nolint:nilerr // a failure ends the polling; it is reported below
+		}
+		return errHolds
+	})
+	if err == nil {
+		tb.Fatalf("%s: did not hold for %v: %v", what, during, f(tb.Context()))
+	}
+}
+
+var errHolds = fmt.Errorf("the condition holds")
