@@ -115,7 +115,7 @@ func (g *Group) ReadIndexLocal(ctx context.Context) (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
-	index := g.View().Index
+	index := g.View().Index()
 	if err := g.await(ctx, g.replica.Raft().VerifyLeader()); err != nil {
 		return 0, fmt.Errorf("%w: %w", ErrNotLeader, err)
 	}

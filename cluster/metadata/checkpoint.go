@@ -19,7 +19,7 @@ func (g *Group) runCheckpoints(ctx context.Context) {
 			return
 		case <-ticker.C:
 		}
-		index := g.View().Index
+		index := g.View().Index()
 		if !g.checkpointDue(index, last) {
 			continue
 		}

@@ -120,7 +120,7 @@ func (g *Group) Watch() <-chan struct{} { return g.fsm.watch() }
 func (g *Group) WaitApplied(ctx context.Context, index uint64) error {
 	for {
 		changed := g.fsm.watch()
-		if g.View().Index >= index {
+		if g.View().Index() >= index {
 			return nil
 		}
 		select {

@@ -45,7 +45,7 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	v := c.group.View()
 	ch <- prometheus.MustNewConstMetric(c.topics, prometheus.GaugeValue, float64(v.NumTopics()))
-	ch <- prometheus.MustNewConstMetric(c.index, prometheus.GaugeValue, float64(v.Index))
+	ch <- prometheus.MustNewConstMetric(c.index, prometheus.GaugeValue, float64(v.Index()))
 	for t := range v.Topics() {
 		ch <- prometheus.MustNewConstMetric(c.partitions, prometheus.GaugeValue, float64(t.NumPartitions()), t.Name)
 	}

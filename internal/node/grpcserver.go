@@ -24,10 +24,9 @@ const (
 	graceFailed = 200 * time.Millisecond
 )
 
-// publicOptions are what every public server has, whatever its interceptors.
-func publicOptions(maxRequestBytes int, conns *connGauge) []grpc.ServerOption {
+// publicOptions are what the server for clients has beside its interceptors and bounds.
+func publicOptions(conns *connGauge) []grpc.ServerOption {
 	return []grpc.ServerOption{
-		grpc.MaxRecvMsgSize(maxRequestBytes),
 		grpc.MaxSendMsgSize(math.MaxInt32),
 		grpc.StatsHandler(conns),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
@@ -54,10 +53,11 @@ func gracefulStop(s *grpc.Server, grace time.Duration) {
 	s.GracefulStop()
 }
 
-// mirrorHealth lets gRPC health say what /ready says, until ctx ends.
+// mirrorHealth lets gRPC health say what /ready says, until ctx ends; then it says no for good.
 func mirrorHealth(ctx context.Context, hs *health.Server, ready func() error, services []string) {
 	ticker := time.NewTicker(healthTick)
 	defer ticker.Stop()
+	defer hs.Shutdown()
 	for {
 		st := healthpb.HealthCheckResponse_SERVING
 		if ready() != nil {
@@ -103,4 +103,12 @@ func (c *connGauge) HandleConn(_ context.Context, s stats.ConnStats) {
 	case *stats.ConnEnd:
 		c.open.Dec()
 	}
+}
+
+// grace is how long calls may take to end.
+func (n *Node) grace(d time.Duration) time.Duration {
+	if n.failed.Load() {
+		return graceFailed
+	}
+	return d
 }

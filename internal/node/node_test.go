@@ -1,0 +1,257 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const (
+	wait = 60 * time.Second
+	tick = 50 * time.Millisecond
+)
+
+// running is a node of a test.
+type running struct {
+	t      *testing.T
+	cfg    Config
+	cancel context.CancelFunc
+	done   chan error
+}
+
+// freeAddr returns a loopback address that was free a moment ago.
+func freeAddr(t *testing.T) string {
+	t.Helper()
+	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer func() { require.NoError(t, l.Close()) }()
+	return l.Addr().String()
+}
+
+// testConfig is a node that shares the object store at dir.
+func testConfig(t *testing.T, id, dir string, flags map[string]string) Config {
+	t.Helper()
+	all := map[string]string{
+		"node-id": id, "data-dir": filepath.Join(dir, id), "log-level": "warn",
+		"object-store": (&url.URL{Scheme: "file", Path: filepath.Join(dir, "objects")}).String(),
+		"grpc-addr":    freeAddr(t), "http-addr": freeAddr(t), "raft-addr": freeAddr(t), "gossip-addr": freeAddr(t),
+		"disk-min-free": "0", "raft-heartbeat-timeout": "500ms", "raft-election-timeout": "500ms", "raft-lease-timeout": "250ms",
+		"shards": "2",
+	}
+	for k, v := range flags {
+		all[k] = v
+	}
+	cfg, err := Load(Sources{Flags: all})
+	require.NoError(t, err)
+	return cfg
+}
+
+// run starts a node; it is stopped at the end of the test.
+func run(t *testing.T, cfg Config) *running {
+	t.Helper()
+	n, err := newNode(cfg, testLog{t})
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(context.Background())
+	r := &running{t: t, cfg: cfg, cancel: cancel, done: make(chan error, 1)}
+	go func() { r.done <- n.Run(ctx) }()
+	t.Cleanup(r.stop)
+	return r
+}
+
+// testLog writes to the test's log.
+type testLog struct{ t *testing.T }
+
+func (l testLog) Write(b []byte) (int, error) {
+	_, _ = fmt.Fprint(l.t.Output(), string(b))
+	return len(b), nil
+}
+
+func (r *running) stop() {
+	if r.cancel == nil {
+		return
+	}
+	r.cancel()
+	r.cancel = nil
+	select {
+	case err := <-r.done:
+		require.NoError(r.t, err)
+	case <-time.After(wait):
+		r.t.Error("node did not stop")
+	}
+}
+
+// fails waits for the node to end by itself.
+func (r *running) fails() error {
+	r.t.Helper()
+	select {
+	case err := <-r.done:
+		r.cancel()
+		r.cancel = nil
+		return err
+	case <-time.After(wait):
+		require.Fail(r.t, "node goes on")
+		return nil
+	}
+}
+
+func (r *running) ready() (int, string) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+r.cfg.HTTPAddr+"/ready", nil)
+	require.NoError(r.t, err)
+	resp, err := (&http.Client{Transport: &http.Transport{DisableKeepAlives: true}}).Do(req)
+	if err != nil {
+		return 0, err.Error()
+	}
+	defer func() { _ = resp.Body.Close() }()
+	body, err := io.ReadAll(resp.Body)
+	require.NoError(r.t, err)
+	return resp.StatusCode, string(body)
+}
+
+func (r *running) waitReady() {
+	r.t.Helper()
+	last := ""
+	ok := func() bool {
+		code, body := r.ready()
+		last = body
+		return code == http.StatusOK
+	}
+	if !waitFor(ok) {
+		require.Fail(r.t, "node "+r.cfg.NodeID+" is not ready", last)
+	}
+}
+
+func waitFor(ok func() bool) bool {
+	deadline := time.Now().Add(wait)
+	ticker := time.NewTicker(tick)
+	defer ticker.Stop()
+	for !ok() {
+		if time.Now().After(deadline) {
+			return false
+		}
+		<-ticker.C
+	}
+	return true
+}
+
+func (r *running) client() streamhousev1.StreamHouseServiceClient {
+	r.t.Helper()
+	conn, err := grpc.NewClient(r.cfg.GRPCAddr, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	require.NoError(r.t, err)
+	r.t.Cleanup(func() { require.NoError(r.t, conn.Close()) })
+	return streamhousev1.NewStreamHouseServiceClient(conn)
+}
+
+func (r *running) call() context.Context {
+	ctx, cancel := context.WithTimeout(r.t.Context(), wait)
+	r.t.Cleanup(cancel)
+	return ctx
+}
+
+func (r *running) createTopic(name string) {
+	r.t.Helper()
+	_, err := r.client().CreateTopic(r.call(), &streamhousev1.CreateTopicRequest{Name: name, Partitions: 2})
+	require.NoError(r.t, err)
+}
+
+func (r *running) produce(topic, value string) {
+	r.t.Helper()
+	partition := int32(0)
+	_, err := r.client().Produce(r.call(), &streamhousev1.ProduceRequest{
+		Topic: topic, Partition: &partition, Record: &streamhousev1.Record{Value: []byte(value)},
+	})
+	require.NoError(r.t, err)
+}
+
+func (r *running) consume(topic string) string {
+	r.t.Helper()
+	resp, err := r.client().Consume(r.call(), &streamhousev1.ConsumeRequest{Topic: topic, Partition: 0})
+	require.NoError(r.t, err)
+	var values []string
+	for _, rec := range resp.GetRecords() {
+		values = append(values, string(rec.GetValue()))
+	}
+	return strings.Join(values, " ")
+}
+
+func TestOneNode(t *testing.T) {
+	dir := t.TempDir()
+	cfg := testConfig(t, "n1", dir, nil)
+	n := run(t, cfg)
+	n.waitReady()
+	n.createTopic("logs")
+	n.produce("logs", "a")
+	n.produce("logs", "b")
+	require.Equal(t, "a b", n.consume("logs"))
+
+	second := run(t, cfg)
+	require.ErrorContains(t, second.fails(), "another process uses it")
+	n.stop()
+
+	again := run(t, cfg)
+	again.waitReady()
+	require.Equal(t, "a b", again.consume("logs"))
+	again.produce("logs", "c")
+	require.Equal(t, "a b c", again.consume("logs"))
+	again.stop()
+
+	other := testConfig(t, "n1", dir, map[string]string{"data-dir": filepath.Join(dir, "other")})
+	require.ErrorContains(t, run(t, other).fails(), "--object-store")
+}
+
+func TestThreeNodes(t *testing.T) {
+	dir := t.TempDir()
+	seed := freeAddr(t)
+	var nodes []*running
+	for i := range 3 {
+		flags := map[string]string{"bootstrap-expect": "3", "join": seed}
+		if i == 0 {
+			flags["gossip-addr"] = seed
+		}
+		nodes = append(nodes, run(t, testConfig(t, fmt.Sprintf("n%d", i+1), dir, flags)))
+	}
+	for _, n := range nodes {
+		n.waitReady()
+	}
+	nodes[1].createTopic("logs")
+	for i, n := range nodes {
+		n.produce("logs", fmt.Sprint(i))
+	}
+	for _, n := range nodes {
+		require.Equal(t, "0 1 2", n.consume("logs"))
+	}
+
+	// A second node of one id is refused at once, and the first goes on.
+	twin := testConfig(t, "n2", dir, map[string]string{"data-dir": filepath.Join(dir, "twin"), "join": seed})
+	require.ErrorContains(t, run(t, twin).fails(), "--node-id")
+	nodes[1].produce("logs", "3")
+
+	// All stop and come back from their disks.
+	for _, n := range nodes {
+		n.stop()
+	}
+	for i := range nodes {
+		nodes[i] = run(t, nodes[i].cfg)
+	}
+	for _, n := range nodes {
+		n.waitReady()
+		require.Equal(t, "0 1 2 3", n.consume("logs"))
+	}
+}

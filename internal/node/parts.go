@@ -1,0 +1,141 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+
+	nodev1 "github.com/streamhouse/streamhouse/api/streamhouse/node/v1"
+	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
+	"github.com/streamhouse/streamhouse/broker"
+	"github.com/streamhouse/streamhouse/broker/rpc"
+	"github.com/streamhouse/streamhouse/cluster/controller"
+	"github.com/streamhouse/streamhouse/storage/cache"
+	"github.com/streamhouse/streamhouse/storage/segment"
+)
+
+// indexCacheBytes bounds the segment indexes that are kept in memory.
+const indexCacheBytes = 16 << 20
+
+// startShards runs this node's replicas of shards as the metadata wishes them.
+func (n *Node) startShards(ctx context.Context, st *stack) error {
+	n.shards = broker.NewShards(broker.ShardsConfig{
+		NodeID: n.cfg.NodeID, Dir: n.shardsDir(), RaftAddr: n.self().RaftAddr,
+		Metadata: n.group, Peers: n.peers, Transport: n.transport, Uploads: n.bucket, Timeouts: n.timeouts(),
+		UploadBytes: n.cfg.UploadBytes, UploadInterval: n.cfg.UploadInterval,
+		CheckpointBytes: n.cfg.CheckpointBytes, RetainBytes: n.cfg.LogRetainBytes,
+		MaxLogBytes: n.cfg.LogMaxBytes, MinFreeBytes: n.cfg.DiskMinFree, TailBytes: n.cfg.TailBytes,
+		Fatal: n.fatal, Logger: n.log, Registerer: n.reg,
+	})
+	st.push("shards", serve(ctx, "shards", n.fatal, n.shards.Run).stop)
+	return nil
+}
+
+// startBroker brings up what clients' calls do, with the history behind it.
+func (n *Node) startBroker(ctx context.Context, st *stack) error {
+	blocks := cache.New(n.bucket, cache.Config{CapacityBytes: n.cfg.CacheBytes, Registerer: n.reg, Logger: n.log})
+	st.push("cache", blocks.Close)
+	var err error
+	n.broker, err = broker.New(broker.Config{
+		NodeID: n.cfg.NodeID, Metadata: n.group, Shards: broker.Hosted(n.shards), Peers: n.peers,
+		History:        segment.NewReader(blocks, indexCacheBytes),
+		Groups:         broker.NewReplicas(n.group, n.shards, n.resolver),
+		PeerError:      rpc.FromPeer,
+		Alive:          n.alive,
+		CanLeave:       n.canLeave,
+		MaxRecordBytes: n.cfg.MaxRecordBytes, MaxRequestBytes: n.cfg.MaxRequestBytes,
+		Logger: n.log, Registerer: n.reg,
+	})
+	if err != nil {
+		return err
+	}
+	st.push("broker", serve(ctx, "broker", n.fatal, n.broker.Run).stop)
+	return nil
+}
+
+func (n *Node) alive(nodeID string) bool {
+	_, ok := n.gossip.Member(nodeID)
+	return ok
+}
+
+func (n *Node) canLeave(nodeID string) error {
+	return controller.CanLeave(n.group.View(), nodeID)
+}
+
+// startCalls opens the node to other nodes and then to clients. When it stops,
+// leaderships go first, while all calls are still served and forwarded.
+func (n *Node) startCalls(ctx context.Context, st *stack) error {
+	inner := grpc.NewServer(append(nodeOptions(n.cfg.MaxRequestBytes), rpc.NodeServerOptions(n.rpcConfig())...)...)
+	nodev1.RegisterNodeServiceServer(inner, rpc.NewNodeService(rpc.NodeConfig{
+		Broker: n.broker, Metadata: n.group, Join: n.joiner,
+	}))
+	n.serveGRPC(ctx, st, "node calls", inner, func() error { return inner.Serve(n.transport.RPCListener()) }, graceNode)
+
+	calls, err := rpc.NewServer(rpc.Config{
+		Broker: n.broker, MaxInflightBytes: n.cfg.MaxInflightBytes, MaxRequestBytes: n.cfg.MaxRequestBytes, Logger: n.log,
+	})
+	if err != nil {
+		return err
+	}
+	public := grpc.NewServer(append(publicOptions(newConnGauge(n.reg)), calls.Options()...)...)
+	calls.Register(public)
+	hs := health.NewServer()
+	healthpb.RegisterHealthServer(public, hs)
+	n.serveGRPC(ctx, st, "client calls", public, func() error { return public.Serve(n.grpc) }, gracePublic)
+	st.push("long polls", func() error { n.broker.EndPolls(); return nil })
+	services := []string{"", streamhousev1.StreamHouseService_ServiceDesc.ServiceName, streamhousev1.ClusterService_ServiceDesc.ServiceName}
+	st.push("hand over", n.handOver)
+	st.push("grpc health", serve(ctx, "grpc health", n.fatal, func(ctx context.Context) error {
+		mirrorHealth(ctx, hs, func() error { return n.Ready(ctx) }, services)
+		return nil
+	}).stop)
+	return nil
+}
+
+// serveGRPC runs a server until it is stopped.
+func (n *Node) serveGRPC(ctx context.Context, st *stack, name string, s *grpc.Server, run func() error, grace time.Duration) {
+	svc := serve(ctx, name, n.fatal, func(context.Context) error {
+		if err := run(); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
+			return err
+		}
+		return nil
+	})
+	st.push(name, func() error {
+		gracefulStop(s, n.grace(grace))
+		return svc.stop()
+	})
+}
+
+// handOver gives all leaderships of this node away, as far as somebody can take them.
+func (n *Node) handOver() error {
+	if n.failed.Load() {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), handOverTimeout)
+	defer cancel()
+	if err := n.gossip.SetLeaving(); err != nil {
+		return fmt.Errorf("tell that this node leaves: %w", err)
+	}
+	n.shards.HandOver(ctx)
+	if n.group.IsLeader() {
+		if err := n.group.Replica().HandOver(ctx); err != nil {
+			n.log.Info("the metadata group was not handed over", "error", err)
+		}
+	}
+	return nil
+}
+
+// startController changes the cluster, where this node leads the metadata group.
+func (n *Node) startController(ctx context.Context, st *stack) error {
+	c := controller.New(controller.Config{
+		NodeID: n.cfg.NodeID, Metadata: n.group, Gossip: n.gossip, Peers: n.peers, Bucket: n.bucket,
+		ReplaceAfter: n.cfg.ReplaceAfter, ObjectGrace: n.cfg.ObjectGrace, Logger: n.log, Registerer: n.reg,
+	})
+	st.push("controller", serve(ctx, "controller", n.fatal, c.Run).stop)
+	return nil
+}
