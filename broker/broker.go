@@ -1,0 +1,63 @@
+package broker
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+)
+
+// Broker does what clients ask for, on any node. Safe for concurrent use.
+type Broker struct {
+	cfg     Config
+	log     *slog.Logger
+	meta    Metadata
+	leaders *leaders
+	marks   *watermarks
+	ids     producerIDs
+	metrics *metrics
+
+	pollsOnce sync.Once
+	pollsEnd  chan struct{} // closed when long polls are to end
+}
+
+// New returns a Broker. It starts nothing.
+func New(cfg Config) (*Broker, error) {
+	cfg.setDefaults()
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	return &Broker{
+		cfg:      cfg,
+		log:      cfg.Logger.With("logger", "broker"),
+		meta:     cfg.Metadata,
+		leaders:  newLeaders(),
+		marks:    newWatermarks(),
+		metrics:  newMetrics(cfg.Registerer),
+		pollsEnd: make(chan struct{}),
+	}, nil
+}
+
+// syncDelay gathers changes of the metadata before Run looks at all topics again.
+const syncDelay = 100 * time.Millisecond
+
+// Run keeps the metrics' series in step with the topics until ctx ends, then returns nil. Calls work without it.
+func (b *Broker) Run(ctx context.Context) error {
+	for {
+		changed := b.meta.Watch()
+		b.syncTopics()
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-changed:
+		}
+		if pause(ctx, syncDelay) != nil {
+			return nil
+		}
+	}
+}
+
+// EndPolls ends the long polls and following streams that wait, now and from now on. It is idempotent.
+func (b *Broker) EndPolls() {
+	b.pollsOnce.Do(func() { close(b.pollsEnd) })
+}

@@ -1,0 +1,279 @@
+package broker
+
+import (
+	"context"
+	"sort"
+	"sync"
+
+	metav1 "github.com/streamhouse/streamhouse/api/streamhouse/meta/v1"
+	nodev1 "github.com/streamhouse/streamhouse/api/streamhouse/node/v1"
+	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
+	"github.com/streamhouse/streamhouse/fsm"
+)
+
+// Roles of a replica in its group.
+const (
+	roleVoter    = "voter"
+	roleNonVoter = "non-voter"
+	roleWished   = "wished"
+)
+
+// statusParallel is how many questions a status asks at once.
+const statusParallel = 32
+
+// GetClusterStatus describes nodes and shards. It asks every node for its replicas; what does not answer within a second
+// is shown as far as it is known here.
+func (b *Broker) GetClusterStatus(ctx context.Context, _ *streamhousev1.GetClusterStatusRequest) (*streamhousev1.GetClusterStatusResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, 2*askTimeout)
+	defer cancel()
+	view := b.meta.View()
+	leader, _ := b.meta.Leader()
+	res := &streamhousev1.GetClusterStatusResponse{
+		ClusterId: view.ClusterID(), ClusterName: view.ClusterName(), NodeId: b.cfg.NodeID, MetadataLeader: leader,
+		ObjectStore: view.ObjectStore(),
+	}
+	metaRoles := b.metadataRoles(ctx, leader)
+	replicas, leaders := make(map[string]int32), make(map[string]int32)
+	for _, s := range b.describeShards(ctx, view) {
+		res.Shards = append(res.Shards, s)
+		leaders[s.GetLeader()]++
+	}
+	for _, sh := range view.Shards() {
+		for _, r := range sh.Replicas {
+			replicas[r.GetNodeId()]++
+		}
+	}
+	for _, n := range view.Nodes() {
+		res.Nodes = append(res.Nodes, &streamhousev1.NodeStatus{
+			NodeId: n.ID, Zone: n.Zone, State: publicState(n.State), Alive: b.cfg.Alive(n.ID),
+			MetadataRole: metaRoles[n.MetadataReplicaID], GrpcAddr: n.GRPCAddr, HttpAddr: n.HTTPAddr, RaftAddr: n.RaftAddr,
+			Replicas: replicas[n.ID], Leaders: leaders[n.ID],
+		})
+	}
+	return res, nil
+}
+
+func publicState(s metav1.NodeState) streamhousev1.NodeState {
+	switch s {
+	case metav1.NodeState_NODE_STATE_ACTIVE:
+		return streamhousev1.NodeState_NODE_STATE_ACTIVE
+	case metav1.NodeState_NODE_STATE_DRAINING:
+		return streamhousev1.NodeState_NODE_STATE_DRAINING
+	case metav1.NodeState_NODE_STATE_DECOMMISSIONING:
+		return streamhousev1.NodeState_NODE_STATE_DECOMMISSIONING
+	default:
+		return streamhousev1.NodeState_NODE_STATE_UNSPECIFIED
+	}
+}
+
+// metadataRoles returns the roles in the metadata group by replica id, from its leader or from what is known here.
+func (b *Broker) metadataRoles(ctx context.Context, leader string) map[string]string {
+	group := &nodev1.Group{Metadata: true}
+	res := b.describe(ctx, leader, group)
+	if res == nil {
+		res = b.describe(ctx, b.cfg.NodeID, group)
+	}
+	return roles(res)
+}
+
+func roles(res *nodev1.GetReplicaResponse) map[string]string {
+	out := make(map[string]string)
+	for _, s := range res.GetServers() {
+		out[s.GetReplicaId()] = roleNonVoter
+		if s.GetVoter() {
+			out[s.GetReplicaId()] = roleVoter
+		}
+	}
+	return out
+}
+
+// describe returns what a node tells of its replica of a group, nil when it does not answer.
+func (b *Broker) describe(ctx context.Context, nodeID string, group *nodev1.Group) *nodev1.GetReplicaResponse {
+	if nodeID == b.cfg.NodeID {
+		res, err := b.cfg.Groups.Describe(group)
+		if err != nil {
+			return nil
+		}
+		return res
+	}
+	if nodeID == "" || !b.cfg.Alive(nodeID) {
+		return nil
+	}
+	client, err := b.cfg.Peers.Client(nodeID)
+	if err != nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	res, err := client.GetReplica(ctx, &nodev1.GetReplicaRequest{Group: group})
+	if err != nil {
+		return nil
+	}
+	return res
+}
+
+// describeShards asks the nodes that are wished to hold a replica of each shard.
+func (b *Broker) describeShards(ctx context.Context, view *fsm.View) []*streamhousev1.ShardStatus {
+	shards := view.Shards()
+	answers := make([][]*nodev1.GetReplicaResponse, len(shards))
+	var wg sync.WaitGroup
+	slots := make(chan struct{}, statusParallel)
+	for i, sh := range shards {
+		answers[i] = make([]*nodev1.GetReplicaResponse, len(sh.Replicas))
+		for k, r := range sh.Replicas {
+			slots <- struct{}{}
+			wg.Go(func() {
+				defer func() { <-slots }()
+				answers[i][k] = b.describe(ctx, r.GetNodeId(), &nodev1.Group{Shard: sh.Number})
+			})
+		}
+	}
+	wg.Wait()
+	out := make([]*streamhousev1.ShardStatus, len(shards))
+	for i, sh := range shards {
+		out[i] = shardStatus(sh, answers[i])
+	}
+	return out
+}
+
+// shardStatus puts together what the replicas of a shard told. The leader's word counts most, then the highest term.
+func shardStatus(sh *fsm.Shard, answers []*nodev1.GetReplicaResponse) *streamhousev1.ShardStatus {
+	var best *nodev1.GetReplicaResponse
+	applied := make(map[string]uint64)
+	for _, a := range answers {
+		if a == nil {
+			continue
+		}
+		applied[a.GetReplicaId()] = a.GetAppliedIndex()
+		if best == nil || a.GetTerm() > best.GetTerm() || a.GetTerm() == best.GetTerm() && leads(a) {
+			best = a
+		}
+	}
+	s := &streamhousev1.ShardStatus{
+		Shard: sh.Number, Leader: nodeOf(best.GetLeaderReplicaId()), Term: best.GetTerm(), CommitIndex: best.GetCommitIndex(),
+		UploadBacklogBytes: best.GetUploadBacklogBytes(), LogBytes: best.GetLogBytes(),
+	}
+	role := roles(best)
+	for _, r := range sh.Replicas {
+		if role[r.GetReplicaId()] == "" {
+			role[r.GetReplicaId()] = roleWished
+		}
+	}
+	for id, what := range role {
+		s.Replicas = append(s.Replicas, &streamhousev1.ReplicaStatus{
+			ReplicaId: id, NodeId: nodeOf(id), Role: what, AppliedIndex: applied[id],
+		})
+	}
+	sort.Slice(s.Replicas, func(i, k int) bool { return s.Replicas[i].GetReplicaId() < s.Replicas[k].GetReplicaId() })
+	return s
+}
+
+func leads(a *nodev1.GetReplicaResponse) bool {
+	return a.GetReplicaId() != "" && a.GetReplicaId() == a.GetLeaderReplicaId()
+}
+
+// DrainNode moves replicas and leaderships away from a node.
+func (b *Broker) DrainNode(ctx context.Context, req *streamhousev1.DrainNodeRequest) (*streamhousev1.DrainNodeResponse, error) {
+	if err := b.empty(ctx, req.GetNodeId(), metav1.NodeState_NODE_STATE_DRAINING); err != nil {
+		return nil, err
+	}
+	return &streamhousev1.DrainNodeResponse{}, nil
+}
+
+// DecommissionNode drains a node, and removes it from the cluster once it is empty.
+func (b *Broker) DecommissionNode(ctx context.Context, req *streamhousev1.DecommissionNodeRequest) (*streamhousev1.DecommissionNodeResponse, error) {
+	if err := b.empty(ctx, req.GetNodeId(), metav1.NodeState_NODE_STATE_DECOMMISSIONING); err != nil {
+		return nil, err
+	}
+	return &streamhousev1.DecommissionNodeResponse{}, nil
+}
+
+// UndrainNode lets a drained node hold replicas again.
+func (b *Broker) UndrainNode(ctx context.Context, req *streamhousev1.UndrainNodeRequest) (*streamhousev1.UndrainNodeResponse, error) {
+	if err := b.knownNode(ctx, req.GetNodeId()); err != nil {
+		return nil, err
+	}
+	if err := b.setNodeState(ctx, req.GetNodeId(), metav1.NodeState_NODE_STATE_ACTIVE); err != nil {
+		return nil, err
+	}
+	return &streamhousev1.UndrainNodeResponse{}, nil
+}
+
+// empty sets a state in which a node gives its replicas away, where others can take them.
+func (b *Broker) empty(ctx context.Context, nodeID string, state metav1.NodeState) error {
+	if err := b.meta.Barrier(ctx); err != nil {
+		return err
+	}
+	if err := b.knownNode(ctx, nodeID); err != nil {
+		return err
+	}
+	if err := b.cfg.CanLeave(nodeID); err != nil {
+		return &Error{
+			Reason: reasonCannotPlace, Message: "replicas of node " + nodeID + " can't be placed elsewhere: " + err.Error(),
+			Metadata: map[string]string{"node_id": nodeID}, Cause: err,
+		}
+	}
+	return b.setNodeState(ctx, nodeID, state)
+}
+
+func (b *Broker) setNodeState(ctx context.Context, nodeID string, state metav1.NodeState) error {
+	_, err := b.meta.Propose(ctx, &metav1.Command{Command: &metav1.Command_SetNodeState{
+		SetNodeState: &metav1.SetNodeState{NodeId: nodeID, State: state},
+	}})
+	return err
+}
+
+// knownNode returns an error when the cluster has no such node, after a barrier.
+func (b *Broker) knownNode(ctx context.Context, nodeID string) error {
+	if nodeID == "" {
+		return InvalidField("node_id", "it must be set")
+	}
+	if _, ok := b.meta.View().Node(nodeID); ok {
+		return nil
+	}
+	if err := b.meta.Barrier(ctx); err != nil {
+		return err
+	}
+	if _, ok := b.meta.View().Node(nodeID); ok {
+		return nil
+	}
+	e := newError(reasonNodeNotFound, "the cluster has no node %q", nodeID)
+	e.Metadata = map[string]string{"node_id": nodeID}
+	return e
+}
+
+// TransferLeader hands a shard's leadership to the replica that a node holds.
+func (b *Broker) TransferLeader(ctx context.Context, req *streamhousev1.TransferLeaderRequest) (*streamhousev1.TransferLeaderResponse, error) {
+	if err := b.knownNode(ctx, req.GetNodeId()); err != nil {
+		return nil, err
+	}
+	sh, ok := b.meta.View().Shard(req.GetShard())
+	if !ok {
+		return nil, newError(reasonShardNotFound, "the cluster has no shard %d", req.GetShard())
+	}
+	replicaID := ""
+	for _, r := range sh.Replicas {
+		if r.GetNodeId() == req.GetNodeId() {
+			replicaID = r.GetReplicaId()
+		}
+	}
+	if replicaID == "" {
+		return nil, newError(reasonReplicaNotReady, "node %q holds no replica of shard %d", req.GetNodeId(), req.GetShard())
+	}
+	group := &nodev1.Group{Shard: req.GetShard()}
+	err := b.onLeader(ctx, leaderCall{shard: req.GetShard()}, func(ctx context.Context, t target) error {
+		switch {
+		case t.nodeID == req.GetNodeId():
+			return nil // it leads
+		case t.local != nil:
+			return b.cfg.Groups.TransferLeadership(ctx, group, replicaID)
+		default:
+			_, err := ask(ctx, b, &nodev1.TransferLeadershipRequest{Group: group, ReplicaId: replicaID}, t.client.TransferLeadership)
+			return err
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &streamhousev1.TransferLeaderResponse{}, nil
+}

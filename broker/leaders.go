@@ -1,0 +1,165 @@
+package broker
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	nodev1 "github.com/streamhouse/streamhouse/api/streamhouse/node/v1"
+)
+
+const (
+	// askTimeout bounds one question to one replica.
+	askTimeout = time.Second
+	// noLeaderFor is how long a fruitless search is not made again.
+	noLeaderFor = 50 * time.Millisecond
+)
+
+// leaders remembers who leads the shards that this node has no replica of.
+type leaders struct {
+	mu     sync.Mutex
+	nodes  map[uint32]string    // guarded by mu; node that led last
+	failed map[uint32]time.Time // guarded by mu; last fruitless search
+}
+
+func newLeaders() *leaders {
+	return &leaders{nodes: make(map[uint32]string), failed: make(map[uint32]time.Time)}
+}
+
+func (l *leaders) get(shard uint32) (nodeID string, ok, searched bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	nodeID, ok = l.nodes[shard]
+	return nodeID, ok, time.Since(l.failed[shard]) < noLeaderFor
+}
+
+func (l *leaders) set(shard uint32, nodeID string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if nodeID == "" {
+		delete(l.nodes, shard)
+		l.failed[shard] = time.Now()
+		return
+	}
+	l.nodes[shard] = nodeID
+	delete(l.failed, shard)
+}
+
+// learn forgets a leader that failed, and returns the node that the error names instead, if any.
+func (l *leaders) learn(shard uint32, err *Error) (hint string) {
+	if decide(err.Reason, true) == verdictFail {
+		return "" // the leader itself refused
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.nodes, shard)
+	if err.Reason != reasonNotLeader {
+		return ""
+	}
+	hint = nodeOf(err.Metadata["leader"])
+	if hint != "" {
+		l.nodes[shard] = hint
+	}
+	return hint
+}
+
+// findLeader returns where the shard is led: by the hint of who was asked last, by what this node's replica knows, by
+// what was known before, or by asking all replicas.
+func (b *Broker) findLeader(ctx context.Context, shard uint32, hint string) (target, error) {
+	if hint != "" {
+		return b.target(shard, hint)
+	}
+	if local, ok := b.cfg.Shards.Local(shard); ok {
+		id, ok := local.Leader()
+		if !ok {
+			return target{}, noLeader(shard)
+		}
+		return b.target(shard, nodeOf(id))
+	}
+	nodeID, ok, searched := b.leaders.get(shard)
+	if ok {
+		return b.target(shard, nodeID)
+	}
+	if searched {
+		return target{}, noLeader(shard)
+	}
+	nodeID = b.askForLeader(ctx, shard)
+	b.leaders.set(shard, nodeID)
+	if nodeID == "" {
+		return target{}, noLeader(shard)
+	}
+	return b.target(shard, nodeID)
+}
+
+func (b *Broker) target(shard uint32, nodeID string) (target, error) {
+	if nodeID == b.cfg.NodeID {
+		local, ok := b.cfg.Shards.Local(shard)
+		if !ok {
+			return target{}, noLeader(shard)
+		}
+		return target{nodeID: nodeID, local: local}, nil
+	}
+	client, err := b.cfg.Peers.Client(nodeID)
+	if err != nil {
+		e := noLeader(shard)
+		e.Cause = err
+		return target{}, e
+	}
+	return target{nodeID: nodeID, client: client}, nil
+}
+
+// askForLeader asks all wished replicas at once and believes the one with the highest term.
+func (b *Broker) askForLeader(ctx context.Context, shard uint32) string {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	nodes := b.replicaNodes(shard)
+	answers := make(chan *nodev1.GetReplicaResponse, len(nodes))
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	for _, nodeID := range nodes {
+		wg.Go(func() { answers <- b.askReplica(ctx, nodeID, shard) })
+	}
+	var best *nodev1.GetReplicaResponse
+	for range nodes {
+		res := <-answers
+		if res.GetLeaderReplicaId() == "" {
+			continue
+		}
+		if res.GetLeaderReplicaId() == res.GetReplicaId() {
+			return nodeOf(res.GetReplicaId()) // it leads, and says so itself
+		}
+		if best == nil || res.GetTerm() > best.GetTerm() {
+			best = res
+		}
+	}
+	return nodeOf(best.GetLeaderReplicaId())
+}
+
+// askReplica returns what a node tells about its replica, nil when it does not answer.
+func (b *Broker) askReplica(ctx context.Context, nodeID string, shard uint32) *nodev1.GetReplicaResponse {
+	client, err := b.cfg.Peers.Client(nodeID)
+	if err != nil {
+		return nil
+	}
+	res, err := client.GetReplica(ctx, &nodev1.GetReplicaRequest{Group: &nodev1.Group{Shard: shard}})
+	if err != nil {
+		return nil
+	}
+	return res
+}
+
+// replicaNodes returns the other nodes that are wished to hold a replica of the shard.
+func (b *Broker) replicaNodes(number uint32) []string {
+	sh, ok := b.meta.View().Shard(number)
+	if !ok {
+		return nil
+	}
+	var nodes []string
+	for _, r := range sh.Replicas {
+		if r.GetNodeId() != b.cfg.NodeID {
+			nodes = append(nodes, r.GetNodeId())
+		}
+	}
+	return nodes
+}

@@ -1,0 +1,247 @@
+package broker
+
+import (
+	"sync"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+)
+
+// maxGroupSeries bounds the pairs of topic and consumer group that are counted apart; those beyond are counted under
+// otherGroups, which can't be a group's name.
+const (
+	maxGroupSeries = 2000
+	otherGroups    = "(other)"
+)
+
+// The error types, fixed.
+const (
+	typeInvalid     = "invalid"
+	typeNotFound    = "not_found"
+	typeTooLarge    = "too_large"
+	typeSequence    = "sequence"
+	typeThrottled   = "throttled"
+	typeUnavailable = "unavailable"
+	typeUnknown     = "outcome_unknown"
+	typeTimeout     = "timeout"
+	typeCanceled    = "canceled"
+	typeOutOfRange  = "out_of_range"
+	typeDataLoss    = "data_loss"
+	typeInternal    = "internal"
+)
+
+var (
+	producerErrorTypes = []string{
+		typeInvalid, typeNotFound, typeTooLarge, typeSequence, typeThrottled, typeUnavailable, typeUnknown, typeTimeout,
+		typeCanceled, typeInternal,
+	}
+	consumerErrorTypes = []string{
+		typeInvalid, typeNotFound, typeTooLarge, typeOutOfRange, typeThrottled, typeUnavailable, typeUnknown, typeTimeout,
+		typeCanceled, typeDataLoss, typeInternal,
+	}
+)
+
+// errorType puts a reason into one of the few types that are counted.
+func errorType(reason Reason) string {
+	switch reason {
+	case reasonInvalidField, reasonCorruptBatch, reasonTopicExists:
+		return typeInvalid
+	case reasonTopicNotFound, reasonPartitionNotFound, reasonNodeNotFound:
+		return typeNotFound
+	case reasonRecordTooLarge, reasonRequestTooLarge:
+		return typeTooLarge
+	case reasonOutOfOrder, reasonFenced, reasonUnknownProducer, reasonDuplicate:
+		return typeSequence
+	case reasonLogFull, reasonDiskFull, reasonTooManyInflight:
+		return typeThrottled
+	case reasonNoLeader, reasonNotLeader, reasonShuttingDown, reasonStoreUnavailable, reasonShardNotFound, reasonReplicaNotReady:
+		return typeUnavailable
+	case reasonOutcomeUnknown:
+		return typeUnknown
+	case reasonDeadline:
+		return typeTimeout
+	case reasonCanceled:
+		return typeCanceled
+	case reasonOffsetOutOfRange:
+		return typeOutOfRange
+	case reasonCorruptData:
+		return typeDataLoss
+	default:
+		return typeInternal
+	}
+}
+
+// producerType is errorType for produce, which knows fewer.
+func producerType(reason Reason) string {
+	switch t := errorType(reason); t {
+	case typeOutOfRange, typeDataLoss:
+		return typeInternal
+	default:
+		return t
+	}
+}
+
+// consumerType is errorType for consume and commit, which know no sequences.
+func consumerType(reason Reason) string {
+	if t := errorType(reason); t != typeSequence {
+		return t
+	}
+	return typeInternal
+}
+
+// metrics counts what this node answers its clients.
+type metrics struct {
+	producerErrors  *prometheus.CounterVec
+	consumerRecords *prometheus.CounterVec
+	consumerErrors  *prometheus.CounterVec
+
+	mu     sync.RWMutex
+	topics map[string]map[string]prometheus.Counter // guarded by mu; topic → group → records; the topics that have series
+	pairs  int                                      // guarded by mu; pairs with a group's name
+}
+
+func newMetrics(reg prometheus.Registerer) *metrics {
+	f := promauto.With(reg)
+	m := &metrics{
+		producerErrors: f.NewCounterVec(prometheus.CounterOpts{
+			Name: "streamhouse_producer_errors_total", Help: "Refused or failed produce requests that this node answered.",
+		}, []string{"topic", "error_type"}),
+		consumerRecords: f.NewCounterVec(prometheus.CounterOpts{
+			Name: "streamhouse_consumer_records_total", Help: "Records that this node served to consumers.",
+		}, []string{"topic", "consumer_group"}),
+		consumerErrors: f.NewCounterVec(prometheus.CounterOpts{
+			Name: "streamhouse_consumer_errors_total", Help: "Failed consume and commit requests that this node answered.",
+		}, []string{"topic", "consumer_group", "error_type"}),
+		topics: make(map[string]map[string]prometheus.Counter),
+	}
+	m.addLocked("", "")
+	return m
+}
+
+// addLocked makes the series of a topic and a group, at 0.
+func (m *metrics) addLocked(topic, group string) prometheus.Counter {
+	groups := m.topics[topic]
+	if groups == nil {
+		groups = make(map[string]prometheus.Counter)
+		m.topics[topic] = groups
+		for _, t := range producerErrorTypes {
+			m.producerErrors.WithLabelValues(topic, t)
+		}
+	}
+	c := m.consumerRecords.WithLabelValues(topic, group)
+	for _, t := range consumerErrorTypes {
+		m.consumerErrors.WithLabelValues(topic, group, t)
+	}
+	groups[group] = c
+	return c
+}
+
+// sync makes the series of these topics and removes those of all others, but not those of no topic.
+func (m *metrics) sync(names map[string]bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for name := range names {
+		if m.topics[name] == nil {
+			m.addLocked(name, "")
+		}
+	}
+	for name, groups := range m.topics {
+		if name == "" || names[name] {
+			continue
+		}
+		for group := range groups {
+			if group != "" {
+				m.pairs--
+			}
+		}
+		delete(m.topics, name)
+		m.producerErrors.DeletePartialMatch(prometheus.Labels{"topic": name})
+		m.consumerRecords.DeletePartialMatch(prometheus.Labels{"topic": name})
+		m.consumerErrors.DeletePartialMatch(prometheus.Labels{"topic": name})
+	}
+}
+
+// labels returns the values under which a topic and a group are counted, and their counter of records.
+func (m *metrics) labels(topic, group string) (string, string, prometheus.Counter) {
+	m.mu.RLock()
+	groups, known := m.topics[topic]
+	c := groups[group]
+	m.mu.RUnlock()
+	if c != nil {
+		return topic, group, c
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !known || m.topics[topic] == nil {
+		topic = "" // no such topic
+	}
+	if group != "" && m.topics[topic][group] == nil {
+		if m.pairs >= maxGroupSeries {
+			group = otherGroups
+		} else {
+			m.pairs++
+		}
+	}
+	if c := m.topics[topic][group]; c != nil {
+		return topic, group, c
+	}
+	return topic, group, m.addLocked(topic, group)
+}
+
+func (m *metrics) consumed(topic, group string, records int) {
+	if records > 0 {
+		_, _, c := m.labels(topic, group)
+		c.Add(float64(records))
+	}
+}
+
+func (m *metrics) produceFailed(topic string, reason Reason) {
+	topic, _, _ = m.labels(topic, "")
+	m.producerErrors.WithLabelValues(topic, producerType(reason)).Inc()
+}
+
+func (m *metrics) consumeFailed(topic, group string, reason Reason) {
+	topic, group, _ = m.labels(topic, group)
+	m.consumerErrors.WithLabelValues(topic, group, consumerType(reason)).Inc()
+}
+
+// add makes the series of a topic that exists.
+func (m *metrics) add(topic string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.topics[topic] == nil {
+		m.addLocked(topic, "")
+	}
+}
+
+// known makes sure that a topic of this node's view has its series, though Run may not have seen it yet.
+func (b *Broker) known(topic string) {
+	if _, ok := b.meta.View().Topic(topic); ok {
+		b.metrics.add(topic)
+	}
+}
+
+// CountProduceError counts a refused or failed produce, under the topic "" where there is none of this name.
+func (b *Broker) CountProduceError(topic string, err error) {
+	b.known(topic)
+	b.metrics.produceFailed(topic, AsError(err).Reason)
+}
+
+// CountConsumeError counts a failed consume or commit. A group whose name is not allowed is counted as none.
+func (b *Broker) CountConsumeError(topic, group string, err error) {
+	if checkGroup(group) != nil {
+		group = ""
+	}
+	b.known(topic)
+	b.metrics.consumeFailed(topic, group, AsError(err).Reason)
+}
+
+func (b *Broker) syncTopics() {
+	view := b.meta.View()
+	names := make(map[string]bool, view.NumTopics())
+	for t := range view.Topics() {
+		names[t.Name] = true
+	}
+	b.metrics.sync(names)
+	b.marks.sync(view)
+}

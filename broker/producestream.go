@@ -1,0 +1,267 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"io"
+	"sync"
+	"time"
+
+	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
+)
+
+const (
+	// streamWindow is how many requests of one stream may be unanswered.
+	streamWindow = 1024
+	// groupBytes is how much of a stream is appended in one request to a shard.
+	groupBytes = 256 << 10
+	// DefaultDeadline is for calls that bring none, and for each request of a stream.
+	DefaultDeadline = 30 * time.Second
+)
+
+// StreamResult is the result of one request of a stream.
+type StreamResult struct {
+	ID      uint64
+	Topic   string
+	Batches []*streamhousev1.WrittenBatch
+	// Err is set when the request failed. Then Batches is empty.
+	Err error
+}
+
+// ProduceStream is the client's side of a stream of writes.
+type ProduceStream interface {
+	// Recv returns the next request, io.EOF after the last one. A request that was refused comes with refused set and is
+	// answered with it, in its turn. release is called once the request is answered.
+	Recv() (req *streamhousev1.ProduceStreamRequest, release func(), refused error, err error)
+	// Send sends a result. It is called from one goroutine, not the one that calls Recv.
+	Send(StreamResult) error
+}
+
+// streamWrite is a request of a stream on its way.
+type streamWrite struct {
+	id      uint64
+	topic   string
+	write   *write
+	err     error
+	waits   sync.WaitGroup // shards that have not answered
+	release func()
+}
+
+func (w *streamWrite) result() StreamResult {
+	r := StreamResult{ID: w.id, Topic: w.topic, Err: w.err}
+	if w.write != nil && w.err == nil {
+		r.Batches, r.Err = outcome(w.write.pieces)
+	}
+	return r
+}
+
+// ProduceStream writes what comes in, many requests at a time, and sends the results in the order of the requests. What
+// goes to one shard is appended in the order in which it came, also across retries: one append at a time, which takes
+// along what has gathered during the one before.
+func (b *Broker) ProduceStream(ctx context.Context, s ProduceStream) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	p := &pipeline{b: b, lanes: make(map[uint32]*lane), results: make(chan *streamWrite, streamWindow)}
+	sent := make(chan error, 1)
+	go func() { // joined below
+		err := p.respond(s)
+		cancel()
+		sent <- err
+	}()
+	err := p.receive(ctx, s)
+	close(p.results)
+	sendErr := <-sent
+	p.close()
+	if sendErr != nil {
+		return sendErr
+	}
+	return err
+}
+
+// pipeline carries one stream's writes.
+type pipeline struct {
+	b       *Broker
+	lanes   map[uint32]*lane  // used by receive only
+	results chan *streamWrite // in the order of the requests
+	wg      sync.WaitGroup    // the lanes' goroutines
+}
+
+// receive takes requests until the client has no more, or ctx ends.
+func (p *pipeline) receive(ctx context.Context, s ProduceStream) error {
+	for {
+		req, release, refused, err := s.Recv()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		w := &streamWrite{id: req.GetId(), err: refused, release: release}
+		p.begin(ctx, w, req)
+		select {
+		case p.results <- w:
+		case <-ctx.Done():
+			w.waits.Wait()
+			w.done()
+			return ctx.Err()
+		}
+	}
+}
+
+// begin plans a write and hands its pieces to the shards' lanes.
+func (p *pipeline) begin(ctx context.Context, w *streamWrite, req *streamhousev1.ProduceStreamRequest) {
+	w.topic = max(req.GetBatch().GetTopic(), req.GetRecordBatches().GetTopic()) // one of them is empty
+	if w.err != nil {
+		return
+	}
+	planCtx, cancel := context.WithTimeout(ctx, DefaultDeadline)
+	defer cancel()
+	switch kind := req.GetWrite().(type) {
+	case *streamhousev1.ProduceStreamRequest_Batch:
+		w.write, w.err = p.b.planBatch(planCtx, kind.Batch)
+	case *streamhousev1.ProduceStreamRequest_RecordBatches:
+		w.write, w.err = p.b.planRaw(planCtx, kind.RecordBatches)
+	default:
+		w.err = InvalidField("write", "it must be set")
+	}
+	if w.err != nil {
+		return
+	}
+	byShard := make(map[uint32][]*piece, 1)
+	for _, piece := range w.write.pieces {
+		byShard[piece.shard] = append(byShard[piece.shard], piece)
+	}
+	w.waits.Add(len(byShard))
+	for shard, pieces := range byShard {
+		p.lane(ctx, shard).push(laneItem{write: w, pieces: pieces})
+	}
+}
+
+// respond sends results in order until there are no more. After a failed send it only waits.
+func (p *pipeline) respond(s ProduceStream) error {
+	var failed error
+	for w := range p.results {
+		w.waits.Wait()
+		if failed == nil {
+			failed = s.Send(w.result())
+		}
+		w.done()
+	}
+	return failed
+}
+
+// done gives back what the write holds.
+func (w *streamWrite) done() {
+	if w.write != nil {
+		w.write.release()
+	}
+	if w.release != nil {
+		w.release()
+	}
+}
+
+// lane returns the lane of a shard, which it starts where there is none.
+func (p *pipeline) lane(ctx context.Context, shard uint32) *lane {
+	l := p.lanes[shard]
+	if l == nil {
+		l = &lane{b: p.b, wake: make(chan struct{}, 1)}
+		p.lanes[shard] = l
+		p.wg.Go(func() { l.run(ctx) })
+	}
+	return l
+}
+
+// close ends the lanes and waits for them. Nothing waits in them any more.
+func (p *pipeline) close() {
+	for _, l := range p.lanes {
+		close(l.wake)
+	}
+	p.wg.Wait()
+}
+
+// lane appends to one shard, one group after the other.
+type lane struct {
+	b    *Broker
+	wake chan struct{} // has room for one; closed when no more comes
+
+	mu    sync.Mutex
+	queue []laneItem // guarded by mu
+}
+
+// laneItem is the part of a write that goes to one shard.
+type laneItem struct {
+	write  *streamWrite
+	pieces []*piece
+}
+
+func (i laneItem) bytes() int {
+	n := 0
+	for _, p := range i.pieces {
+		n += len(p.batch.Data)
+	}
+	return n
+}
+
+// repeatable reports whether all pieces carry a producer id.
+func (i laneItem) repeatable() bool {
+	for _, p := range i.pieces {
+		if p.batch.Data.ProducerID() < 0 {
+			return false
+		}
+	}
+	return true
+}
+
+func (l *lane) push(i laneItem) {
+	l.mu.Lock()
+	l.queue = append(l.queue, i)
+	l.mu.Unlock()
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+}
+
+// take returns the items of the next append: of one kind, and at most groupBytes unless one is larger.
+func (l *lane) take() []laneItem {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.queue) == 0 {
+		return nil
+	}
+	first := l.queue[0]
+	durable, repeatable, bytes := first.write.write.durable, first.repeatable(), first.bytes()
+	n := 1
+	for ; n < len(l.queue); n++ {
+		i := l.queue[n]
+		bytes += i.bytes()
+		if bytes > groupBytes || i.write.write.durable != durable || i.repeatable() != repeatable {
+			break
+		}
+	}
+	items := l.queue[:n:n]
+	l.queue = l.queue[n:]
+	return items
+}
+
+// run appends until the lane is closed. What comes after ctx has ended fails at once.
+func (l *lane) run(ctx context.Context) {
+	for range l.wake {
+		for items := l.take(); items != nil; items = l.take() {
+			l.append(ctx, items)
+		}
+	}
+}
+
+func (l *lane) append(ctx context.Context, items []laneItem) {
+	ctx, cancel := context.WithTimeout(ctx, DefaultDeadline)
+	defer cancel()
+	var pieces []*piece
+	for _, i := range items {
+		pieces = append(pieces, i.pieces...)
+	}
+	l.b.appendShard(ctx, pieces, items[0].write.write.durable)
+	for _, i := range items {
+		i.write.waits.Done()
+	}
+}

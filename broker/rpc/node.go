@@ -1,0 +1,95 @@
+package rpc
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+
+	"google.golang.org/grpc"
+
+	nodev1 "github.com/streamhouse/streamhouse/api/streamhouse/node/v1"
+	"github.com/streamhouse/streamhouse/broker"
+)
+
+// nodeMessageOverhead is what a message between nodes may have beside a client's request.
+const nodeMessageOverhead = 1 << 20
+
+// MetadataGroup is the metadata group as other nodes use it. *metadata.Group is one. Safe for concurrent use.
+type MetadataGroup interface {
+	// ProposeLocal writes an encoded command on the leader and returns its index and its encoded result.
+	ProposeLocal(ctx context.Context, cmd []byte) (index uint64, result []byte, err error)
+	// ReadIndexLocal returns an index that covers all that was committed before the call, on the leader.
+	ReadIndexLocal(ctx context.Context) (uint64, error)
+}
+
+// Joiner takes nodes into the cluster, on the metadata leader. Safe for concurrent use.
+type Joiner interface {
+	// Join registers a node. A refusal is a *fsm.Rejection.
+	Join(ctx context.Context, req *nodev1.JoinRequest) (*nodev1.JoinResponse, error)
+}
+
+// NodeConfig sets up the service for other nodes.
+type NodeConfig struct {
+	// Shards are this node's replicas.
+	Shards broker.LocalShards
+	// Groups describes and changes this node's replicas of Raft groups.
+	Groups   broker.Groups
+	Metadata MetadataGroup
+	Joiner   Joiner
+	// MaxInflightBytes bounds the bytes of other nodes' requests that are under way, apart from those of clients.
+	// Default 64 MiB.
+	MaxInflightBytes int64
+	// MaxRequestBytes bounds a client's request; what nodes say to each other may be a little longer. Default 16 MiB.
+	MaxRequestBytes int
+	// Logger may be nil.
+	Logger *slog.Logger
+}
+
+// NodeServer is NodeService on one node.
+type NodeServer struct {
+	options []grpc.ServerOption
+	handler *nodeHandler
+}
+
+// NewNodeServer returns the service for other nodes. It starts nothing: make a grpc.Server with Options, and Register.
+func NewNodeServer(cfg NodeConfig) (*NodeServer, error) {
+	switch {
+	case cfg.Shards == nil:
+		return nil, errors.New("rpc: Shards must be set")
+	case cfg.Groups == nil:
+		return nil, errors.New("rpc: Groups must be set")
+	case cfg.Metadata == nil:
+		return nil, errors.New("rpc: Metadata must be set")
+	case cfg.Joiner == nil:
+		return nil, errors.New("rpc: Joiner must be set")
+	}
+	if cfg.MaxInflightBytes <= 0 {
+		cfg.MaxInflightBytes = defaultMaxInflightBytes
+	}
+	if cfg.MaxRequestBytes <= 0 {
+		cfg.MaxRequestBytes = defaultMaxRequestBytes
+	}
+	maxBytes := cfg.MaxRequestBytes + nodeMessageOverhead
+	g := newGuard(cfg.MaxInflightBytes, maxBytes, named(cfg.Logger, "node_rpc"))
+	return &NodeServer{
+		options: []grpc.ServerOption{
+			grpc.MaxRecvMsgSize(maxBytes),
+			grpc.ChainUnaryInterceptor(g.unary),
+			grpc.ChainStreamInterceptor(g.stream),
+		},
+		handler: &nodeHandler{
+			shards: cfg.Shards, groups: cfg.Groups, metadata: cfg.Metadata, joiner: cfg.Joiner, pollsEnd: make(chan struct{}),
+		},
+	}, nil
+}
+
+// Options returns the options that the grpc.Server must have, to come behind those of the caller.
+func (s *NodeServer) Options() []grpc.ServerOption { return s.options }
+
+// Register registers the service.
+func (s *NodeServer) Register(r grpc.ServiceRegistrar) {
+	nodev1.RegisterNodeServiceServer(r, s.handler)
+}
+
+// EndPolls ends the Fetch calls that wait, now and from now on. It is idempotent.
+func (s *NodeServer) EndPolls() { s.handler.endOnce.Do(func() { close(s.handler.pollsEnd) }) }

@@ -1,0 +1,78 @@
+package rpc
+
+import (
+	"errors"
+	"log/slog"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/reflection"
+
+	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
+	"github.com/streamhouse/streamhouse/broker"
+)
+
+const (
+	defaultMaxInflightBytes = 64 << 20
+	defaultMaxRequestBytes  = 16 << 20
+)
+
+// Config sets up the public services.
+type Config struct {
+	Broker *broker.Broker
+	// MaxInflightBytes bounds the bytes of requests that are under way. Default 64 MiB.
+	MaxInflightBytes int64
+	// MaxRequestBytes bounds one request, and one message of a stream. Default 16 MiB.
+	MaxRequestBytes int
+	// Logger may be nil.
+	Logger *slog.Logger
+}
+
+// Server is the public gRPC services of one node.
+type Server struct {
+	options []grpc.ServerOption
+	log     *logHandler
+	cluster *clusterHandler
+}
+
+// NewServer returns the public services. It starts nothing: make a grpc.Server with Options, and Register.
+func NewServer(cfg Config) (*Server, error) {
+	if cfg.Broker == nil {
+		return nil, errors.New("rpc: Broker must be set")
+	}
+	if cfg.MaxInflightBytes <= 0 {
+		cfg.MaxInflightBytes = defaultMaxInflightBytes
+	}
+	if cfg.MaxRequestBytes <= 0 {
+		cfg.MaxRequestBytes = defaultMaxRequestBytes
+	}
+	g := newGuard(cfg.MaxInflightBytes, cfg.MaxRequestBytes, named(cfg.Logger, "rpc"))
+	count := &counting{broker: cfg.Broker}
+	return &Server{
+		options: []grpc.ServerOption{
+			// A request above the bound is taken in up to twice the bound, to be refused by name.
+			grpc.MaxRecvMsgSize(2 * cfg.MaxRequestBytes),
+			grpc.ChainUnaryInterceptor(count.unary, g.unary),
+			grpc.ChainStreamInterceptor(count.stream, g.stream),
+			grpc.StatsHandler(count),
+		},
+		log:     &logHandler{broker: cfg.Broker, guard: g},
+		cluster: &clusterHandler{broker: cfg.Broker},
+	}, nil
+}
+
+// Options returns the options that the grpc.Server must have, to come behind those of the caller.
+func (s *Server) Options() []grpc.ServerOption { return s.options }
+
+// Register registers the services, and reflection.
+func (s *Server) Register(r reflection.GRPCServer) {
+	streamhousev1.RegisterStreamHouseServiceServer(r, s.log)
+	streamhousev1.RegisterClusterServiceServer(r, s.cluster)
+	reflection.Register(r)
+}
+
+func named(log *slog.Logger, name string) *slog.Logger {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	return log.With("logger", name)
+}

@@ -1,0 +1,161 @@
+package broker
+
+import (
+	"context"
+	"time"
+
+	"github.com/google/uuid"
+
+	metav1 "github.com/streamhouse/streamhouse/api/streamhouse/meta/v1"
+	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
+	"github.com/streamhouse/streamhouse/fsm"
+)
+
+const (
+	// listBarrierTimeout bounds the wait for the newest topics before a list says what is known here.
+	listBarrierTimeout = time.Second
+)
+
+// CreateTopic creates a topic. Its UUID is minted here and travels with every try, so that a try that had happened counts.
+func (b *Broker) CreateTopic(ctx context.Context, req *streamhousev1.CreateTopicRequest) (*streamhousev1.CreateTopicResponse, error) {
+	if err := fsm.ValidateName(req.GetName()); err != nil {
+		return nil, InvalidField("name", "%s", err)
+	}
+	if n := req.GetPartitions(); n < 1 || n > fsm.MaxPartitions {
+		return nil, InvalidField("partitions", "%d is not from 1 to %d", n, fsm.MaxPartitions)
+	}
+	if err := fsm.ValidateConfig(req.GetConfig()); err != nil {
+		return nil, InvalidField("config", "%s", err)
+	}
+	id, err := uuid.NewRandom()
+	if err != nil {
+		return nil, err
+	}
+	if _, err := b.meta.Propose(ctx, &metav1.Command{Command: &metav1.Command_CreateTopic{CreateTopic: &metav1.CreateTopic{
+		Name: req.GetName(), Uuid: id[:], Partitions: uint32(req.GetPartitions()), Config: req.GetConfig(),
+		TimeMs: time.Now().UnixMilli(),
+	}}}); err != nil {
+		return nil, err
+	}
+	b.known(req.GetName())
+	t, err := b.topic(ctx, req.GetName())
+	if err != nil {
+		return nil, err
+	}
+	return &streamhousev1.CreateTopicResponse{Topic: b.describeTopic(t)}, nil
+}
+
+// GetTopic describes a topic and its partitions.
+func (b *Broker) GetTopic(ctx context.Context, req *streamhousev1.GetTopicRequest) (*streamhousev1.GetTopicResponse, error) {
+	t, err := b.topic(ctx, req.GetName())
+	if err != nil {
+		return nil, err
+	}
+	return &streamhousev1.GetTopicResponse{Topic: b.describeTopic(t)}, nil
+}
+
+// ListTopics lists all topics by name: the newest where the metadata leader answers, else what this node knows.
+func (b *Broker) ListTopics(ctx context.Context, _ *streamhousev1.ListTopicsRequest) (*streamhousev1.ListTopicsResponse, error) {
+	barrier, cancel := context.WithTimeout(ctx, listBarrierTimeout)
+	defer cancel()
+	if err := b.meta.Barrier(barrier); err != nil {
+		b.log.Debug("list of topics may miss the newest", "error", err)
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	view := b.meta.View()
+	res := &streamhousev1.ListTopicsResponse{Topics: make([]*streamhousev1.TopicSummary, 0, view.NumTopics())}
+	for t := range view.Topics() {
+		res.Topics = append(res.Topics, &streamhousev1.TopicSummary{
+			Name: t.Name, Uuid: t.UUID[:], Partitions: int32(len(t.PartitionIDs)), Config: t.Config, CreatedMs: t.CreatedMs,
+		})
+	}
+	return res, nil
+}
+
+// AlterTopic changes configs, and the number of partitions, which only grows.
+func (b *Broker) AlterTopic(ctx context.Context, req *streamhousev1.AlterTopicRequest) (*streamhousev1.AlterTopicResponse, error) {
+	if _, err := b.topic(ctx, req.GetName()); err != nil {
+		return nil, err
+	}
+	if n := req.GetPartitions(); n < 0 || n > fsm.MaxPartitions {
+		return nil, InvalidField("partitions", "%d is not from 0 to %d", n, fsm.MaxPartitions)
+	}
+	if err := fsm.ValidateConfig(req.GetSetConfig()); err != nil {
+		return nil, InvalidField("set_config", "%s", err)
+	}
+	if _, err := b.meta.Propose(ctx, &metav1.Command{Command: &metav1.Command_AlterTopic{AlterTopic: &metav1.AlterTopic{
+		Name: req.GetName(), SetConfig: req.GetSetConfig(), UnsetConfig: req.GetUnsetConfig(),
+		Partitions: uint32(req.GetPartitions()),
+	}}}); err != nil {
+		return nil, err
+	}
+	t, err := b.topic(ctx, req.GetName())
+	if err != nil {
+		return nil, err
+	}
+	return &streamhousev1.AlterTopicResponse{Topic: b.describeTopic(t)}, nil
+}
+
+// DeleteTopic deletes the topic that this node knows by the name; one created anew in the meantime is left alone.
+func (b *Broker) DeleteTopic(ctx context.Context, req *streamhousev1.DeleteTopicRequest) (*streamhousev1.DeleteTopicResponse, error) {
+	t, err := b.topic(ctx, req.GetName())
+	if err != nil {
+		return nil, err
+	}
+	if _, err := b.meta.Propose(ctx, &metav1.Command{Command: &metav1.Command_DeleteTopic{DeleteTopic: &metav1.DeleteTopic{
+		Name: t.Name, Uuid: t.UUID[:], TimeMs: time.Now().UnixMilli(),
+	}}}); err != nil {
+		return nil, err
+	}
+	return &streamhousev1.DeleteTopicResponse{}, nil
+}
+
+func (b *Broker) describeTopic(t *fsm.Topic) *streamhousev1.Topic {
+	view := b.meta.View()
+	out := &streamhousev1.Topic{
+		Name: t.Name, Uuid: t.UUID[:], Config: t.Config, CreatedMs: t.CreatedMs,
+		Partitions: make([]*streamhousev1.Partition, 0, len(t.PartitionIDs)),
+	}
+	shards := make(map[uint32]shardNodes)
+	for _, id := range t.PartitionIDs {
+		p, ok := view.Partition(id)
+		if !ok {
+			continue // deleted meanwhile
+		}
+		nodes, ok := shards[p.Shard]
+		if !ok {
+			nodes = b.shardNodes(view, p.Shard)
+			shards[p.Shard] = nodes
+		}
+		out.Partitions = append(out.Partitions, &streamhousev1.Partition{
+			Partition: p.Number, Id: p.ID, Shard: p.Shard, LogStartOffset: p.LogStart, UploadedEndOffset: p.UploadedEnd,
+			Segments: int64(len(p.Segments)), SegmentBytes: p.SegmentBytes(), Leader: nodes.leader, Replicas: nodes.replicas,
+		})
+	}
+	return out
+}
+
+// shardNodes says who holds a shard, as far as it is known here without asking.
+type shardNodes struct {
+	leader   string
+	replicas []string
+}
+
+func (b *Broker) shardNodes(view *fsm.View, number uint32) shardNodes {
+	var n shardNodes
+	if sh, ok := view.Shard(number); ok {
+		for _, r := range sh.Replicas {
+			n.replicas = append(n.replicas, r.GetNodeId())
+		}
+	}
+	if local, ok := b.cfg.Shards.Local(number); ok {
+		if id, ok := local.Leader(); ok {
+			n.leader = nodeOf(id)
+		}
+		return n
+	}
+	n.leader, _, _ = b.leaders.get(number)
+	return n
+}
