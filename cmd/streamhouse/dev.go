@@ -1,0 +1,158 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/streamhouse/streamhouse/cmd/streamhouse/internal/dev"
+	"github.com/streamhouse/streamhouse/cmd/streamhouse/internal/output"
+	"github.com/streamhouse/streamhouse/cmd/streamhouse/internal/remote"
+)
+
+func (a *app) devCommand() *cobra.Command {
+	cfg := dev.Config{ReadyTimeout: time.Minute, StopTimeout: 30 * time.Second, Say: a.say}
+	cmd := &cobra.Command{
+		Use:   "dev",
+		Short: "Run a cluster on this machine, for trying things out",
+		Long: `Run a cluster on this machine: one process a node, on loopback, until Ctrl-C.
+
+A node that is killed stays dead and the others go on. Started again on the same
+directory, the cluster is back with its data. What stands behind -- goes to every node.`,
+		Example: `  streamhouse dev
+  streamhouse dev --nodes 1 --data-dir /tmp/one -- --log-level debug`,
+		RunE: a.do(func(ctx context.Context, cmd *cobra.Command, args []string) error {
+			if len(args) > 0 && cmd.ArgsLenAtDash() != 0 {
+				return fmt.Errorf("unknown argument %q: flags for the nodes stand behind --", args[0])
+			}
+			binary, err := os.Executable()
+			if err != nil {
+				return fmt.Errorf("find this program: %w", err)
+			}
+			cfg.Binary, cfg.ServerArgs = binary, args
+			c, err := dev.New(cfg)
+			if err != nil {
+				return err
+			}
+			return c.Run(ctx, func(ctx context.Context, nodes []*dev.Node) error {
+				return a.showCluster(ctx, cfg, nodes)
+			})
+		}),
+	}
+	f := cmd.Flags()
+	f.IntVar(&cfg.Nodes, "nodes", 3, "number of nodes")
+	f.StringVar(&cfg.Dir, "data-dir", "./data/dev", "`directory` for the files and logs of all nodes")
+	f.StringVar(&cfg.ObjectStore, "object-store", "", "`url` of the object store (default: the directory objects in the data directory)")
+	f.IntVar(&cfg.GRPCPort, "grpc-port", 50051, "gRPC `port` of n1; each next node has one more")
+	f.IntVar(&cfg.HTTPPort, "http-port", 8080, "HTTP `port` of n1")
+	f.IntVar(&cfg.RaftPort, "raft-port", 7000, "Raft `port` of n1")
+	f.IntVar(&cfg.GossipPort, "gossip-port", 7946, "gossip `port` of n1")
+	return cmd
+}
+
+// showCluster waits until the shards are led, and says what there is and how to use it.
+func (a *app) showCluster(ctx context.Context, cfg dev.Config, nodes []*dev.Node) error {
+	var grpcAddrs []string
+	rows := &output.Rows{Titles: []string{"ID", "PID", "GRPC", "HTTP"}}
+	for _, n := range nodes {
+		grpcAddrs = append(grpcAddrs, n.GRPCAddr)
+		rows.Add(n.ID, n.PID, n.GRPCAddr, n.HTTPAddr)
+	}
+	addrs := strings.Join(grpcAddrs, ",")
+	if err := a.waitShards(ctx, addrs, len(nodes), cfg.ReadyTimeout); err != nil {
+		return err
+	}
+	if _, err := rows.WriteTo(a.stdout); err != nil {
+		return err
+	}
+	self := "streamhouse"
+	if len(os.Args) > 0 && strings.ContainsRune(os.Args[0], os.PathSeparator) {
+		self = os.Args[0]
+	}
+	if nodes[0].GRPCAddr != remote.DefaultAddr || len(nodes) > 1 {
+		a.say("\n  export STREAMHOUSE_ADDR=%s", addrs)
+	}
+	a.say("\n  create   %[1]s topic create events --partitions 3\n"+
+		"  produce  echo hello | %[1]s produce events\n"+
+		"  consume  %[1]s consume events\n"+
+		"  status   %[1]s cluster status\n"+
+		"  scrape   curl -s http://%[2]s/metrics\n"+
+		"  stop     Ctrl-C; logs and data are in %[3]s\n", self, nodes[0].HTTPAddr, cfg.Dir)
+	_, err := fmt.Fprintln(a.stdout, "cluster ready")
+	return err
+}
+
+// waitShards waits until all nodes are registered and every shard has a leader
+// and its replicas. Too few replicas are no reason to fail: a node may be drained.
+func (a *app) waitShards(ctx context.Context, addrs string, nodes int, timeout time.Duration) error {
+	pool, err := remote.Open(addrs)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = pool.Close() }() // all calls have returned
+	limited, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	for {
+		s, err := getStatus(limited, pool)
+		if err == nil {
+			err = led(s, nodes)
+		}
+		if err == nil && replicated(s, min(3, nodes)) {
+			return nil
+		}
+		if remote.Wait(limited, statusEvery/5) == nil {
+			continue
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil {
+			return fmt.Errorf("the cluster was not complete after %s: %w", timeout, err)
+		}
+		a.say("some shards have fewer than %d replicas: see cluster status", min(3, nodes))
+		return nil
+	}
+}
+
+// led returns what is missing until every shard can be written to.
+func led(s statusJSON, nodes int) error {
+	if len(s.Nodes) < nodes {
+		return fmt.Errorf("%d of %d nodes are registered", len(s.Nodes), nodes)
+	}
+	if len(s.Shards) == 0 {
+		return errors.New("there are no shards")
+	}
+	for _, sh := range s.Shards {
+		if sh.Leader == "" {
+			return fmt.Errorf("shard %d has no leader", sh.Shard)
+		}
+	}
+	return nil
+}
+
+// replicated is true when the metadata group and every shard have so many voters.
+func replicated(s statusJSON, voters int) bool {
+	metadata := 0
+	for _, n := range s.Nodes {
+		if n.MetadataRole == roleVoter {
+			metadata++
+		}
+	}
+	for _, sh := range s.Shards {
+		n := 0
+		for _, r := range sh.Replicas {
+			if r.Role == roleVoter {
+				n++
+			}
+		}
+		if n < voters {
+			return false
+		}
+	}
+	return metadata >= voters
+}

@@ -1,0 +1,106 @@
+package main
+
+import (
+	"bufio"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
+	"github.com/streamhouse/streamhouse/cmd/streamhouse/internal/output"
+)
+
+// encoder writes records in one format.
+type encoder struct {
+	head   string
+	record func(w *bufio.Writer, partition int32, r *streamhousev1.ConsumedRecord) error
+}
+
+func encoderFor(f output.Format, topic string) encoder {
+	switch f {
+	case output.JSON:
+		return encoder{record: func(w *bufio.Writer, partition int32, r *streamhousev1.ConsumedRecord) error {
+			return encodeJSON(w, topic, partition, r)
+		}}
+	case output.Table:
+		return encoder{
+			head:   fmt.Sprintf(tableLine, "PARTITION", "OFFSET", "TIME", "KEY", "VALUE"),
+			record: encodeTable,
+		}
+	default:
+		return encoder{record: encodeValue}
+	}
+}
+
+func encodeValue(w *bufio.Writer, _ int32, r *streamhousev1.ConsumedRecord) error {
+	_, _ = w.Write(r.GetValue()) // a bufio.Writer repeats its error
+	return w.WriteByte('\n')
+}
+
+// recordJSON is what -o json prints, one object a line: the names do not change.
+type recordJSON struct {
+	Topic       string       `json:"topic"`
+	Partition   int32        `json:"partition"`
+	Offset      int64        `json:"offset"`
+	Time        string       `json:"time"`
+	TimestampMs int64        `json:"timestamp_ms"`
+	Key         *string      `json:"key"`
+	KeyBase64   string       `json:"key_base64,omitempty"`
+	Value       *string      `json:"value"`
+	ValueBase64 string       `json:"value_base64,omitempty"`
+	Headers     []headerJSON `json:"headers,omitempty"`
+}
+
+type headerJSON struct {
+	Key         string  `json:"key"`
+	Value       *string `json:"value"`
+	ValueBase64 string  `json:"value_base64,omitempty"`
+}
+
+// textOrBase64 returns bytes as text, or as base64 where they are no UTF-8; nil bytes as neither.
+func textOrBase64(b []byte) (text *string, encoded string) {
+	if b == nil {
+		return nil, ""
+	}
+	if !utf8.Valid(b) {
+		return nil, base64.StdEncoding.EncodeToString(b)
+	}
+	s := string(b)
+	return &s, ""
+}
+
+func encodeJSON(w *bufio.Writer, topic string, partition int32, r *streamhousev1.ConsumedRecord) error {
+	j := recordJSON{Topic: topic, Partition: partition, Offset: r.GetOffset(), Time: formatTime(r.GetTimestampMs()), TimestampMs: r.GetTimestampMs()}
+	j.Key, j.KeyBase64 = textOrBase64(r.Key)
+	j.Value, j.ValueBase64 = textOrBase64(r.Value)
+	for _, h := range r.GetHeaders() {
+		hj := headerJSON{Key: h.GetKey()}
+		hj.Value, hj.ValueBase64 = textOrBase64(h.Value)
+		j.Headers = append(j.Headers, hj)
+	}
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
+	return enc.Encode(j)
+}
+
+const tableLine = "%-9s  %-10s  %-24s  %-16s  %s\n"
+
+func encodeTable(w *bufio.Writer, partition int32, r *streamhousev1.ConsumedRecord) error {
+	_, err := fmt.Fprintf(w, tableLine, strconv.Itoa(int(partition)), strconv.FormatInt(r.GetOffset(), 10), formatTime(r.GetTimestampMs()), cell(r.Key), cell(r.Value))
+	return err
+}
+
+// cell makes bytes harmless for a terminal; nil is a dash.
+func cell(b []byte) string {
+	if b == nil {
+		return "-"
+	}
+	s := string(b)
+	if strings.ContainsFunc(s, func(r rune) bool { return !strconv.IsPrint(r) }) || !utf8.ValidString(s) {
+		return strconv.Quote(s)
+	}
+	return s
+}

@@ -1,0 +1,74 @@
+package main
+
+import (
+	"context"
+	"os"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/streamhouse/streamhouse/internal/node"
+)
+
+// settingFlag is the text of a setting on the command line; node.Load parses it.
+type settingFlag struct {
+	text string
+	kind string
+}
+
+// String, Set and Type make it a flag.
+func (f *settingFlag) String() string     { return f.text }
+func (f *settingFlag) Set(s string) error { f.text = s; return nil }
+
+// Type is the word that help shows.
+func (f *settingFlag) Type() string { return f.kind }
+
+func (a *app) serverCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "server",
+		Short: "Run a node",
+		Long: `Run a node until SIGTERM or SIGINT.
+
+Every setting can be given as a flag, as an environment variable STREAMHOUSE_<NAME>,
+or in a YAML file (--config); a flag is stronger than the environment, and that than
+the file. The log goes to stderr.`,
+		Example: `  streamhouse server --data-dir /var/lib/streamhouse
+  streamhouse server --config /etc/streamhouse/node.yaml --log-format json`,
+		Args: cobra.NoArgs,
+		RunE: a.do(func(ctx context.Context, cmd *cobra.Command, _ []string) error {
+			cfg, err := node.Load(node.Sources{Flags: changedSettings(cmd.Flags()), Environ: os.Environ(), File: cmd.Flag("config").Value.String()})
+			if err != nil {
+				return err
+			}
+			n, err := node.New(cfg)
+			if err != nil {
+				return err
+			}
+			return n.Run(ctx)
+		}),
+	}
+	cmd.Flags().SortFlags = false
+	cmd.Flags().String("config", "", "YAML `file` with settings")
+	for _, s := range node.Settings() {
+		help := s.Help
+		if s.Bounds != "" && s.Kind != "bool" {
+			help += " [" + s.Bounds + "]"
+		}
+		f := cmd.Flags().VarPF(&settingFlag{text: s.Default, kind: s.Kind}, s.Name, "", help)
+		if s.Kind == "bool" {
+			f.NoOptDefVal, f.DefValue = "true", "false"
+		}
+	}
+	return cmd
+}
+
+// changedSettings returns the settings that were given.
+func changedSettings(flags *pflag.FlagSet) map[string]string {
+	m := make(map[string]string)
+	flags.Visit(func(f *pflag.Flag) {
+		if s, ok := f.Value.(*settingFlag); ok {
+			m[f.Name] = s.text
+		}
+	})
+	return m
+}
