@@ -2,129 +2,164 @@ package record
 
 import (
 	"encoding/binary"
-	"errors"
+	"fmt"
 	"hash/crc32"
 	"math"
+	"unicode/utf8"
 )
 
-// BuilderConfig says what kind of batch is built.
+// BuilderConfig says what a batch carries besides its records.
 type BuilderConfig struct {
+	// Compression of the records.
 	Compression Compression
-	// ProducerID is -1 for a batch without an idempotent producer.
-	ProducerID    int64
+	// ProducerID of the producer, below 0 for none; then epoch and sequence are ignored.
+	ProducerID int64
+	// ProducerEpoch of the producer, 0 or more.
 	ProducerEpoch int16
-	BaseSequence  int32
+	// BaseSequence is the sequence of the first record, 0 or more.
+	BaseSequence int32
 }
 
-// Builder encodes records into a batch. It may be used again after Reset. Not safe for concurrent use.
+// Builder builds batches, one after the other, in buffers that it uses again. It is not safe for concurrent use.
 type Builder struct {
-	cfg     BuilderConfig
-	buf     []byte // header, then records
-	n       int32
-	baseMs  int64
-	maxMs   int64
-	scratch []byte
+	config       BuilderConfig
+	buf          []byte // header and records, not compressed
+	packed       []byte // header and compressed records
+	records      int32
+	base, newest int64
+	err          error // of the first record that was refused
 }
 
-// NewBuilder returns an empty builder.
+// NewBuilder returns a builder of one batch. Reset makes it ready for another one.
 func NewBuilder(c BuilderConfig) *Builder {
-	b := &Builder{}
-	b.Reset(c)
-	return b
+	bl := &Builder{}
+	bl.Reset(c)
+	return bl
 }
 
-// Reset empties the builder and keeps its memory: the batch built last is no longer valid.
-func (b *Builder) Reset(c BuilderConfig) {
-	b.cfg, b.n = c, 0
-	if cap(b.buf) < headerBytes {
-		b.buf = make([]byte, headerBytes, 4096)
+// Reset forgets the records and begins a new batch. A batch that was built before is no longer valid.
+func (bl *Builder) Reset(c BuilderConfig) {
+	if c.ProducerID < 0 {
+		c.ProducerID, c.ProducerEpoch, c.BaseSequence = -1, -1, -1
 	}
-	b.buf = b.buf[:headerBytes]
-	clear(b.buf)
+	bl.config = c
+	bl.records, bl.base, bl.newest, bl.err = 0, 0, 0, nil
+	if cap(bl.buf) < HeaderBytes {
+		bl.buf = make([]byte, HeaderBytes, 1024)
+	}
+	bl.buf = bl.buf[:HeaderBytes]
 }
 
-// Len returns the number of records.
-func (b *Builder) Len() int { return int(b.n) }
+// Len returns the number of records so far.
+func (bl *Builder) Len() int { return int(bl.records) }
 
-// SizeBytes returns the size of the batch before compression.
-func (b *Builder) SizeBytes() int { return len(b.buf) }
+// SizeBytes returns the size of the batch so far, before compression.
+func (bl *Builder) SizeBytes() int { return len(bl.buf) }
 
-// Append encodes a record; its offset is ignored. It copies what it is given.
-func (b *Builder) Append(r Record) {
-	if b.n == 0 {
-		b.baseMs, b.maxMs = r.TimestampMs, r.TimestampMs
+// Append adds a record, and keeps nothing of it. Its offset is ignored: the batch begins with offset 0. A record that
+// can't be encoded is left out, and Build then fails.
+func (bl *Builder) Append(r Record) {
+	base := r.TimestampMs
+	if bl.records > 0 {
+		base = bl.base
 	}
-	b.maxMs = max(b.maxMs, r.TimestampMs)
-	s := append(b.scratch[:0], 0) // attributes
-	s = binary.AppendVarint(s, r.TimestampMs-b.baseMs)
-	s = binary.AppendVarint(s, int64(b.n))
-	s = appendLength(s, r.Key)
-	head := len(s)
-	n := head + len(r.Key)
-	s = appendLength(s, r.Value)
-	mid := len(s)
-	n += mid - head + len(r.Value)
-	s = binary.AppendVarint(s, int64(len(r.Headers)))
-	for _, h := range r.Headers {
-		s = binary.AppendVarint(s, int64(len(h.Key)))
-		s = append(s, h.Key...)
-		s = appendLength(s, h.Value)
-		s = append(s, h.Value...)
+	size, err := bl.recordBytes(&r, base)
+	if err != nil {
+		if bl.err == nil {
+			bl.err = err
+		}
+		return
 	}
-	n += len(s) - mid
-	b.scratch = s
-	b.buf = binary.AppendVarint(b.buf, int64(n))
-	b.buf = append(b.buf, s[:head]...)
-	b.buf = append(b.buf, r.Key...)
-	b.buf = append(b.buf, s[head:mid]...)
-	b.buf = append(b.buf, r.Value...)
-	b.buf = append(b.buf, s[mid:]...)
-	b.n++
+	bl.buf = appendRecord(bl.buf, &r, size, r.TimestampMs-base, bl.records)
+	if bl.records == 0 {
+		bl.base, bl.newest = base, base
+	}
+	bl.newest = max(bl.newest, r.TimestampMs)
+	bl.records++
 }
 
-// appendLength appends the length of a field, -1 for null.
-func appendLength(dst, field []byte) []byte {
-	if field == nil {
-		return binary.AppendVarint(dst, -1)
+// recordBytes returns the size of a record without its length, and whether it can be encoded at all.
+func (bl *Builder) recordBytes(r *Record, base int64) (int, error) {
+	delta := r.TimestampMs - base
+	if (r.TimestampMs < base) != (delta < 0) {
+		return 0, fmt.Errorf("%w: timestamps %d and %d are too far apart", ErrInvalidRecord, base, r.TimestampMs)
 	}
-	return binary.AppendVarint(dst, int64(len(field)))
+	size := 1 + varlongBytes(delta) + varlongBytes(int64(bl.records)) +
+		nullableBytes(r.Key) + nullableBytes(r.Value) + varlongBytes(int64(len(r.Headers)))
+	for i := range r.Headers {
+		key := r.Headers[i].Key
+		if !utf8.ValidString(key) {
+			return 0, fmt.Errorf("%w: the key of header %d is not UTF-8", ErrInvalidRecord, i)
+		}
+		size += varlongBytes(int64(len(key))) + len(key) + nullableBytes(r.Headers[i].Value)
+	}
+	if total := len(bl.buf) + size + varlongBytes(int64(size)); total > MaxDecompressedBytes {
+		return 0, &TooLargeError{What: "batch", Bytes: total, Limit: MaxDecompressedBytes}
+	}
+	return size, nil
 }
 
-// errEmpty says that a batch needs a record.
-var errEmpty = errors.New("record batch without records")
-
-// Build returns the batch. It aliases the builder's memory until the next Reset.
-func (b *Builder) Build() (Batch, error) {
-	if b.n == 0 {
-		return nil, errEmpty
+func appendRecord(dst []byte, r *Record, size int, timestampDelta int64, offsetDelta int32) []byte {
+	dst = binary.AppendVarint(dst, int64(size))
+	dst = append(dst, 0) // attributes
+	dst = binary.AppendVarint(dst, timestampDelta)
+	dst = binary.AppendVarint(dst, int64(offsetDelta))
+	dst = appendBytes(dst, r.Key)
+	dst = appendBytes(dst, r.Value)
+	dst = binary.AppendVarint(dst, int64(len(r.Headers)))
+	for i := range r.Headers {
+		h := &r.Headers[i]
+		dst = binary.AppendVarint(dst, int64(len(h.Key)))
+		dst = append(dst, h.Key...)
+		dst = appendBytes(dst, h.Value)
 	}
-	out := b.buf
-	if b.cfg.Compression != None {
-		body, err := compress(b.cfg.Compression, b.buf[headerBytes:])
+	return dst
+}
+
+// Build returns the batch, with base offset 0. It aliases the builder's buffers and is valid until the next call of
+// Append, Build or Reset. The errors are ErrEmpty, ErrInvalidRecord for a record, producer or compression that can't be
+// encoded, and *TooLargeError.
+func (bl *Builder) Build() (Batch, error) {
+	if bl.err != nil {
+		return nil, bl.err
+	}
+	if bl.records == 0 {
+		return nil, ErrEmpty
+	}
+	c := bl.config
+	if !c.Compression.known() {
+		return nil, fmt.Errorf("%w: compression %d is not known", ErrInvalidRecord, c.Compression)
+	}
+	if c.ProducerID >= 0 && (c.ProducerEpoch < 0 || c.BaseSequence < 0) {
+		return nil, fmt.Errorf("%w: producer epoch %d, base sequence %d", ErrInvalidRecord, c.ProducerEpoch, c.BaseSequence)
+	}
+	b := Batch(bl.buf)
+	if c.Compression != None {
+		packed, err := compress(append(bl.packed[:0], bl.buf[:HeaderBytes]...), c.Compression, bl.buf[HeaderBytes:])
 		if err != nil {
 			return nil, err
 		}
-		out = append(make([]byte, headerBytes, headerBytes+len(body)), body...)
+		bl.packed = packed
+		b = Batch(packed)
 	}
-	if len(out) > math.MaxInt32 {
-		return nil, tooLarge("batch", len(out), math.MaxInt32)
-	}
+	bl.writeHeader(b)
+	return b[:len(b):len(b)], nil
+}
+
+func (bl *Builder) writeHeader(b Batch) {
+	c := bl.config
 	be := binary.BigEndian
-	be.PutUint32(out[8:], uint32(len(out)-lengthEnd))
-	be.PutUint32(out[12:], math.MaxUint32) // leader epoch -1
-	out[16] = magicV2
-	be.PutUint16(out[21:], uint16(b.cfg.Compression))
-	be.PutUint32(out[23:], uint32(b.n-1))
-	be.PutUint64(out[27:], uint64(b.baseMs))
-	be.PutUint64(out[35:], uint64(b.maxMs))
-	id, epoch, seq := b.cfg.ProducerID, b.cfg.ProducerEpoch, b.cfg.BaseSequence
-	if id < 0 {
-		id, epoch, seq = -1, -1, -1
-	}
-	be.PutUint64(out[43:], uint64(id))
-	be.PutUint16(out[51:], uint16(epoch))
-	be.PutUint32(out[53:], uint32(seq))
-	be.PutUint32(out[57:], uint32(b.n))
-	be.PutUint32(out[17:], crc32.Checksum(out[crcFrom:], castagnoli))
-	return out, nil
+	be.PutUint64(b[atBaseOffset:], 0)
+	be.PutUint32(b[atLength:], uint32(len(b)-lengthOverhead))
+	be.PutUint32(b[atLeaderEpoch:], math.MaxUint32) // -1: no leader yet
+	b[atMagic] = magic
+	be.PutUint16(b[atAttributes:], uint16(c.Compression))
+	be.PutUint32(b[atLastOffsetDelta:], uint32(bl.records-1))
+	be.PutUint64(b[atBaseTimestamp:], uint64(bl.base))
+	be.PutUint64(b[atMaxTimestamp:], uint64(bl.newest))
+	be.PutUint64(b[atProducerID:], uint64(c.ProducerID))
+	be.PutUint16(b[atProducerEpoch:], uint16(c.ProducerEpoch))
+	be.PutUint32(b[atBaseSequence:], uint32(c.BaseSequence))
+	be.PutUint32(b[atNumRecords:], uint32(bl.records))
+	be.PutUint32(b[atCRC:], crc32.Checksum(b[atAttributes:], castagnoli))
 }

@@ -2,22 +2,22 @@ package record
 
 import (
 	"bytes"
-	"compress/gzip"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 
+	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/s2"
 	"github.com/klauspost/compress/zstd"
 	"github.com/pierrec/lz4/v4"
 )
 
-// Compression is the codec of a batch's records, with Kafka's numbers.
+// Compression is how the records of a batch are compressed, by Kafka's numbers.
 type Compression uint8
 
-// The codecs.
+// The compressions.
 const (
 	None Compression = iota
 	Gzip
@@ -26,136 +26,183 @@ const (
 	Zstd
 )
 
-// String returns the codec's name.
+var compressionNames = [...]string{None: "none", Gzip: "gzip", Snappy: "snappy", LZ4: "lz4", Zstd: "zstd"}
+
+// String returns the name, as Kafka's configuration spells it.
 func (c Compression) String() string {
-	switch c {
-	case None:
-		return "none"
-	case Gzip:
-		return "gzip"
-	case Snappy:
-		return "snappy"
-	case LZ4:
-		return "lz4"
-	case Zstd:
-		return "zstd"
-	default:
-		return fmt.Sprintf("compression(%d)", uint8(c))
+	if c.known() {
+		return compressionNames[c]
 	}
+	return fmt.Sprintf("compression(%d)", uint8(c))
 }
 
-var zstdEncoder = sync.OnceValues(func() (*zstd.Encoder, error) { return zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1)) })
+func (c Compression) known() bool { return c <= Zstd }
 
-// compress returns src compressed by c.
-func compress(c Compression, src []byte) ([]byte, error) {
-	var buf bytes.Buffer
+// firstBytes is the least that is made room for when the decompressed size is not known.
+const firstBytes = 4 << 10
+
+// zstdWindowBytes bounds the memory of an encoder; decoders read into the whole output and need no window.
+const zstdWindowBytes = 1 << 20
+
+// Encoders and decoders are large, and used again.
+var (
+	gzipWriters = sync.Pool{New: func() any { return gzip.NewWriter(io.Discard) }}
+	gzipReaders = sync.Pool{New: func() any { return new(gzip.Reader) }}
+	lz4Writers  = sync.Pool{New: func() any { return lz4.NewWriter(io.Discard) }}
+	lz4Readers  = sync.Pool{New: func() any { return lz4.NewReader(nil) }}
+
+	// Both are safe for concurrent use by their EncodeAll and DecodeAll.
+	zstdEncoder = sync.OnceValues(func() (*zstd.Encoder, error) {
+		return zstd.NewWriter(nil, zstd.WithWindowSize(zstdWindowBytes))
+	})
+	// The decoder writes no more than the capacity it is given, whatever a frame's header claims.
+	zstdDecoder = sync.OnceValues(func() (*zstd.Decoder, error) {
+		return zstd.NewReader(nil, zstd.WithDecodeAllCapLimit(true), zstd.WithDecoderConcurrency(0))
+	})
+)
+
+// compress appends src to dst, compressed.
+func compress(dst []byte, c Compression, src []byte) ([]byte, error) {
 	switch c {
 	case None:
-		return src, nil
+		return append(dst, src...), nil
 	case Gzip:
-		err := writeAll(gzip.NewWriter(&buf), src)
-		return buf.Bytes(), err
+		w := gzipWriters.Get().(*gzip.Writer)
+		defer gzipWriters.Put(w)
+		return compressStream(dst, c, w, src)
 	case Snappy:
-		return s2.EncodeSnappy(nil, src), nil
+		dst = slices.Grow(dst, s2.MaxEncodedLen(len(src)))
+		return dst[:len(dst)+len(s2.EncodeSnappy(dst[len(dst):cap(dst)], src))], nil
 	case LZ4:
-		err := writeAll(lz4.NewWriter(&buf), src)
-		return buf.Bytes(), err
+		w := lz4Writers.Get().(*lz4.Writer)
+		defer lz4Writers.Put(w)
+		return compressStream(dst, c, w, src)
 	case Zstd:
 		enc, err := zstdEncoder()
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("start %s: %w", c, err)
 		}
-		return enc.EncodeAll(src, nil), nil
+		return enc.EncodeAll(src, dst), nil
 	default:
-		return nil, fmt.Errorf("%s is unknown", c)
+		return nil, fmt.Errorf("%w: %s is not known", ErrInvalidRecord, c)
 	}
 }
 
-func writeAll(w io.WriteCloser, src []byte) error {
-	if _, err := w.Write(src); err != nil {
-		return err
-	}
-	return w.Close()
+// streamWriter is what gzip and lz4 have in common.
+type streamWriter interface {
+	io.WriteCloser
+	Reset(io.Writer)
 }
 
-// decompress returns at most maxBytes of what src holds; more is ErrTooLarge.
-func decompress(c Compression, src []byte, maxBytes int) ([]byte, error) {
-	var out []byte
+func compressStream(dst []byte, c Compression, w streamWriter, src []byte) ([]byte, error) {
+	out := bytes.NewBuffer(dst)
+	w.Reset(out)
+	_, err := w.Write(src)
+	if err = errors.Join(err, w.Close()); err != nil {
+		return nil, fmt.Errorf("compress by %s: %w", c, err)
+	}
+	w.Reset(io.Discard)
+	return out.Bytes(), nil
+}
+
+// errOverLimit is told from what the libraries return for bad bytes.
+var errOverLimit = errors.New("over the limit")
+
+// decompress returns the decompressed src, in dst's memory or, where that is too small, in memory of its own. It never
+// makes room for much more than limit bytes. The errors are *TooLargeError and *CorruptError.
+func decompress(dst []byte, c Compression, src []byte, limit int) ([]byte, error) {
 	var err error
+	dst = dst[:0]
 	switch c {
 	case Gzip:
-		var r *gzip.Reader
-		if r, err = gzip.NewReader(bytes.NewReader(src)); err == nil {
-			out, err = readAll(r, maxBytes)
-		}
+		dst, err = gunzip(dst, src, limit)
 	case Snappy:
-		out, err = decompressSnappy(src, maxBytes)
+		dst, err = unsnappy(dst, src, limit)
 	case LZ4:
-		out, err = readAll(lz4.NewReader(bytes.NewReader(src)), maxBytes)
+		dst, err = unlz4(dst, src, limit)
 	case Zstd:
-		var r *zstd.Decoder
-		r, err = zstd.NewReader(bytes.NewReader(src), zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(uint64(max(maxBytes, 1<<20))))
-		if err == nil {
-			out, err = readAll(r, maxBytes)
-			r.Close()
-		}
+		dst, err = unzstd(dst, src, limit)
+	case None:
+		return append(dst, src...), nil
 	default:
-		return nil, corrupt(21, "%s is unknown", c)
+		return nil, corrupt(atAttributes, "%s is not known", c)
 	}
-	if err != nil && !errors.Is(err, ErrTooLarge) {
-		return nil, corrupt(headerBytes, "%s: %v", c, err)
+	switch {
+	case errors.Is(err, errOverLimit):
+		return nil, &TooLargeError{What: "decompressed batch", Bytes: limit + 1, Limit: limit}
+	case err != nil:
+		return nil, corrupt(HeaderBytes, "%s: %s", c, err)
 	}
-	return out, err
+	return dst, nil
 }
 
-func readAll(r io.Reader, maxBytes int) ([]byte, error) {
-	out, err := io.ReadAll(io.LimitReader(r, int64(maxBytes)+1))
-	if err == nil && len(out) > maxBytes {
-		return nil, tooLarge("decompressed batch", len(out), maxBytes)
+func gunzip(dst, src []byte, limit int) ([]byte, error) {
+	r := gzipReaders.Get().(*gzip.Reader)
+	defer gzipReaders.Put(r)
+	if err := r.Reset(bytes.NewReader(src)); err != nil {
+		return nil, err
 	}
-	return out, err
+	return readAll(dst, r, len(src), limit)
 }
 
-// xerialMagic begins the framing that Kafka's Java client puts around snappy blocks.
-var xerialMagic = []byte{0x82, 'S', 'N', 'A', 'P', 'P', 'Y', 0}
+func unlz4(dst, src []byte, limit int) ([]byte, error) {
+	r := lz4Readers.Get().(*lz4.Reader)
+	defer lz4Readers.Put(r)
+	r.Reset(bytes.NewReader(src))
+	defer r.Reset(nil)
+	return readAll(dst, r, len(src), limit)
+}
 
-// decompressSnappy reads a bare block, or blocks in xerial's framing: magic, two versions, then length and block each.
-func decompressSnappy(src []byte, maxBytes int) ([]byte, error) {
-	if !bytes.HasPrefix(src, xerialMagic) {
-		return snappyBlock(nil, src, maxBytes)
-	}
-	if len(src) < 16 {
-		return nil, io.ErrUnexpectedEOF
-	}
-	var out []byte
-	var err error
-	for src = src[16:]; len(src) > 0; {
-		if len(src) < 4 {
-			return nil, io.ErrUnexpectedEOF
+// readAll reads r to its end into dst, at most limit bytes. Room grows with what was read, not with what is claimed.
+func readAll(dst []byte, r io.Reader, packed, limit int) ([]byte, error) {
+	for grow := max(firstBytes, 2*packed); ; grow = max(firstBytes, cap(dst)) {
+		if len(dst) == cap(dst) {
+			// One byte more than the limit shows that there is more.
+			dst = slices.Grow(dst, min(grow, limit+1-len(dst)))
 		}
-		n := int64(int32(binary.BigEndian.Uint32(src)))
-		if n < 0 || n > int64(len(src)-4) {
-			return nil, io.ErrUnexpectedEOF
+		n, err := r.Read(dst[len(dst):cap(dst)])
+		dst = dst[:len(dst)+n]
+		if len(dst) > limit {
+			return nil, errOverLimit
 		}
-		if out, err = snappyBlock(out, src[4:4+n], maxBytes); err != nil {
+		if errors.Is(err, io.EOF) {
+			return dst, nil
+		}
+		if err != nil {
 			return nil, err
 		}
-		src = src[4+n:]
 	}
-	return out, nil
 }
 
-func snappyBlock(dst, block []byte, maxBytes int) ([]byte, error) {
-	n, err := s2.DecodedLen(block)
+// unzstd gives the decoder as much room as the first frame claims, or else grows from attempt to attempt.
+func unzstd(dst, src []byte, limit int) ([]byte, error) {
+	dec, err := zstdDecoder()
 	if err != nil {
 		return nil, err
 	}
-	if n > maxBytes-len(dst) {
-		return nil, tooLarge("decompressed batch", n+len(dst), maxBytes)
+	room := max(firstBytes, cap(dst), 4*len(src))
+	var h zstd.Header
+	if h.Decode(src) == nil && h.HasFCS {
+		if h.FrameContentSize > uint64(limit) {
+			return nil, errOverLimit
+		}
+		room = max(firstBytes, int(h.FrameContentSize), cap(dst))
 	}
-	part, err := s2.Decode(nil, block)
-	if err != nil {
-		return nil, err
+	for {
+		room = min(room, limit)
+		if cap(dst) < room {
+			dst = make([]byte, 0, room)
+		}
+		out, err := dec.DecodeAll(src, dst[:0:room])
+		switch {
+		case !errors.Is(err, zstd.ErrDecoderSizeExceeded):
+			if err == nil && len(out) > limit {
+				return nil, errOverLimit
+			}
+			return out, err
+		case room == limit:
+			return nil, errOverLimit
+		}
+		room *= 2
 	}
-	return append(dst, part...), nil
 }

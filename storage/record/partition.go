@@ -2,14 +2,25 @@ package record
 
 import "encoding/binary"
 
-// Murmur2 is the hash of Kafka's default partitioner: MurmurHash2, 32 bits, seed 0x9747b28c.
+// PartitionForKey returns the partition of a key among n, as Kafka's default partitioner chooses it.
+func PartitionForKey(key []byte, n int32) int32 {
+	return int32(Murmur2(key)&0x7fffffff) % n
+}
+
+// Murmur2 is Kafka's variant of the hash.
 func Murmur2(key []byte) uint32 {
-	const m = 0x5bd1e995
-	h := uint32(0x9747b28c) ^ uint32(len(key))
+	const (
+		seed = 0x9747b28c
+		m    = 0x5bd1e995
+		r    = 24
+	)
+	h := uint32(seed) ^ uint32(len(key))
 	for ; len(key) >= 4; key = key[4:] {
-		k := binary.LittleEndian.Uint32(key) * m
-		k ^= k >> 24
-		h = h*m ^ k*m
+		k := binary.LittleEndian.Uint32(key)
+		k *= m
+		k ^= k >> r
+		k *= m
+		h = h*m ^ k
 	}
 	switch len(key) {
 	case 3:
@@ -24,10 +35,6 @@ func Murmur2(key []byte) uint32 {
 	}
 	h ^= h >> 13
 	h *= m
-	return h ^ h>>15
-}
-
-// PartitionForKey returns the partition, 0 to n-1, that Kafka's default partitioner gives a key.
-func PartitionForKey(key []byte, n int32) int32 {
-	return int32(Murmur2(key)&0x7fffffff) % n
+	h ^= h >> 15
+	return h
 }

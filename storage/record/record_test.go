@@ -2,6 +2,7 @@ package record
 
 import (
 	"bytes"
+	"encoding/binary"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -69,7 +70,7 @@ func TestAgainstKmsg(t *testing.T) {
 	require.Equal(t, int32(4), theirs.NumRecords)
 	require.Equal(t, int64(7), theirs.ProducerID)
 	require.Equal(t, int32(3), theirs.LastOffsetDelta)
-	require.Equal(t, uint32(ours.crc()), uint32(theirs.CRC))
+	require.Equal(t, binary.BigEndian.Uint32(ours[atCRC:]), uint32(theirs.CRC))
 	require.Equal(t, []byte(ours), theirs.AppendTo(nil))
 }
 

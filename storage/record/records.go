@@ -1,224 +1,164 @@
 package record
 
 import (
-	"encoding/binary"
 	"iter"
 	"math"
 	"unicode/utf8"
 )
 
-// Limits bound what Check accepts. 0 means no bound.
-type Limits struct {
-	// MaxRecordBytes bounds one encoded record.
-	MaxRecordBytes int
-	// MaxBatchBytes bounds a batch, and its records after decompression.
-	MaxBatchBytes int
-}
-
-// Stats are what Check counted.
-type Stats struct {
-	Records int32
-	// PayloadBytes are the bytes of keys, values and headers.
-	PayloadBytes int64
-}
-
-// Header is a name and a value of a record; a nil value is null.
+// Header is a name and a value that travel with a record. A nil value is null.
 type Header struct {
 	Key   string
 	Value []byte
 }
 
-// Record is one record. A nil key or value is null, which an empty one is not.
+// Record is one record. A nil key or value is null, which is not the same as empty.
 type Record struct {
-	Offset      int64
-	TimestampMs int64
-	Key, Value  []byte
-	Headers     []Header
+	Offset, TimestampMs int64
+	Key, Value          []byte
+	Headers             []Header
 }
 
-// defaultMaxDecompressed bounds All, which has no limits of its own.
-const defaultMaxDecompressed = 256 << 20
-
-// Check walks all records of a parsed batch: lengths, dense offsets, counts, header names, limits. It does not
-// allocate for each record.
-func (b Batch) Check(l Limits) (Stats, error) {
-	if b.attributes()&(attrTransactional|attrControl) != 0 {
-		return Stats{}, corrupt(21, "transactional and control batches are not supported")
-	}
-	if l.MaxBatchBytes > 0 && len(b) > l.MaxBatchBytes {
-		return Stats{}, tooLarge("batch", len(b), l.MaxBatchBytes)
-	}
-	body, err := b.body(l.MaxBatchBytes)
-	if err != nil {
-		return Stats{}, err
-	}
-	st := Stats{Records: b.NumRecords()}
-	c := cursor{b: body}
-	for i := range st.Records {
-		n, err := c.record(i, l.MaxRecordBytes, nil)
-		if err != nil {
-			return Stats{}, err
-		}
-		st.PayloadBytes += n
-	}
-	if len(c.b) != c.at {
-		return Stats{}, corrupt(headerBytes+c.at, "%d bytes behind the last record", len(c.b)-c.at)
-	}
-	return st, nil
+// view is a record that is read in place.
+type view struct {
+	timestampDelta int64
+	offsetDelta    int32
+	key, value     []byte
+	numHeaders     int
+	headers        cursor
 }
 
-// All yields the records, with offsets from the batch's base offset. Keys and values alias the batch, or memory of
-// their own where it is compressed. An error ends it.
+// next reads the record at c into v, all but its headers. The error's position counts from the beginning of the records.
+func (v *view) next(c *cursor) error {
+	start := c.pos
+	length := int(c.varint())
+	if c.bad == "" && (length < minRecordBytes-1 || length > c.left()) {
+		c.fail("a record's length is out of bounds")
+	}
+	if c.bad != "" {
+		return corrupt(start, "%s", c.bad)
+	}
+	r := cursor{buf: c.buf[:c.pos+length], pos: c.pos + 1} // attributes of a record are unused
+	v.timestampDelta = r.varlong()
+	v.offsetDelta = r.varint()
+	v.key = r.bytes(true)
+	v.value = r.bytes(true)
+	n := int(r.varint())
+	// A header has at least two bytes.
+	if r.bad == "" && (n < 0 || n > r.left()/2) {
+		r.fail("a count of headers is out of bounds")
+	}
+	if r.bad != "" {
+		return corrupt(r.pos, "%s", r.bad)
+	}
+	c.pos += length
+	v.numHeaders, v.headers = n, r
+	return nil
+}
+
+// header reads the next header.
+func (v *view) header() (key, value []byte, err error) {
+	c := &v.headers
+	at := c.pos
+	key = c.bytes(false)
+	value = c.bytes(true)
+	if c.bad == "" && !utf8.Valid(key) {
+		c.fail("a header's key is not UTF-8")
+	}
+	if c.bad != "" {
+		return nil, nil, corrupt(at, "%s", c.bad)
+	}
+	return key, value, nil
+}
+
+// end checks that the headers were the last of the record.
+func (v *view) end() error {
+	if v.headers.left() > 0 {
+		return corrupt(v.headers.pos, "%d bytes behind a record's headers", v.headers.left())
+	}
+	return nil
+}
+
+// timestamp adds a record's delta to the base.
+func timestamp(base, delta int64) (sum int64, ok bool) {
+	sum = base + delta
+	return sum, (sum < base) == (delta < 0)
+}
+
+// All iterates over the records, with absolute offsets. Keys and values alias the batch, or for a compressed batch a
+// buffer of their own. An error ends the iteration and comes with a zero record. The records are checked as they come,
+// but for a batch from outside that is no substitute for Check.
 func (b Batch) All() iter.Seq2[Record, error] {
 	return func(yield func(Record, error) bool) {
-		body, err := b.body(defaultMaxDecompressed)
+		data, err := b.records(nil, MaxDecompressedBytes)
 		if err != nil {
 			yield(Record{}, err)
 			return
 		}
-		c := cursor{b: body}
+		base, baseTimestamp := b.BaseOffset(), b.BaseTimestamp()
+		c := cursor{buf: data}
 		for i := range b.NumRecords() {
-			var r Record
-			if _, err := c.record(i, 0, &r); err != nil {
-				yield(Record{}, err)
+			r, err := b.record(&c, i, baseTimestamp)
+			if err != nil {
+				yield(Record{}, shift(err, HeaderBytes))
 				return
 			}
-			r.Offset = b.BaseOffset() + int64(i)
-			if b.attributes()&attrLogAppendTime != 0 {
-				r.TimestampMs = b.MaxTimestamp()
-			} else {
-				r.TimestampMs += b.BaseTimestamp()
-			}
+			r.Offset = base + int64(i)
 			if !yield(r, nil) {
 				return
 			}
 		}
+		if c.left() > 0 {
+			yield(Record{}, corrupt(HeaderBytes+c.pos, "%d bytes behind the last record", c.left()))
+		}
 	}
 }
 
-// body returns the records, decompressed.
-func (b Batch) body(maxBytes int) ([]byte, error) {
-	if b.Compression() == None {
-		return b[headerBytes:], nil
+// record reads record i, all but its offset.
+func (b Batch) record(c *cursor, i int32, baseTimestamp int64) (Record, error) {
+	var v view
+	start := c.pos
+	if err := v.next(c); err != nil {
+		return Record{}, err
 	}
-	if maxBytes <= 0 {
-		maxBytes = defaultMaxDecompressed
+	if v.offsetDelta != i {
+		return Record{}, corrupt(start, "record %d has the offset delta %d", i, v.offsetDelta)
 	}
-	return decompress(b.Compression(), b[headerBytes:], maxBytes)
-}
-
-// cursor walks encoded records.
-type cursor struct {
-	b  []byte
-	at int
-}
-
-func (c *cursor) varint() (int64, error) {
-	v, n := binary.Varint(c.b[c.at:])
-	if n <= 0 {
-		return 0, corrupt(headerBytes+c.at, "bad varint")
+	r := Record{Key: v.key, Value: v.value}
+	var ok bool
+	if r.TimestampMs, ok = timestamp(baseTimestamp, v.timestampDelta); !ok {
+		return Record{}, corrupt(start, "record %d: its timestamp overflows", i)
 	}
-	c.at += n
-	return v, nil
-}
-
-// bytes takes a length and that many bytes; a length of -1 is null.
-func (c *cursor) bytes() ([]byte, error) {
-	n, err := c.varint()
-	if err != nil {
-		return nil, err
+	if b.attributes()&attrLogAppendTime != 0 {
+		r.TimestampMs = b.MaxTimestamp()
 	}
-	if n == -1 {
-		return nil, nil
+	if v.numHeaders > 0 {
+		r.Headers = make([]Header, v.numHeaders)
 	}
-	if n < 0 || n > int64(len(c.b)-c.at) {
-		return nil, corrupt(headerBytes+c.at, "length %d with %d bytes left", n, len(c.b)-c.at)
-	}
-	v := c.b[c.at : c.at+int(n) : c.at+int(n)]
-	c.at += int(n)
-	return v, nil
-}
-
-// record takes the record with offset delta i, into r when that is not nil, and returns its payload bytes.
-func (c *cursor) record(i int32, maxBytes int, r *Record) (payload int64, err error) {
-	n, err := c.varint()
-	if err != nil {
-		return 0, err
-	}
-	begin := c.at
-	if n < 0 || n > int64(len(c.b)-c.at) {
-		return 0, corrupt(headerBytes+begin, "record %d has %d bytes with %d left", i, n, len(c.b)-c.at)
-	}
-	if maxBytes > 0 && n > int64(maxBytes) {
-		return 0, tooLarge("record", int(n), maxBytes)
-	}
-	end := begin + int(n)
-	inner := cursor{b: c.b[:end], at: begin + 1} // behind the attributes
-	if n < 1 {
-		return 0, corrupt(headerBytes+begin, "record %d is empty", i)
-	}
-	payload, err = inner.fields(i, r)
-	if err != nil {
-		return 0, err
-	}
-	if inner.at != end {
-		return 0, corrupt(headerBytes+inner.at, "record %d has %d bytes too many", i, end-inner.at)
-	}
-	c.at = end
-	return payload, nil
-}
-
-func (c *cursor) fields(i int32, r *Record) (payload int64, err error) {
-	ts, err := c.varint()
-	if err != nil {
-		return 0, err
-	}
-	delta, err := c.varint()
-	if err != nil {
-		return 0, err
-	}
-	if delta != int64(i) {
-		return 0, corrupt(headerBytes+c.at, "offset delta %d of record %d", delta, i)
-	}
-	key, err := c.bytes()
-	if err != nil {
-		return 0, err
-	}
-	value, err := c.bytes()
-	if err != nil {
-		return 0, err
-	}
-	if r != nil {
-		r.TimestampMs, r.Key, r.Value = ts, key, value
-	}
-	headers, err := c.headers(r)
-	return int64(len(key)) + int64(len(value)) + headers, err
-}
-
-func (c *cursor) headers(r *Record) (payload int64, err error) {
-	n, err := c.varint()
-	if err != nil {
-		return 0, err
-	}
-	if n < 0 || n > int64(len(c.b)-c.at) || n > math.MaxInt32 {
-		return 0, corrupt(headerBytes+c.at, "%d headers", n)
-	}
-	for range n {
-		key, err := c.bytes()
+	for h := range r.Headers {
+		key, value, err := v.header()
 		if err != nil {
-			return 0, err
+			return Record{}, err
 		}
-		if key == nil || !utf8.Valid(key) {
-			return 0, corrupt(headerBytes+c.at, "header name is not UTF-8")
-		}
-		value, err := c.bytes()
-		if err != nil {
-			return 0, err
-		}
-		payload += int64(len(key) + len(value))
-		if r != nil {
-			r.Headers = append(r.Headers, Header{Key: string(key), Value: value})
-		}
+		r.Headers[h] = Header{Key: string(key), Value: value}
 	}
-	return payload, nil
+	return r, v.end()
+}
+
+// records returns the records as they would be without compression: a part of b, or decompressed into dst or a larger
+// buffer, at most limit bytes.
+func (b Batch) records(dst []byte, limit int) ([]byte, error) {
+	data := b[HeaderBytes:]
+	c := b.Compression()
+	if c != None {
+		out, err := decompress(dst, c, data, limit)
+		if err != nil {
+			return nil, err
+		}
+		data = out
+	}
+	if n := b.NumRecords(); n < 1 || int64(n)*minRecordBytes > int64(len(data)) || len(data) > math.MaxInt32 {
+		return nil, corrupt(atNumRecords, "%d records in %d bytes", n, len(data))
+	}
+	return data, nil
 }
