@@ -243,18 +243,24 @@ func checkApplied(st *streamhousev1.GetClusterStatusResponse, atLeast map[uint32
 func (c *Cluster) Status() *streamhousev1.GetClusterStatusResponse {
 	c.t.Helper()
 	var st *streamhousev1.GetClusterStatusResponse
-	Eventually(c.t, 20*time.Second, "a node tells the cluster's status", func(ctx context.Context) error {
-		var errs []error
-		for _, n := range c.Running() {
-			var err error
-			if st, err = n.ClusterStatus(ctx); err == nil {
-				return nil
-			}
-			errs = append(errs, err)
-		}
-		return errors.Join(errs...)
+	Eventually(c.t, 20*time.Second, "a node tells the cluster's status", func(ctx context.Context) (err error) {
+		st, err = c.AskStatus(ctx)
+		return err
 	})
 	return st
+}
+
+// AskStatus asks the running nodes until one answers.
+func (c *Cluster) AskStatus(ctx context.Context) (*streamhousev1.GetClusterStatusResponse, error) {
+	errs := []error{errors.New("no node answers")}
+	for _, n := range c.Running() {
+		st, err := n.ClusterStatus(ctx)
+		if err == nil {
+			return st, nil
+		}
+		errs = append(errs, err)
+	}
+	return nil, errors.Join(errs...)
 }
 
 // MetadataLeader waits for one and returns it.
@@ -280,8 +286,12 @@ func (c *Cluster) ShardLeader(shard uint32) *Node {
 func (c *Cluster) leader(what string, of func(*streamhousev1.GetClusterStatusResponse) string) *Node {
 	c.t.Helper()
 	var leader *Node
-	Eventually(c.t, 20*time.Second, what+" has a leader", func(context.Context) error {
-		id := of(c.Status())
+	Eventually(c.t, 20*time.Second, what+" has a leader", func(ctx context.Context) error {
+		st, err := c.AskStatus(ctx)
+		if err != nil {
+			return err
+		}
+		id := of(st)
 		if id == "" {
 			return errors.New("none is known")
 		}
@@ -316,16 +326,34 @@ func (c *Cluster) CreateTopic(name string, partitions int32, config map[string]s
 	return c.Topic(name)
 }
 
-// Topic describes a topic, with its leaders known.
+// Topic describes a topic; it retries while there is no leader.
 func (c *Cluster) Topic(name string) *streamhousev1.Topic {
 	c.t.Helper()
 	var topic *streamhousev1.Topic
-	Eventually(c.t, 20*time.Second, "topic "+name+" has leaders", func(ctx context.Context) error {
-		return Retry(ctx, c.Clients(), func(ctx context.Context, cl *Client) error {
-			resp, err := cl.GetTopic(ctx, &streamhousev1.GetTopicRequest{Name: name})
-			topic = resp.GetTopic()
-			return err
-		})
+	Eventually(c.t, 20*time.Second, "a node describes topic "+name, func(ctx context.Context) (err error) {
+		topic, err = c.AskTopic(ctx, name)
+		return err
 	})
 	return topic
+}
+
+// AskTopic asks the running nodes until one describes the topic with a leader for every partition.
+func (c *Cluster) AskTopic(ctx context.Context, name string) (*streamhousev1.Topic, error) {
+	errs := []error{errors.New("no node answers")}
+	for _, n := range c.Running() {
+		ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+		resp, err := n.GetTopic(ctx, &streamhousev1.GetTopicRequest{Name: name})
+		cancel()
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		for _, p := range resp.GetTopic().GetPartitions() {
+			if p.GetLeader() == "" {
+				return nil, fmt.Errorf("partition %d has no leader", p.GetPartition())
+			}
+		}
+		return resp.GetTopic(), nil
+	}
+	return nil, errors.Join(errs...)
 }

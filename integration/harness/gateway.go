@@ -46,7 +46,7 @@ func StartGateway(tb testing.TB) *Gateway {
 		LogPath: filepath.Join(logDir(tb), "versitygw.log"),
 	})
 	Eventually(tb, 20*time.Second, "the S3 server answers", func(ctx context.Context) error {
-		return getOK(ctx, "http://"+addr+"/health")
+		return CheckURL(ctx, "http://"+addr+"/health")
 	})
 	return g
 }
@@ -117,7 +117,8 @@ func get(ctx context.Context, target string) (int, []byte, error) {
 	return resp.StatusCode, body, errors.Join(err, resp.Body.Close())
 }
 
-func getOK(ctx context.Context, target string) error {
+// CheckURL returns nil when a GET of the URL is answered with 200.
+func CheckURL(ctx context.Context, target string) error {
 	status, body, err := get(ctx, target)
 	if err != nil {
 		return err

@@ -2,7 +2,7 @@ package harness
 
 import (
 	"context"
-	"fmt"
+	"errors"
 	"testing"
 	"time"
 )
@@ -45,16 +45,18 @@ func Always(tb testing.TB, during time.Duration, what string, f func(ctx context
 	tb.Helper()
 	ctx, cancel := context.WithTimeout(tb.Context(), during)
 	defer cancel()
-	err := Poll(ctx, func(context.Context) error {
-		// The call itself is not cut by the end of the watch.
-		if err := f(tb.Context()); err != nil {
-			return nil //nolint:nilerr // a failure ends the polling; it is reported below
+	var broken error
+	_ = Poll(ctx, func(ctx context.Context) error {
+		// A call is not cut short by the end of the watch.
+		broken = f(context.WithoutCancel(ctx))
+		if broken == nil {
+			return errHolds
 		}
-		return errHolds
+		return nil
 	})
-	if err == nil {
-		tb.Fatalf("%s: did not hold for %v: %v", what, during, f(tb.Context()))
+	if broken != nil {
+		tb.Fatalf("%s: did not hold for %v: %v", what, during, broken)
 	}
 }
 
-var errHolds = fmt.Errorf("the condition holds")
+var errHolds = errors.New("the condition holds")
