@@ -128,8 +128,12 @@ func (c *Cluster) waitReady(ctx context.Context) error {
 	for {
 		waiting := 0
 		for _, n := range c.nodes {
-			if reasons[n] = c.askReady(ctx, n); reasons[n] != "" {
+			reason := c.askReady(ctx, n)
+			if reason != "" {
 				waiting++
+			}
+			if reason == "" || ctx.Err() == nil || reasons[n] == "" {
+				reasons[n] = reason // but not that of a question that was cut short
 			}
 		}
 		if waiting == 0 {

@@ -176,7 +176,7 @@ func TestRunFails(t *testing.T) {
 	})
 	t.Run("never ready", func(t *testing.T) {
 		cfg := config(t, "unready", new(words))
-		cfg.ReadyTimeout = time.Second
+		cfg.ReadyTimeout = 5 * time.Second
 		c, err := New(cfg)
 		require.NoError(t, err)
 		require.ErrorContains(t, c.Run(t.Context(), never), "n3: no leader (log: ")
