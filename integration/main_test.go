@@ -39,7 +39,6 @@ func call(t *testing.T) context.Context {
 	return ctx
 }
 
-//go:fix inline
 // produce writes one record.
 func produce(ctx context.Context, n *harness.Node, topic string, partition int32, value string, acks streamhousev1.Acks) (int64, error) {
 	resp, err := n.Produce(ctx, &streamhousev1.ProduceRequest{

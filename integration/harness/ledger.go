@@ -180,14 +180,19 @@ func (l *Ledger) compare(node string, partition int32, end int64, sum string) er
 
 // verifyPartition reads a partition up to end and returns a digest of it.
 func (l *Ledger) verifyPartition(ctx context.Context, n *Node, partition int32, end int64) (string, error) {
-	v := &partitionCheck{partition: partition, found: make(map[source][]int64), sum: sha256.New(), tolerated: l.tolerated}
+	v := l.newCheck(partition)
 	if err := n.Read(ctx, l.Topic, partition, 0, end, v.record); err != nil {
 		return "", err
 	}
+	return l.checkAcked(v, end)
+}
+
+// checkAcked holds what was read of a partition against what was acknowledged, and returns a digest of it.
+func (l *Ledger) checkAcked(v *partitionCheck, end int64) (string, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for s, offsets := range l.acked {
-		if s.partition != partition {
+		if s.partition != v.partition {
 			continue
 		}
 		for number, offset := range offsets {
@@ -214,6 +219,11 @@ type partitionCheck struct {
 	tolerated func(value string) bool
 }
 
+func (l *Ledger) newCheck(partition int32) *partitionCheck {
+	return &partitionCheck{partition: partition, found: make(map[source][]int64), sum: sha256.New(), tolerated: l.tolerated}
+}
+
+// record takes the next record of the partition.
 func (v *partitionCheck) record(r *streamhousev1.ConsumedRecord) error {
 	if r.GetOffset() != v.next {
 		return fmt.Errorf("NOT DENSE: offset %d where %d was expected", r.GetOffset(), v.next)
