@@ -139,6 +139,11 @@ func shift(err error, at int) error {
 	return fmt.Errorf("batch at byte %d: %w", at, err)
 }
 
+// SizeBytes returns the size of the batch by its own length field. Where that comes from Parse it is len(b).
+func (b Batch) SizeBytes() int {
+	return int(int32(binary.BigEndian.Uint32(b[atLength:]))) + lengthOverhead
+}
+
 // BaseOffset returns the offset of the first record.
 func (b Batch) BaseOffset() int64 { return int64(binary.BigEndian.Uint64(b[atBaseOffset:])) }
 
