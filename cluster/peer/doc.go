@@ -1,0 +1,2 @@
+// Package peer keeps the gRPC connections to the other nodes of the cluster, one a node, over the transport's listener.
+package peer

@@ -1,0 +1,150 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// Server is one server of a group's Raft configuration.
+type Server struct {
+	ReplicaID string
+	Address   string
+	Voter     bool
+}
+
+// Status is what a replica knows of itself and its group.
+type Status struct {
+	ReplicaID string
+	// State is Leader, Follower, Candidate or Shutdown.
+	State string
+	Term  uint64
+	// LeaderID is empty when no leader is known.
+	LeaderID     string
+	LastIndex    uint64
+	CommitIndex  uint64
+	AppliedIndex uint64
+	Servers      []Server
+	// ConfigurationIndex is the index of the configuration with these servers.
+	ConfigurationIndex uint64
+	LogBytes           int64
+}
+
+// Status returns the replica's status.
+func (r *Replica) Status() Status {
+	leader, _ := r.Leader()
+	st := Status{
+		ReplicaID: r.cfg.ID, State: r.raft.State().String(), Term: r.raft.CurrentTerm(), LeaderID: leader,
+		LastIndex: r.raft.LastIndex(), CommitIndex: r.raft.CommitIndex(), AppliedIndex: r.raft.AppliedIndex(),
+		LogBytes: r.LogBytes(),
+	}
+	future := r.raft.GetConfiguration()
+	if future.Error() != nil {
+		return st // stopping
+	}
+	st.ConfigurationIndex = future.Index()
+	for _, s := range future.Configuration().Servers {
+		st.Servers = append(st.Servers, Server{ReplicaID: string(s.ID), Address: string(s.Address), Voter: s.Suffrage == raft.Voter})
+	}
+	return st
+}
+
+// Change is one step of a group's membership.
+type Change int
+
+// The changes.
+const (
+	AddNonvoter Change = iota + 1
+	Promote
+	Remove
+)
+
+// changeTimeout bounds the wait for a place in Raft's queue.
+const changeTimeout = 10 * time.Second
+
+// ChangeMembership makes one change to the configuration that has the index prevIndex, on the leader, and returns the
+// index of the new one once it is committed. ErrNotLeader and ErrStale say that nothing was done.
+func (r *Replica) ChangeMembership(ctx context.Context, change Change, replicaID, addr string, prevIndex uint64) (uint64, error) {
+	conf := r.raft.GetConfiguration()
+	if err := conf.Error(); err != nil {
+		return 0, fromRaft(err)
+	}
+	if conf.Index() != prevIndex {
+		return 0, fmt.Errorf("%w: it is of index %d, decided on was %d", ErrStale, conf.Index(), prevIndex)
+	}
+	var f raft.IndexFuture
+	switch change {
+	case AddNonvoter:
+		f = r.raft.AddNonvoter(raft.ServerID(replicaID), raft.ServerAddress(addr), prevIndex, changeTimeout)
+	case Promote:
+		f = r.raft.AddVoter(raft.ServerID(replicaID), raft.ServerAddress(addr), prevIndex, changeTimeout)
+	case Remove:
+		f = r.raft.RemoveServer(raft.ServerID(replicaID), prevIndex, changeTimeout)
+	default:
+		return 0, fmt.Errorf("membership change %d is unknown", change)
+	}
+	if err := await(ctx, f); err != nil {
+		return 0, fmt.Errorf("change membership of %s: %w", r.cfg.Group, fromRaft(err))
+	}
+	return f.Index(), nil
+}
+
+// TransferTo hands leadership to one replica, on the leader.
+func (r *Replica) TransferTo(ctx context.Context, replicaID string) error {
+	conf := r.raft.GetConfiguration()
+	if err := conf.Error(); err != nil {
+		return fromRaft(err)
+	}
+	for _, s := range conf.Configuration().Servers {
+		if string(s.ID) == replicaID && s.Suffrage == raft.Voter {
+			return r.transferred(await(ctx, r.raft.LeadershipTransferToServer(s.ID, s.Address)))
+		}
+	}
+	return fmt.Errorf("%s, voter %s: %w", r.cfg.Group, replicaID, ErrNoServer)
+}
+
+// HandOver hands leadership to the most advanced other voter. It does nothing where this replica does not lead.
+func (r *Replica) HandOver(ctx context.Context) error {
+	if !r.IsLeader() {
+		return nil
+	}
+	voters := 0
+	for _, s := range r.Status().Servers {
+		if s.Voter {
+			voters++
+		}
+	}
+	if voters < 2 {
+		return fmt.Errorf("%s: %w", r.cfg.Group, ErrNoSuccessor)
+	}
+	return r.transferred(await(ctx, r.raft.LeadershipTransfer()))
+}
+
+func (r *Replica) transferred(err error) error {
+	if err != nil {
+		return fmt.Errorf("transfer leadership of %s: %w", r.cfg.Group, fromRaft(err))
+	}
+	return nil
+}
+
+func fromRaft(err error) error {
+	if errors.Is(err, raft.ErrNotLeader) || errors.Is(err, raft.ErrLeadershipTransferInProgress) {
+		return errors.Join(ErrNotLeader, err)
+	}
+	return err
+}
+
+// await waits for a future or ctx. The future goes on behind it, and ends with Raft at the latest.
+func await(ctx context.Context, f raft.Future) error {
+	done := make(chan error, 1)
+	go func() { done <- f.Error() }() // ends with the future
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

@@ -1,0 +1,156 @@
+package replica
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/streamhouse/streamhouse/cluster/logstore"
+	"github.com/streamhouse/streamhouse/cluster/transport"
+)
+
+// Replica is a running replica. Safe for concurrent use.
+type Replica struct {
+	cfg       Config
+	raft      *raft.Raft
+	store     *logstore.Store
+	snapshots *snapshotStore
+	transport *transport.RaftTransport
+
+	checkpointMu sync.Mutex // one checkpoint at a time
+	closeOnce    sync.Once
+	closeErr     error
+}
+
+// Open verifies a replica's files and starts Raft. Without files the error is ErrMissing; with damaged ones it is a
+// *logstore.CorruptError that names the file, and the replica must be discarded.
+func Open(cfg Config) (*Replica, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	if ok, err := Exists(cfg.Dir); err != nil || !ok {
+		return nil, errors.Join(fmt.Errorf("%s: %w", cfg.Dir, ErrMissing), err)
+	}
+	log := cfg.Logger
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	log = log.With("logger", "raft", "group", cfg.Group.String())
+	r := &Replica{cfg: cfg}
+	if err := r.openFiles(log); err != nil {
+		return nil, errors.Join(err, r.Close())
+	}
+	tr, err := cfg.Transport.Raft(cfg.Group, cfg.ID, cfg.Addr, newHCLog(log))
+	if err != nil {
+		return nil, errors.Join(err, r.Close())
+	}
+	r.transport = tr
+	r.raft, err = raft.NewRaft(cfg.raftConfig(log), cfg.FSM, r.store, r.store, r.snapshots, tr)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("start Raft of %s: %w", cfg.Group, err), r.Close())
+	}
+	return r, nil
+}
+
+func (r *Replica) openFiles(log *slog.Logger) error {
+	sc := logstore.Config{Dir: r.cfg.Dir, CacheBytes: r.cfg.LogCacheBytes, Fatal: r.cfg.Fatal, Logger: newHCLog(log)}
+	var err error
+	if r.cfg.Store == Bolt {
+		r.store, err = logstore.OpenBolt(sc)
+	} else {
+		r.store, err = logstore.OpenWAL(sc)
+	}
+	if err != nil {
+		return err
+	}
+	if r.snapshots, err = openSnapshots(r.cfg.Dir, newHCLog(log), r.cfg.Fatal); err != nil {
+		return err
+	}
+	index, err := r.snapshots.verify()
+	if err != nil {
+		return err
+	}
+	return r.store.Verify(index)
+}
+
+// Bootstrap makes this replica the only voter of a new group.
+func (r *Replica) Bootstrap() error {
+	err := r.raft.BootstrapCluster(raft.Configuration{Servers: []raft.Server{{
+		Suffrage: raft.Voter, ID: raft.ServerID(r.cfg.ID), Address: raft.ServerAddress(r.cfg.Addr),
+	}}}).Error()
+	if err != nil {
+		return fmt.Errorf("bootstrap %s: %w", r.cfg.Group, err)
+	}
+	return nil
+}
+
+// Raft returns the Raft instance.
+func (r *Replica) Raft() *raft.Raft { return r.raft }
+
+// ID returns the replica's id.
+func (r *Replica) ID() string { return r.cfg.ID }
+
+// IsLeader says whether this replica leads, as far as it knows.
+func (r *Replica) IsLeader() bool { return r.raft.State() == raft.Leader }
+
+// Leader returns the id of the group's leader, as far as this replica knows.
+func (r *Replica) Leader() (replicaID string, ok bool) {
+	_, id := r.raft.LeaderWithID()
+	return string(id), id != ""
+}
+
+// Log returns the log entry at index, checked against its CRC. An error that wraps raft.ErrLogNotFound says that it was
+// cut. The caller only reads the entry.
+func (r *Replica) Log(index uint64) (*raft.Log, error) {
+	var l raft.Log
+	if err := r.store.GetLog(index, &l); err != nil {
+		return nil, err
+	}
+	return &l, nil
+}
+
+// FirstIndex returns the first index of the log, 0 when it is empty.
+func (r *Replica) FirstIndex() uint64 {
+	first, _ := r.store.FirstIndex() // the wrapper knows it without reading
+	return first
+}
+
+// LogBytes returns the bytes of the entries in the log.
+func (r *Replica) LogBytes() int64 { return r.store.LogBytes() }
+
+// Checkpoint takes a snapshot and cuts the log behind it, but for RetainBytes. Without anything new it does nothing.
+func (r *Replica) Checkpoint() error {
+	r.checkpointMu.Lock()
+	defer r.checkpointMu.Unlock()
+	rc := r.raft.ReloadableConfig()
+	rc.TrailingLogs = 0
+	if last, from := r.raft.LastIndex(), r.store.IndexRetaining(r.cfg.RetainBytes); from <= last {
+		rc.TrailingLogs = last - from + 1
+	}
+	if err := r.raft.ReloadConfig(rc); err != nil {
+		return fmt.Errorf("set trailing logs of %s: %w", r.cfg.Group, err)
+	}
+	if err := r.raft.Snapshot().Error(); err != nil && !errors.Is(err, raft.ErrNothingNewToSnapshot) {
+		return fmt.Errorf("snapshot of %s: %w", r.cfg.Group, err)
+	}
+	return nil
+}
+
+// Close stops Raft and closes connections and files. It is idempotent.
+func (r *Replica) Close() error {
+	r.closeOnce.Do(func() {
+		if r.raft != nil {
+			r.closeErr = r.raft.Shutdown().Error()
+		}
+		if r.transport != nil {
+			r.closeErr = errors.Join(r.closeErr, r.transport.Close())
+		}
+		if r.store != nil {
+			r.closeErr = errors.Join(r.closeErr, r.store.Close())
+		}
+	})
+	return r.closeErr
+}

@@ -1,0 +1,201 @@
+package transport
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+)
+
+const (
+	// maxAppendBytes bounds the entries that one AppendEntries carries; one entry may be larger.
+	maxAppendBytes = 8 << 20
+	// maxPooled is how many idle connections are kept for a peer.
+	maxPooled = 3
+	// maxInflight is how many AppendEntries may be under way to one follower.
+	maxInflight = 8
+	// rpcTimeout bounds one Raft call; a snapshot has more, by its size.
+	rpcTimeout = 10 * time.Second
+	// deadPeerWait is how long an append waits for a peer that refuses connections, instead of failing at once: the
+	// library doubles its back-off with every failure, and a returned follower would wait for its end.
+	deadPeerWait = time.Second
+	redialEvery  = 50 * time.Millisecond
+)
+
+// stream is one replica's raft.StreamLayer. The address that Raft dials is "replica id|fallback address".
+type stream struct {
+	t         *Transport
+	group     Group
+	replicaID string
+	in        *connListener // both accepted and dialed connections close with it
+}
+
+var _ raft.StreamLayer = (*stream)(nil)
+
+// Accept implements net.Listener.
+func (s *stream) Accept() (net.Conn, error) { return s.in.Accept() }
+
+// Addr implements net.Listener.
+func (s *stream) Addr() net.Addr { return s.in.Addr() }
+
+// Close takes the replica off the listener and closes its connections.
+func (s *stream) Close() error {
+	s.t.mu.Lock()
+	if s.t.streams[s.group] == s {
+		delete(s.t.streams, s.group)
+	}
+	s.t.mu.Unlock()
+	return s.in.Close()
+}
+
+// Dial implements raft.StreamLayer.
+func (s *stream) Dial(address raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
+	replicaID, fallback, _ := strings.Cut(string(address), "|")
+	nodeID, _, _ := strings.Cut(replicaID, "/")
+	addr, ok := s.t.cfg.Resolver.RaftAddr(nodeID)
+	if !ok {
+		addr = fallback
+	}
+	if addr == "" {
+		return nil, fmt.Errorf("address of node %s is not known", nodeID)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	conn, err := s.t.dial(ctx, addr, preface{kind: kindRaft, group: s.group, replicaID: replicaID})
+	if err != nil {
+		return nil, err
+	}
+	owned := s.in.own(conn)
+	if owned == nil {
+		_ = conn.Close()
+		return nil, net.ErrClosed
+	}
+	return owned, nil
+}
+
+// Raft returns the transport of one replica of a group, and registers it with the listener. addr is this node's
+// advertised address. The replica closes it.
+func (t *Transport) Raft(group Group, replicaID, addr string, log hclog.Logger) (*RaftTransport, error) {
+	s := &stream{t: t, group: group, replicaID: replicaID, in: newConnListener(t.lis.Addr())}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed {
+		return nil, net.ErrClosed
+	}
+	if other := t.streams[group]; other != nil {
+		return nil, fmt.Errorf("replica %s of %s still runs", other.replicaID, group)
+	}
+	t.streams[group] = s
+	return &RaftTransport{
+		NetworkTransport: raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+			Logger: log, Stream: s, MaxPool: maxPooled, MaxRPCsInFlight: maxInflight, Timeout: rpcTimeout,
+			MsgpackUseNewTimeFormat: true,
+		}),
+		stream: s, local: raft.ServerAddress(addr),
+	}, nil
+}
+
+// RaftTransport adds to raft.NetworkTransport what it lacks: a target's replica id on every connection, a bound for
+// what one append carries, and patience with a dead peer.
+type RaftTransport struct {
+	*raft.NetworkTransport
+	stream *stream
+	local  raft.ServerAddress
+}
+
+var (
+	_ raft.Transport   = (*RaftTransport)(nil)
+	_ raft.WithPreVote = (*RaftTransport)(nil)
+	_ raft.WithClose   = (*RaftTransport)(nil)
+)
+
+// LocalAddr implements raft.Transport.
+func (r *RaftTransport) LocalAddr() raft.ServerAddress { return r.local }
+
+// Close closes the replica's connections and takes it off the listener. It is idempotent.
+func (r *RaftTransport) Close() error {
+	return errors.Join(r.NetworkTransport.Close(), r.stream.Close())
+}
+
+// to is the address that the stream dials for a server.
+func to(id raft.ServerID, target raft.ServerAddress) raft.ServerAddress {
+	return raft.ServerAddress(id) + "|" + target
+}
+
+// AppendEntries implements raft.Transport. It cuts what is beyond maxAppendBytes off the request: the leader counts
+// only what the request still has when the call returns, and sends the rest next.
+func (r *RaftTransport) AppendEntries(id raft.ServerID, target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	bound(args)
+	deadline := time.Now().Add(deadPeerWait)
+	for {
+		err := r.NetworkTransport.AppendEntries(id, to(id, target), args, resp)
+		if err == nil || !errors.Is(err, syscall.ECONNREFUSED) || time.Now().After(deadline) || r.IsShutdown() {
+			return err
+		}
+		select {
+		case <-time.After(redialEvery):
+		case <-r.stream.in.closed:
+			return err
+		}
+	}
+}
+
+// bound leaves at least one entry and otherwise at most maxAppendBytes of them.
+func bound(args *raft.AppendEntriesRequest) {
+	bytes := 0
+	for i, e := range args.Entries {
+		bytes += len(e.Data)
+		if i > 0 && bytes > maxAppendBytes {
+			args.Entries = args.Entries[:i]
+			return
+		}
+	}
+}
+
+// AppendEntriesPipeline implements raft.Transport.
+func (r *RaftTransport) AppendEntriesPipeline(id raft.ServerID, target raft.ServerAddress) (raft.AppendPipeline, error) {
+	p, err := r.NetworkTransport.AppendEntriesPipeline(id, to(id, target))
+	if err != nil {
+		return nil, err
+	}
+	return boundedPipeline{p}, nil
+}
+
+// boundedPipeline bounds every request as AppendEntries does.
+type boundedPipeline struct{ raft.AppendPipeline }
+
+// AppendEntries implements raft.AppendPipeline.
+func (p boundedPipeline) AppendEntries(args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) (raft.AppendFuture, error) {
+	bound(args)
+	return p.AppendPipeline.AppendEntries(args, resp)
+}
+
+// RequestVote implements raft.Transport.
+func (r *RaftTransport) RequestVote(id raft.ServerID, target raft.ServerAddress, args *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
+	return r.NetworkTransport.RequestVote(id, to(id, target), args, resp)
+}
+
+// RequestPreVote implements raft.WithPreVote.
+func (r *RaftTransport) RequestPreVote(id raft.ServerID, target raft.ServerAddress, args *raft.RequestPreVoteRequest, resp *raft.RequestPreVoteResponse) error {
+	return r.NetworkTransport.RequestPreVote(id, to(id, target), args, resp)
+}
+
+// InstallSnapshot implements raft.Transport.
+func (r *RaftTransport) InstallSnapshot(id raft.ServerID, target raft.ServerAddress, args *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, data io.Reader) error {
+	return r.NetworkTransport.InstallSnapshot(id, to(id, target), args, resp, data)
+}
+
+// TimeoutNow implements raft.Transport.
+func (r *RaftTransport) TimeoutNow(id raft.ServerID, target raft.ServerAddress, args *raft.TimeoutNowRequest, resp *raft.TimeoutNowResponse) error {
+	return r.NetworkTransport.TimeoutNow(id, to(id, target), args, resp)
+}
+
+// EncodePeer implements raft.Transport: the leader's address in its messages is the plain one.
+func (r *RaftTransport) EncodePeer(_ raft.ServerID, addr raft.ServerAddress) []byte { return []byte(addr) }
