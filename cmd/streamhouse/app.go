@@ -41,7 +41,7 @@ type client struct {
 // run executes one command line and returns the exit code.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	a := &app{stdin: stdin, stdout: stdout, stderr: stderr}
-	root := a.rootCommand()
+	root := a.rootCommand() //nolint:contextcheck // cobra hands the context to each command
 	root.SetArgs(args)
 	root.SetIn(stdin)
 	root.SetOut(stdout)
@@ -56,7 +56,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	}
 	a.say("streamhouse: %v", err)
 	if _, bad := errors.AsType[*node.ConfigError](err); bad || !a.started {
-		a.say("see: streamhouse %s --help", commandPath(root, args))
+		a.say("see: %s --help", commandPath(root, args))
 		return exitUsage
 	}
 	return exitFailed
@@ -65,29 +65,19 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 // commandPath returns the names of the command that args mean.
 func commandPath(root *cobra.Command, args []string) string {
 	cmd, _, err := root.Find(args)
-	if err != nil || cmd == root {
-		return ""
+	if err != nil {
+		return root.Name()
 	}
-	path := cmd.Name()
-	for p := cmd.Parent(); p != nil && p != root; p = p.Parent() {
-		path = p.Name() + " " + path
-	}
-	return path
+	return cmd.CommandPath()
 }
 
 func (a *app) rootCommand() *cobra.Command {
-	root := &cobra.Command{
-		Use:           "streamhouse",
-		Short:         "A durable log service: Kafka-like topics, replicated by Raft, with their history in S3",
-		SilenceErrors: true,
-		SilenceUsage:  true,
-		Args:          cobra.NoArgs,
-	}
-	root.AddCommand(
+	root := group("streamhouse", "A durable log service: Kafka-like topics, replicated by Raft, with their history in S3",
 		a.serverCommand(), a.devCommand(),
 		a.topicCommand(), a.produceCommand(), a.consumeCommand(),
 		a.clusterCommand(), a.segmentCommand(), a.versionCommand(),
 	)
+	root.SilenceErrors, root.SilenceUsage = true, true
 	root.SetHelpCommand(&cobra.Command{Hidden: true})
 	return root
 }
@@ -122,11 +112,24 @@ func group(use, short string, below ...*cobra.Command) *cobra.Command {
 	return c
 }
 
+// exactly wants one argument for each name.
+func exactly(names ...string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) < len(names) {
+			return fmt.Errorf("%s is missing: %s", names[len(args)], cmd.UseLine())
+		}
+		if len(args) > len(names) {
+			return fmt.Errorf("unknown argument %q: %s", args[len(names)], cmd.UseLine())
+		}
+		return nil
+	}
+}
+
 // flags adds the flags of a client to a command.
 func (c *client) flags(cmd *cobra.Command, format output.Format, timeout time.Duration, timeoutHelp string) {
 	c.format = format
 	f := cmd.Flags()
-	f.StringVar(&c.addr, "addr", "", "addresses of nodes, `host:port,…`; the next is used where one fails (default $STREAMHOUSE_ADDR, or "+remote.DefaultAddr+")")
+	f.StringVar(&c.addr, "addr", "", "addresses of nodes, `host:port,...`; the next is used where one fails (default $STREAMHOUSE_ADDR, or "+remote.DefaultAddr+")")
 	f.VarP(&c.format, "output", "o", "table, json or value")
 	f.DurationVar(&c.timeout, "timeout", timeout, timeoutHelp)
 }

@@ -120,7 +120,7 @@ func (a *app) clusterStatus() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show nodes and shards",
-		Args:  cobra.NoArgs,
+		Args:  exactly(),
 		RunE: a.do(func(ctx context.Context, _ *cobra.Command, _ []string) error {
 			return c.with(ctx, func(ctx context.Context, p *remote.Pool) error {
 				s, err := getStatus(ctx, p)
@@ -237,7 +237,7 @@ func (a *app) nodeChange(name, short string, change func(context.Context, stream
 	cmd := &cobra.Command{
 		Use:   name + " NODE",
 		Short: short,
-		Args:  cobra.ExactArgs(1),
+		Args:  exactly("NODE"),
 		RunE: a.do(func(ctx context.Context, _ *cobra.Command, args []string) error {
 			return c.with(ctx, func(ctx context.Context, p *remote.Pool) error {
 				_, err := clusterCall(ctx, p, func(ctx context.Context, s streamhousev1.ClusterServiceClient) (struct{}, error) {
@@ -288,7 +288,7 @@ func (a *app) transferLeader() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "transfer-leader SHARD NODE",
 		Short: "Make a node the leader of a shard of which it has a replica",
-		Args:  cobra.ExactArgs(2),
+		Args:  exactly("SHARD", "NODE"),
 		RunE: a.do(func(ctx context.Context, _ *cobra.Command, args []string) error {
 			shard, err := strconv.ParseUint(args[0], 10, 32)
 			if err != nil {

@@ -44,7 +44,7 @@ default) each record's value is written as a line, and nothing else.`,
 		Example: `  streamhouse consume events
   streamhouse consume events --from 2026-01-31T12:00:00Z -o json
   streamhouse consume events --group billing --follow`,
-		Args: cobra.ExactArgs(1),
+		Args: exactly("TOPIC"),
 		RunE: a.do(func(ctx context.Context, cmd *cobra.Command, args []string) error {
 			j, err := f.job(cmd, args[0])
 			if err != nil {

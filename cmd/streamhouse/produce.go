@@ -17,7 +17,6 @@ import (
 	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
 	"github.com/streamhouse/streamhouse/cmd/streamhouse/internal/output"
 	"github.com/streamhouse/streamhouse/cmd/streamhouse/internal/producer"
-	"github.com/streamhouse/streamhouse/cmd/streamhouse/internal/remote"
 	"github.com/streamhouse/streamhouse/storage/record"
 )
 
@@ -39,7 +38,7 @@ Lines come from stdin or a file and end with LF; all other bytes are kept. Recor
 are written under a producer id, so that a retry never stores one twice.`,
 		Example: `  streamhouse produce events --file app.log
   echo 'user-7:signed in' | streamhouse produce events --key-separator :`,
-		Args: cobra.ExactArgs(1),
+		Args: exactly("TOPIC"),
 		RunE: a.do(func(ctx context.Context, cmd *cobra.Command, args []string) error {
 			job, err := f.job(cmd, args[0])
 			if err != nil {

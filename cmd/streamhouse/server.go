@@ -34,7 +34,7 @@ or in a YAML file (--config); a flag is stronger than the environment, and that 
 the file. The log goes to stderr.`,
 		Example: `  streamhouse server --data-dir /var/lib/streamhouse
   streamhouse server --config /etc/streamhouse/node.yaml --log-format json`,
-		Args: cobra.NoArgs,
+		Args: exactly(),
 		RunE: a.do(func(ctx context.Context, cmd *cobra.Command, _ []string) error {
 			cfg, err := node.Load(node.Sources{Flags: changedSettings(cmd.Flags()), Environ: os.Environ(), File: cmd.Flag("config").Value.String()})
 			if err != nil {
@@ -51,7 +51,7 @@ the file. The log goes to stderr.`,
 	cmd.Flags().String("config", "", "YAML `file` with settings")
 	for _, s := range node.Settings() {
 		help := s.Help
-		if s.Bounds != "" && s.Kind != "bool" {
+		if s.Bounds != "" && s.Kind != "bool" && s.Kind != "name" {
 			help += " [" + s.Bounds + "]"
 		}
 		f := cmd.Flags().VarPF(&settingFlag{text: s.Default, kind: s.Kind}, s.Name, "", help)

@@ -101,7 +101,7 @@ func (a *app) topicCreate() *cobra.Command {
 		Use:     "create NAME",
 		Short:   "Create a topic",
 		Example: "  streamhouse topic create events --partitions 12 --config retention.ms=86400000",
-		Args:    cobra.ExactArgs(1),
+		Args:    exactly("NAME"),
 		RunE: a.do(func(ctx context.Context, _ *cobra.Command, args []string) error {
 			config, err := parseConfigs(configs)
 			if err != nil {
@@ -128,7 +128,7 @@ func (a *app) topicList() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "List all topics",
-		Args:  cobra.NoArgs,
+		Args:  exactly(),
 		RunE: a.do(func(ctx context.Context, _ *cobra.Command, _ []string) error {
 			return c.with(ctx, func(ctx context.Context, p *remote.Pool) error {
 				resp, err := topics(ctx, p, remote.Idempotent, func(ctx context.Context, s streamhousev1.StreamHouseServiceClient) (*streamhousev1.ListTopicsResponse, error) {
@@ -164,7 +164,7 @@ func (a *app) topicDescribe() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "describe NAME",
 		Short: "Show a topic and its partitions",
-		Args:  cobra.ExactArgs(1),
+		Args:  exactly("NAME"),
 		RunE: a.do(func(ctx context.Context, _ *cobra.Command, args []string) error {
 			return c.with(ctx, func(ctx context.Context, p *remote.Pool) error {
 				t, err := getTopic(ctx, p, args[0])
@@ -230,7 +230,7 @@ func (a *app) topicAlter() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "alter NAME",
 		Short: "Change a topic's configs or add partitions",
-		Args:  cobra.ExactArgs(1),
+		Args:  exactly("NAME"),
 		RunE: a.do(func(ctx context.Context, _ *cobra.Command, args []string) error {
 			config, err := parseConfigs(configs)
 			if err != nil {
@@ -261,7 +261,7 @@ func (a *app) topicDelete() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "delete NAME",
 		Short: "Delete a topic with all its records",
-		Args:  cobra.ExactArgs(1),
+		Args:  exactly("NAME"),
 		RunE: a.do(func(ctx context.Context, _ *cobra.Command, args []string) error {
 			return c.with(ctx, func(ctx context.Context, p *remote.Pool) error {
 				_, err := topics(ctx, p, remote.Once, func(ctx context.Context, s streamhousev1.StreamHouseServiceClient) (*streamhousev1.DeleteTopicResponse, error) {

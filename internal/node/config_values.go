@@ -89,7 +89,7 @@ type listValue struct{ p *[]string }
 
 func list(p *[]string) value { return &listValue{p} }
 
-func (v *listValue) kind() string   { return "host:port,…" }
+func (v *listValue) kind() string   { return "host:port,..." }
 func (v *listValue) bounds() string { return "" }
 func (v *listValue) String() string { return strings.Join(*v.p, ",") }
 
