@@ -67,13 +67,13 @@ func (c *Config) setDefaults() {
 func (c *Config) Validate() error {
 	switch {
 	case c.Peers == nil:
-		return errors.New("Peers: must be set")
+		return errors.New("metadata: Peers must be set")
 	case c.Fatal == nil:
-		return errors.New("Fatal: must be set")
+		return errors.New("metadata: Fatal must be set")
 	case c.Replica.Dir == "":
-		return errors.New("Replica.Dir: must be set")
+		return errors.New("metadata: Replica.Dir must be set")
 	case c.Replica.ID == "":
-		return errors.New("Replica.ID: must be set")
+		return errors.New("metadata: Replica.ID must be set")
 	}
 	return nil
 }

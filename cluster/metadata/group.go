@@ -49,7 +49,7 @@ type Group struct {
 func Open(cfg Config) (*Group, error) {
 	cfg.setDefaults()
 	if err := cfg.Validate(); err != nil {
-		return nil, fmt.Errorf("metadata group: %w", err)
+		return nil, err
 	}
 	g := &Group{cfg: cfg, fsm: newAdapter(cfg.Fatal), closed: make(chan struct{})}
 	g.rounds.wake = make(chan struct{}, 1)

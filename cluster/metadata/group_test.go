@@ -132,13 +132,11 @@ func TestLeaderDiesDuringProposals(t *testing.T) {
 	}
 
 	// The dead node comes back from its files and is ready once it has all of it.
-	require.Error(t, timeoutReady(nodes[0]))
+	require.Error(t, nodes[0].group.Ready())
 	c.start(nodes[0])
 	require.Eventually(t, func() bool { return nodes[0].group.Ready() == nil }, wait, tick)
 	require.True(t, hasNode(nodes[0], fmt.Sprintf("n2-%d", each-1)))
 }
-
-func timeoutReady(n *testNode) error { return n.group.Ready() }
 
 func TestMinorityIsNotReady(t *testing.T) {
 	c, nodes := newCluster(t, 3, nil)

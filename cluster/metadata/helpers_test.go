@@ -106,7 +106,7 @@ func (c *cluster) start(n *testNode) {
 		addr = "127.0.0.1:0"
 	}
 	tr, err := transport.Listen(transport.Config{
-		Addr: addr, NodeID: n.id, Resolver: c, Logger: slog.New(slog.DiscardHandler),
+		Addr: addr, Resolver: c, Logger: slog.New(slog.DiscardHandler),
 	})
 	require.NoError(t, err)
 	tr.SetClusterID(testCluster)
@@ -165,21 +165,6 @@ func (c *cluster) stopAll() {
 	for _, n := range all {
 		c.stop(n)
 	}
-}
-
-func (c *cluster) leader(among ...*testNode) *testNode {
-	c.t.Helper()
-	var found *testNode
-	require.Eventually(c.t, func() bool {
-		for _, n := range among {
-			if n.group.IsLeader() {
-				found = n
-				return true
-			}
-		}
-		return false
-	}, wait, tick)
-	return found
 }
 
 // fakeClient calls another node's group directly, as the RPC handlers do.

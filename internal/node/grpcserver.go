@@ -15,9 +15,7 @@ import (
 )
 
 const (
-	// nodeMessageBytes bounds one message between nodes: a whole request with what is around it.
-	nodeMessageOverhead = 1 << 20
-	healthTick          = 200 * time.Millisecond
+	healthTick = 200 * time.Millisecond
 
 	gracePublic = 10 * time.Second
 	graceNode   = 3 * time.Second
@@ -35,10 +33,9 @@ func publicOptions(conns *connGauge) []grpc.ServerOption {
 	}
 }
 
-// nodeOptions are what the server for other nodes has.
-func nodeOptions(maxRequestBytes int) []grpc.ServerOption {
+// nodeOptions are what the server for other nodes has beside its interceptors and bounds.
+func nodeOptions() []grpc.ServerOption {
 	return []grpc.ServerOption{
-		grpc.MaxRecvMsgSize(maxRequestBytes + nodeMessageOverhead),
 		grpc.MaxSendMsgSize(math.MaxInt32),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: time.Second, PermitWithoutStream: true}),

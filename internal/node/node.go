@@ -53,6 +53,7 @@ type Node struct {
 	joiner    *joiner
 	member    *member
 	shards    *broker.Shards
+	groups    *broker.Replicas
 	broker    *broker.Broker
 }
 

@@ -4,17 +4,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 
-	nodev1 "github.com/streamhouse/streamhouse/api/streamhouse/node/v1"
 	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
 	"github.com/streamhouse/streamhouse/broker"
 	"github.com/streamhouse/streamhouse/broker/rpc"
 	"github.com/streamhouse/streamhouse/cluster/controller"
+	"github.com/streamhouse/streamhouse/cluster/gossip"
 	"github.com/streamhouse/streamhouse/storage/cache"
 	"github.com/streamhouse/streamhouse/storage/segment"
 )
@@ -40,11 +41,12 @@ func (n *Node) startShards(ctx context.Context, st *stack) error {
 func (n *Node) startBroker(ctx context.Context, st *stack) error {
 	blocks := cache.New(n.bucket, cache.Config{CapacityBytes: n.cfg.CacheBytes, Registerer: n.reg, Logger: n.log})
 	st.push("cache", blocks.Close)
+	n.groups = broker.NewReplicas(n.group.Replica(), n.shards, n.group.View)
 	var err error
 	n.broker, err = broker.New(broker.Config{
 		NodeID: n.cfg.NodeID, Metadata: n.group, Shards: broker.Hosted(n.shards), Peers: n.peers,
 		History:        segment.NewReader(blocks, indexCacheBytes),
-		Groups:         broker.NewReplicas(n.group, n.shards, n.resolver),
+		Groups:         n.groups,
 		PeerError:      rpc.FromPeer,
 		Alive:          n.alive,
 		CanLeave:       n.canLeave,
@@ -58,23 +60,30 @@ func (n *Node) startBroker(ctx context.Context, st *stack) error {
 	return nil
 }
 
+// alive reports whether a node is there to stay, as far as gossip knows.
 func (n *Node) alive(nodeID string) bool {
-	_, ok := n.gossip.Member(nodeID)
-	return ok
+	m, ok := n.gossip.Member(nodeID)
+	return ok && !m.Leaving
 }
 
 func (n *Node) canLeave(nodeID string) error {
-	return controller.CanLeave(n.group.View(), nodeID)
+	return controller.CheckDrain(n.group.View(), nodeID, n.alive)
 }
 
 // startCalls opens the node to other nodes and then to clients. When it stops,
 // leaderships go first, while all calls are still served and forwarded.
 func (n *Node) startCalls(ctx context.Context, st *stack) error {
-	inner := grpc.NewServer(append(nodeOptions(n.cfg.MaxRequestBytes), rpc.NodeServerOptions(n.rpcConfig())...)...)
-	nodev1.RegisterNodeServiceServer(inner, rpc.NewNodeService(rpc.NodeConfig{
-		Broker: n.broker, Metadata: n.group, Join: n.joiner,
-	}))
+	peers, err := rpc.NewNodeServer(rpc.NodeConfig{
+		Shards: broker.Hosted(n.shards), Groups: n.groups, Metadata: n.group, Joiner: n.joiner,
+		MaxInflightBytes: n.cfg.MaxInflightBytes, MaxRequestBytes: n.cfg.MaxRequestBytes, Logger: n.log,
+	})
+	if err != nil {
+		return err
+	}
+	inner := grpc.NewServer(append(nodeOptions(), peers.Options()...)...)
+	peers.Register(inner)
 	n.serveGRPC(ctx, st, "node calls", inner, func() error { return inner.Serve(n.transport.RPCListener()) }, graceNode)
+	st.push("node polls", func() error { peers.EndPolls(); return nil })
 
 	calls, err := rpc.NewServer(rpc.Config{
 		Broker: n.broker, MaxInflightBytes: n.cfg.MaxInflightBytes, MaxRequestBytes: n.cfg.MaxRequestBytes, Logger: n.log,
@@ -130,10 +139,20 @@ func (n *Node) handOver() error {
 	return nil
 }
 
+// stayers is gossip without the nodes that are about to leave: they are to get no leadership.
+type stayers struct{ *gossip.Gossip }
+
+// IncarnationAlive reports whether this life of a node is seen and goes on.
+func (s stayers) IncarnationAlive(nodeID, incarnation string) bool {
+	return slices.ContainsFunc(s.Members(), func(m gossip.Member) bool {
+		return m.NodeID == nodeID && m.Incarnation == incarnation && !m.Leaving
+	})
+}
+
 // startController changes the cluster, where this node leads the metadata group.
 func (n *Node) startController(ctx context.Context, st *stack) error {
 	c := controller.New(controller.Config{
-		NodeID: n.cfg.NodeID, Metadata: n.group, Gossip: n.gossip, Peers: n.peers, Bucket: n.bucket,
+		NodeID: n.cfg.NodeID, Metadata: n.group, Gossip: stayers{n.gossip}, Peers: n.peers, Bucket: n.bucket,
 		ReplaceAfter: n.cfg.ReplaceAfter, ObjectGrace: n.cfg.ObjectGrace, Logger: n.log, Registerer: n.reg,
 	})
 	st.push("controller", serve(ctx, "controller", n.fatal, c.Run).stop)

@@ -118,8 +118,7 @@ func (n *Node) startWires(ctx context.Context, st *stack) error {
 	st.push("grpc listener", func() error { return ignoreClosed(n.grpc.Close()) })
 	n.resolver = &resolver{identity: n.identity}
 	n.transport, err = transport.Listen(transport.Config{
-		Addr: n.cfg.RaftAddr, Advertise: n.cfg.Advertised(n.cfg.RaftAddr), NodeID: n.cfg.NodeID,
-		Resolver: n.resolver, Logger: n.log, Registerer: n.reg,
+		Addr: n.cfg.RaftAddr, Resolver: n.resolver, Logger: n.log,
 	})
 	if err != nil {
 		return fmt.Errorf("--raft-addr: %w", err)
