@@ -79,7 +79,7 @@ func OpenWAL(cfg Config) (*Store, error) {
 	if log == nil {
 		log = hclog.NewNullLogger()
 	}
-	w, err := wal.Open(cfg.Dir, wal.WithMetaStore(meta), wal.WithSegmentSize(walSegmentBytes), wal.WithCodec(sizedCodec{}), wal.WithLogger(log))
+	w, err := wal.Open(cfg.Dir, wal.WithMetaStore(meta), wal.WithSegmentSize(walSegmentBytes), wal.WithLogger(log))
 	if err != nil {
 		_ = meta.Close()
 		return nil, &CorruptError{File: cfg.Dir, Reason: err.Error()}

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/streamhouse/streamhouse/cluster/transport"
 )
 
 // Server is one server of a group's Raft configuration.
@@ -39,13 +41,12 @@ func (r *Replica) Status() Status {
 	st := Status{
 		ReplicaID: r.cfg.ID, State: r.raft.State().String(), Term: r.raft.CurrentTerm(), LeaderID: leader,
 		LastIndex: r.raft.LastIndex(), CommitIndex: r.raft.CommitIndex(), AppliedIndex: r.raft.AppliedIndex(),
-		LogBytes: r.LogBytes(),
+		ConfigurationIndex: r.confIndex.Load(), LogBytes: r.LogBytes(),
 	}
 	future := r.raft.GetConfiguration()
 	if future.Error() != nil {
 		return st // stopping
 	}
-	st.ConfigurationIndex = future.Index()
 	for _, s := range future.Configuration().Servers {
 		st.Servers = append(st.Servers, Server{ReplicaID: string(s.ID), Address: string(s.Address), Voter: s.Suffrage == raft.Voter})
 	}
@@ -68,19 +69,15 @@ const changeTimeout = 10 * time.Second
 // ChangeMembership makes one change to the configuration that has the index prevIndex, on the leader, and returns the
 // index of the new one once it is committed. ErrNotLeader and ErrStale say that nothing was done.
 func (r *Replica) ChangeMembership(ctx context.Context, change Change, replicaID, addr string, prevIndex uint64) (uint64, error) {
-	conf := r.raft.GetConfiguration()
-	if err := conf.Error(); err != nil {
-		return 0, fromRaft(err)
-	}
-	if conf.Index() != prevIndex {
-		return 0, fmt.Errorf("%w: it is of index %d, decided on was %d", ErrStale, conf.Index(), prevIndex)
+	if now := r.confIndex.Load(); now != prevIndex || now == 0 {
+		return 0, fmt.Errorf("%w: it is of index %d, decided on was %d", ErrStale, now, prevIndex)
 	}
 	var f raft.IndexFuture
 	switch change {
 	case AddNonvoter:
-		f = r.raft.AddNonvoter(raft.ServerID(replicaID), raft.ServerAddress(addr), prevIndex, changeTimeout)
+		f = r.raft.AddNonvoter(raft.ServerID(replicaID), transport.ServerAddress(replicaID, addr), prevIndex, changeTimeout)
 	case Promote:
-		f = r.raft.AddVoter(raft.ServerID(replicaID), raft.ServerAddress(addr), prevIndex, changeTimeout)
+		f = r.raft.AddVoter(raft.ServerID(replicaID), transport.ServerAddress(replicaID, addr), prevIndex, changeTimeout)
 	case Remove:
 		f = r.raft.RemoveServer(raft.ServerID(replicaID), prevIndex, changeTimeout)
 	default:

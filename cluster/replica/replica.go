@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 
 	"github.com/hashicorp/raft"
 
@@ -20,7 +21,8 @@ type Replica struct {
 	snapshots *snapshotStore
 	transport *transport.RaftTransport
 
-	checkpointMu sync.Mutex // one checkpoint at a time
+	confIndex    atomic.Uint64 // of the newest committed configuration
+	checkpointMu sync.Mutex    // one checkpoint at a time
 	closeOnce    sync.Once
 	closeErr     error
 }
@@ -48,11 +50,33 @@ func Open(cfg Config) (*Replica, error) {
 		return nil, errors.Join(err, r.Close())
 	}
 	r.transport = tr
-	r.raft, err = raft.NewRaft(cfg.raftConfig(log), cfg.FSM, r.store, r.store, r.snapshots, tr)
+	r.raft, err = raft.NewRaft(cfg.raftConfig(log), &configuredFSM{cfg.FSM, r}, r.store, r.store, r.snapshots, tr)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("start Raft of %s: %w", cfg.Group, err), r.Close())
 	}
 	return r, nil
+}
+
+// configuredFSM notes the index of every committed configuration, which the library's own GetConfiguration leaves out.
+type configuredFSM struct {
+	raft.FSM
+	replica *Replica
+}
+
+var _ raft.ConfigurationStore = (*configuredFSM)(nil)
+
+// StoreConfiguration implements raft.ConfigurationStore.
+func (f *configuredFSM) StoreConfiguration(index uint64, _ raft.Configuration) {
+	f.replica.configured(index)
+}
+
+func (r *Replica) configured(index uint64) {
+	for {
+		old := r.confIndex.Load()
+		if index <= old || r.confIndex.CompareAndSwap(old, index) {
+			return
+		}
+	}
 }
 
 func (r *Replica) openFiles(log *slog.Logger) error {
@@ -66,7 +90,7 @@ func (r *Replica) openFiles(log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	if r.snapshots, err = openSnapshots(r.cfg.Dir, newHCLog(log), r.cfg.Fatal); err != nil {
+	if r.snapshots, err = openSnapshots(r.cfg.Dir, newHCLog(log), r.cfg.Fatal, r.configured); err != nil {
 		return err
 	}
 	index, err := r.snapshots.verify()
@@ -79,7 +103,7 @@ func (r *Replica) openFiles(log *slog.Logger) error {
 // Bootstrap makes this replica the only voter of a new group.
 func (r *Replica) Bootstrap() error {
 	err := r.raft.BootstrapCluster(raft.Configuration{Servers: []raft.Server{{
-		Suffrage: raft.Voter, ID: raft.ServerID(r.cfg.ID), Address: raft.ServerAddress(r.cfg.Addr),
+		Suffrage: raft.Voter, ID: raft.ServerID(r.cfg.ID), Address: transport.ServerAddress(r.cfg.ID, r.cfg.Addr),
 	}}}).Error()
 	if err != nil {
 		return fmt.Errorf("bootstrap %s: %w", r.cfg.Group, err)

@@ -3,6 +3,7 @@ package replica
 import (
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"os"
 	"path/filepath"
@@ -17,19 +18,27 @@ import (
 // snapshotsDir is where raft.FileSnapshotStore puts its snapshots.
 const snapshotsDir = "snapshots"
 
+const (
+	metaName = "meta.json"
+	// sumName holds the CRC32C of meta.json, eight hex digits: the library sums only the state beside it.
+	sumName = "meta.crc32c"
+)
+
 // snapshotStore is raft.FileSnapshotStore; a failed write of a snapshot ends the node.
 type snapshotStore struct {
 	raft.SnapshotStore
 	dir   string
 	fatal func(error)
+	// configured is told the index of the configuration that a new snapshot has.
+	configured func(index uint64)
 }
 
-func openSnapshots(dir string, log hclog.Logger, fatal func(error)) (*snapshotStore, error) {
+func openSnapshots(dir string, log hclog.Logger, fatal func(error), configured func(uint64)) (*snapshotStore, error) {
 	s, err := raft.NewFileSnapshotStoreWithLogger(dir, keptSnapshots, log)
 	if err != nil {
 		return nil, fmt.Errorf("open snapshots of %s: %w", dir, err)
 	}
-	return &snapshotStore{SnapshotStore: s, dir: filepath.Join(dir, snapshotsDir), fatal: fatal}, nil
+	return &snapshotStore{SnapshotStore: s, dir: filepath.Join(dir, snapshotsDir), fatal: fatal, configured: configured}, nil
 }
 
 // Create implements raft.SnapshotStore.
@@ -38,7 +47,7 @@ func (s *snapshotStore) Create(v raft.SnapshotVersion, index, term uint64, c raf
 	if err != nil {
 		return nil, s.failed(err)
 	}
-	return &snapshotSink{SnapshotSink: sink, store: s}, nil
+	return &snapshotSink{SnapshotSink: sink, store: s, confIndex: confIndex}, nil
 }
 
 func (s *snapshotStore) failed(err error) error {
@@ -49,7 +58,9 @@ func (s *snapshotStore) failed(err error) error {
 
 type snapshotSink struct {
 	raft.SnapshotSink
-	store *snapshotStore
+	store     *snapshotStore
+	confIndex uint64
+	closed    bool
 }
 
 // Write implements io.Writer.
@@ -63,8 +74,62 @@ func (s *snapshotSink) Write(p []byte) (int, error) {
 
 // Close implements io.Closer.
 func (s *snapshotSink) Close() error {
+	if s.closed {
+		return nil
+	}
+	s.closed = true
 	if err := s.SnapshotSink.Close(); err != nil {
 		return s.store.failed(err)
+	}
+	if err := s.store.writeSum(s.ID()); err != nil {
+		return s.store.failed(err)
+	}
+	s.store.configured(s.confIndex)
+	return nil
+}
+
+// writeSum puts the sum beside meta.json. After a crash before it, a snapshot has none, and is checked without.
+func (s *snapshotStore) writeSum(id string) error {
+	dir := filepath.Join(s.dir, id)
+	sum, err := metaSum(dir)
+	if err != nil {
+		return err
+	}
+	f, err := os.OpenFile(filepath.Join(dir, sumName), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o640)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(sum)
+	return errors.Join(err, f.Sync(), f.Close(), syncDir(dir))
+}
+
+func metaSum(dir string) (string, error) {
+	b, err := os.ReadFile(filepath.Join(dir, metaName))
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%08x", crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli))), nil
+}
+
+// verifyMeta checks a snapshot's meta.json against its sum and the name of its directory.
+func (s *snapshotStore) verifyMeta(m *raft.SnapshotMeta) error {
+	dir := filepath.Join(s.dir, m.ID)
+	want, err := os.ReadFile(filepath.Join(dir, sumName))
+	if errors.Is(err, os.ErrNotExist) {
+		want, err = nil, nil
+	}
+	if err != nil {
+		return err
+	}
+	got, err := metaSum(dir)
+	if err != nil {
+		return err
+	}
+	if want != nil && string(want) != got {
+		return &logstore.CorruptError{File: filepath.Join(dir, metaName), Reason: fmt.Sprintf("CRC is %s, computed %s", want, got)}
+	}
+	if !strings.HasPrefix(m.ID, fmt.Sprintf("%d-%d-", m.Term, m.Index)) {
+		return &logstore.CorruptError{File: filepath.Join(dir, metaName), Reason: "term and index are not those of the directory"}
 	}
 	return nil
 }
@@ -76,26 +141,14 @@ func (s *snapshotStore) verify() (index uint64, err error) {
 	if err != nil {
 		return 0, &logstore.CorruptError{File: s.dir, Reason: err.Error()}
 	}
-	listed := make(map[string]bool, len(metas))
-	for _, m := range metas {
-		listed[m.ID] = true
-	}
-	entries, err := os.ReadDir(s.dir)
-	if err != nil {
-		return 0, &logstore.CorruptError{File: s.dir, Reason: err.Error()}
-	}
-	kept := 0
-	for _, e := range entries {
-		if !e.IsDir() || strings.HasSuffix(e.Name(), ".tmp") {
-			continue
-		}
-		kept++
-		if !listed[e.Name()] && kept <= keptSnapshots {
-			return 0, &logstore.CorruptError{File: filepath.Join(s.dir, e.Name()), Reason: "the snapshot can't be read"}
-		}
+	if err := s.verifyListed(metas); err != nil {
+		return 0, err
 	}
 	if len(metas) == 0 {
 		return 0, nil
+	}
+	if err := s.verifyMeta(metas[0]); err != nil {
+		return 0, err
 	}
 	meta, r, err := s.Open(metas[0].ID)
 	if err == nil {
@@ -105,5 +158,24 @@ func (s *snapshotStore) verify() (index uint64, err error) {
 	if err != nil {
 		return 0, &logstore.CorruptError{File: filepath.Join(s.dir, metas[0].ID), Reason: err.Error()}
 	}
+	s.configured(meta.ConfigurationIndex)
 	return meta.Index, nil
+}
+
+// verifyListed checks that the library sees every snapshot that is there.
+func (s *snapshotStore) verifyListed(metas []*raft.SnapshotMeta) error {
+	listed := make(map[string]bool, len(metas))
+	for _, m := range metas {
+		listed[m.ID] = true
+	}
+	entries, err := os.ReadDir(s.dir)
+	if err != nil {
+		return &logstore.CorruptError{File: s.dir, Reason: err.Error()}
+	}
+	for _, e := range entries {
+		if e.IsDir() && !strings.HasSuffix(e.Name(), ".tmp") && !listed[e.Name()] && len(listed) < keptSnapshots {
+			return &logstore.CorruptError{File: filepath.Join(s.dir, e.Name()), Reason: "the snapshot can't be read"}
+		}
+	}
+	return nil
 }

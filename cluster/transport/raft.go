@@ -29,7 +29,14 @@ const (
 	redialEvery  = 50 * time.Millisecond
 )
 
-// stream is one replica's raft.StreamLayer. The address that Raft dials is "replica id|fallback address".
+// ServerAddress is a replica's address in a Raft configuration: where its node listened when it was added, and the part
+// of its id that makes it differ from other replicas of that node, since Raft refuses two servers with one address.
+func ServerAddress(replicaID, addr string) raft.ServerAddress {
+	_, id, _ := strings.Cut(replicaID, "/")
+	return raft.ServerAddress(addr + "/" + id)
+}
+
+// stream is one replica's raft.StreamLayer. The address that Raft dials is "replica id|server address".
 type stream struct {
 	t         *Transport
 	group     Group
@@ -58,6 +65,7 @@ func (s *stream) Close() error {
 // Dial implements raft.StreamLayer.
 func (s *stream) Dial(address raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
 	replicaID, fallback, _ := strings.Cut(string(address), "|")
+	fallback, _, _ = strings.Cut(fallback, "/")
 	nodeID, _, _ := strings.Cut(replicaID, "/")
 	addr, ok := s.t.cfg.Resolver.RaftAddr(nodeID)
 	if !ok {
@@ -98,7 +106,7 @@ func (t *Transport) Raft(group Group, replicaID, addr string, log hclog.Logger) 
 			Logger: log, Stream: s, MaxPool: maxPooled, MaxRPCsInFlight: maxInflight, Timeout: rpcTimeout,
 			MsgpackUseNewTimeFormat: true,
 		}),
-		stream: s, local: raft.ServerAddress(addr),
+		stream: s, local: ServerAddress(replicaID, addr),
 	}, nil
 }
 

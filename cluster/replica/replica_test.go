@@ -1,0 +1,358 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/raft"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/streamhouse/streamhouse/cluster/logstore"
+	"github.com/streamhouse/streamhouse/cluster/transport"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const waitFor = 15 * time.Second
+
+// listFSM remembers every entry.
+type listFSM struct {
+	mu      sync.Mutex
+	entries []string
+}
+
+func (f *listFSM) Apply(l *raft.Log) any {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.entries = append(f.entries, string(l.Data))
+	return nil
+}
+
+func (f *listFSM) all() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return append([]string(nil), f.entries...)
+}
+
+func (f *listFSM) Snapshot() (raft.FSMSnapshot, error) { return listSnapshot(f.all()), nil }
+
+func (f *listFSM) Restore(r io.ReadCloser) error {
+	b, err := io.ReadAll(r)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.entries = strings.Split(string(b), "\n")
+	return errors.Join(err, r.Close())
+}
+
+type listSnapshot []string
+
+func (s listSnapshot) Persist(sink raft.SnapshotSink) error {
+	if _, err := sink.Write([]byte(strings.Join(s, "\n"))); err != nil {
+		return errors.Join(err, sink.Cancel())
+	}
+	return sink.Close()
+}
+func (listSnapshot) Release() {}
+
+// member is one node with one replica of one group.
+type member struct {
+	t       *testing.T
+	group   *group
+	id      string
+	dir     string
+	store   Store
+	tr      *transport.Transport
+	stop    context.CancelFunc
+	done    chan struct{}
+	fsm     *listFSM
+	replica *Replica
+}
+
+// group is a set of members that find each other.
+type group struct {
+	mu    sync.Mutex
+	addrs map[string]string
+}
+
+func (g *group) RaftAddr(nodeID string) (string, bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	a, ok := g.addrs[nodeID]
+	return a, ok
+}
+
+// start opens the member's replica on a port of its own; its files must exist.
+func (m *member) start() error {
+	m.t.Helper()
+	tr, err := transport.Listen(transport.Config{Addr: "127.0.0.1:0", Resolver: m.group})
+	require.NoError(m.t, err)
+	tr.SetClusterID("c1")
+	ctx, cancel := context.WithCancel(context.Background())
+	m.tr, m.stop, m.done, m.fsm = tr, cancel, make(chan struct{}), &listFSM{}
+	go func() {
+		defer close(m.done)
+		_ = tr.Run(ctx)
+	}()
+	node, _, _ := strings.Cut(m.id, "/")
+	m.group.mu.Lock()
+	m.group.addrs[node] = tr.Addr().String()
+	m.group.mu.Unlock()
+	m.replica, err = Open(Config{
+		Dir: m.dir, Group: transport.Shard(1), ClusterID: "c1", ID: m.id, Addr: tr.Addr().String(), Store: m.store, FSM: m.fsm,
+		Transport: tr, Timeouts: Timeouts{300 * time.Millisecond, 300 * time.Millisecond, 150 * time.Millisecond},
+		Fatal: func(err error) { m.t.Errorf("fatal: %v", err) }, RetainBytes: 100,
+	})
+	return err
+}
+
+func (m *member) close() {
+	if m.stop == nil {
+		return
+	}
+	if m.replica != nil {
+		_ = m.replica.Close()
+	}
+	m.stop()
+	<-m.done
+	m.stop, m.replica = nil, nil
+}
+
+// newGroup starts a group that began with its first member and has grown to n voters.
+func newGroup(t *testing.T, n int, store Store) []*member {
+	t.Helper()
+	g := &group{addrs: make(map[string]string)}
+	var members []*member
+	for i := range n {
+		members = append(members, newMember(t, g, fmt.Sprintf("n%d/A", i+1), store))
+	}
+	require.NoError(t, members[0].replica.Bootstrap())
+	for _, m := range members[1:] {
+		addVoter(t, members, m)
+	}
+	return members
+}
+
+func newMember(t *testing.T, g *group, id string, store Store) *member {
+	t.Helper()
+	m := &member{t: t, group: g, id: id, dir: filepath.Join(t.TempDir(), "r"), store: store}
+	require.NoError(t, Create(m.dir))
+	require.NoError(t, m.start())
+	t.Cleanup(m.close)
+	return m
+}
+
+func leader(t *testing.T, members []*member) *member {
+	t.Helper()
+	var l *member
+	require.Eventually(t, func() bool {
+		for _, m := range members {
+			if m.replica != nil && m.replica.IsLeader() && m.replica.Raft().VerifyLeader().Error() == nil {
+				l = m
+				return true
+			}
+		}
+		return false
+	}, waitFor, 10*time.Millisecond, "a leader")
+	return l
+}
+
+func change(t *testing.T, members []*member, c Change, id, addr string) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		l := leader(t, members)
+		_, err := l.replica.ChangeMembership(context.Background(), c, id, addr, l.replica.Status().ConfigurationIndex)
+		return err == nil
+	}, waitFor, 20*time.Millisecond)
+}
+
+func addVoter(t *testing.T, members []*member, m *member) {
+	t.Helper()
+	change(t, members, AddNonvoter, m.id, m.tr.Addr().String())
+	l := leader(t, members)
+	require.Eventually(t, func() bool { return m.replica.Raft().AppliedIndex() >= l.replica.Raft().CommitIndex() }, waitFor, 10*time.Millisecond)
+	change(t, members, Promote, m.id, m.tr.Addr().String())
+}
+
+func apply(t *testing.T, members []*member, entries ...string) {
+	t.Helper()
+	for _, e := range entries {
+		require.NoError(t, leader(t, members).replica.Raft().Apply([]byte(e), time.Second).Error())
+	}
+}
+
+func requireEntries(t *testing.T, m *member, want ...string) {
+	t.Helper()
+	require.Eventually(t, func() bool { return fmt.Sprint(m.fsm.all()) == fmt.Sprint(want) }, waitFor, 10*time.Millisecond,
+		"%s has %v, want %v", m.id, m.fsm.all(), want)
+}
+
+func TestGroupSurvivesRestarts(t *testing.T) {
+	for name, store := range map[string]Store{"wal": WAL, "bolt": Bolt} {
+		t.Run(name, func(t *testing.T) {
+			members := newGroup(t, 3, store)
+			apply(t, members, "a", "b")
+			for _, m := range members {
+				requireEntries(t, m, "a", "b")
+			}
+			// The leader dies; the others go on; it comes back on another port and catches up.
+			dead := leader(t, members)
+			dead.close()
+			apply(t, members, "c")
+			require.NoError(t, dead.start())
+			requireEntries(t, dead, "a", "b", "c")
+			// All at once.
+			for _, m := range members {
+				m.close()
+			}
+			for _, m := range members {
+				require.NoError(t, m.start())
+			}
+			apply(t, members, "d")
+			for _, m := range members {
+				requireEntries(t, m, "a", "b", "c", "d")
+			}
+		})
+	}
+}
+
+func TestCheckpointAndSnapshotInstall(t *testing.T) {
+	for name, store := range map[string]Store{"wal": WAL, "bolt": Bolt} {
+		t.Run(name, func(t *testing.T) {
+			members := newGroup(t, 2, store)
+			var want []string
+			for i := range 50 {
+				want = append(want, fmt.Sprintf("entry number %d", i))
+			}
+			apply(t, members, want...)
+			l := leader(t, members)
+			require.NoError(t, l.replica.Checkpoint())
+			require.Greater(t, l.replica.FirstIndex(), uint64(40), "RetainBytes are left")
+			require.LessOrEqual(t, l.replica.LogBytes(), int64(100))
+
+			late := newMember(t, members[0].group, "n9/A", store)
+			members = append(members, late)
+			addVoter(t, members, late)
+			requireEntries(t, late, want...)
+			apply(t, members, "more")
+			late.close()
+			require.NoError(t, late.start())
+			requireEntries(t, late, append(want, "more")...)
+		})
+	}
+}
+
+func TestMembershipIsDecidedOnOneConfiguration(t *testing.T) {
+	members := newGroup(t, 1, WAL)
+	l := leader(t, members)
+	before := l.replica.Status().ConfigurationIndex
+	_, err := l.replica.ChangeMembership(t.Context(), AddNonvoter, "n2/A", "127.0.0.1:1", before)
+	require.NoError(t, err)
+	_, err = l.replica.ChangeMembership(t.Context(), AddNonvoter, "n3/B", "127.0.0.1:1", before)
+	require.ErrorIs(t, err, ErrStale)
+	require.ErrorIs(t, l.replica.HandOver(t.Context()), ErrNoSuccessor)
+	require.ErrorIs(t, l.replica.TransferTo(t.Context(), "n7/A"), ErrNoServer)
+}
+
+func TestTransferAndHandOver(t *testing.T) {
+	members := newGroup(t, 3, WAL)
+	l := leader(t, members)
+	for _, m := range members {
+		if m != l {
+			require.NoError(t, l.replica.TransferTo(t.Context(), m.id))
+			require.Eventually(t, m.replica.IsLeader, waitFor, 10*time.Millisecond)
+			require.ErrorIs(t, l.replica.TransferTo(t.Context(), m.id), ErrNotLeader)
+			require.NoError(t, m.replica.HandOver(t.Context()))
+			require.Eventually(t, func() bool { return !m.replica.IsLeader() }, waitFor, 10*time.Millisecond)
+			return
+		}
+	}
+}
+
+// A replica that lost its files and came back under another id does not vote for the one that it was
+// (traps wrong-replica-votes and lost-tail-votes).
+func TestTrapWrongReplicaVotes(t *testing.T) {
+	members := newGroup(t, 3, WAL)
+	apply(t, members, "a")
+	l := leader(t, members)
+	var wiped, other *member
+	for _, m := range members {
+		switch {
+		case m == l:
+		case wiped == nil:
+			wiped = m
+		default:
+			other = m
+		}
+	}
+	wiped.close()
+	require.NoError(t, Discard(wiped.dir))
+	require.ErrorIs(t, wiped.start(), ErrMissing, "it does not start without its files")
+	wiped.close()
+	node, _, _ := strings.Cut(wiped.id, "/")
+	fresh := newMember(t, wiped.group, node+"/B", WAL)
+	l.close()
+	require.Never(t, func() bool { return other.replica.IsLeader() || fresh.replica.IsLeader() }, 2*time.Second, 50*time.Millisecond,
+		"one of three voters is no majority, whoever else listens at the others' addresses")
+	require.NoError(t, l.start())
+	members = []*member{l, other, fresh}
+	apply(t, members, "b")
+	addVoter(t, members, fresh)
+	requireEntries(t, fresh, "a", "b")
+}
+
+// Whatever is damaged in a replica's files is found before it starts, and what the others have heals it
+// (traps bit-flip and silent-wal-cut).
+func TestTrapBitFlip(t *testing.T) {
+	damage := map[string]func(t *testing.T, path string){
+		"flip": func(t *testing.T, path string) {
+			b, err := os.ReadFile(path)
+			require.NoError(t, err)
+			i := strings.Index(string(b), "entry number 7")
+			if i < 0 {
+				i = len(b) / 2
+			}
+			b[i] ^= 0x10
+			require.NoError(t, os.WriteFile(path, b, 0o600))
+		},
+		"cut": func(t *testing.T, path string) {
+			st, err := os.Stat(path)
+			require.NoError(t, err)
+			require.NoError(t, os.Truncate(path, min(st.Size()/2, 400)))
+		},
+		"remove": func(t *testing.T, path string) { require.NoError(t, os.Remove(path)) },
+	}
+	for name, hurt := range damage {
+		for _, pattern := range []string{"*.wal", "durable", "snapshots/*/state.bin", "snapshots/*/meta.json"} {
+			t.Run(name+" "+strings.ReplaceAll(pattern, "/", "_"), func(t *testing.T) {
+				members := newGroup(t, 1, WAL)
+				for i := range 20 {
+					apply(t, members, fmt.Sprintf("entry number %d", i))
+				}
+				m := members[0]
+				if strings.HasPrefix(pattern, "snapshots") {
+					require.NoError(t, m.replica.Checkpoint())
+				}
+				m.close()
+				files, err := filepath.Glob(filepath.Join(m.dir, pattern))
+				require.NoError(t, err)
+				require.NotEmpty(t, files)
+				hurt(t, files[0])
+				err = m.start()
+				if !errors.Is(err, logstore.ErrCorrupt) && !errors.Is(err, ErrMissing) {
+					// The file could be hurt where nothing is: then all must be there.
+					require.NoError(t, err)
+					require.Contains(t, []string{"flip durable", "cut durable"}, name+" "+pattern)
+				}
+			})
+		}
+	}
+}
