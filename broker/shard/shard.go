@@ -88,29 +88,30 @@ func (s *Shard) Close() error {
 
 // runLeadership follows gain and loss of leadership until ctx ends.
 func (s *Shard) runLeadership(ctx context.Context) {
-	var cancel context.CancelFunc
-	var wg sync.WaitGroup
-	stop := func() {
-		if cancel != nil {
-			cancel()
-			wg.Wait()
-			cancel = nil
-		}
-	}
-	defer stop()
+	stop := func() {}
+	defer func() { stop() }()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case leads := <-s.replica.Raft().LeaderCh():
 			stop()
-			if !leads {
-				continue
+			stop = func() {}
+			if leads {
+				stop = s.startLeading(ctx)
 			}
-			var leadCtx context.Context
-			leadCtx, cancel = context.WithCancel(ctx)
-			wg.Go(func() { s.lead(leadCtx) })
 		}
+	}
+}
+
+// startLeading starts a leader's work; the returned function ends it and waits.
+func (s *Shard) startLeading(ctx context.Context) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	wg.Go(func() { s.lead(ctx) })
+	return func() {
+		cancel()
+		wg.Wait()
 	}
 }
 

@@ -1,0 +1,105 @@
+package shard
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/streamhouse/streamhouse/storage/record"
+)
+
+func TestEntryRoundTrip(t *testing.T) {
+	a, b := plain(t, 3, "a"), plain(t, 1, "b")
+	kind, timeMs, body, err := entryHeader(encodeAppend(5, AppendBatch{PartitionID: 1, Data: a}, AppendBatch{PartitionID: 9, Data: b}))
+	require.NoError(t, err)
+	require.Equal(t, kindAppend, kind)
+	require.Equal(t, int64(5), timeMs)
+	var got []AppendBatch
+	require.NoError(t, eachAppend(body, func(i int, id uint64, b record.Batch) error {
+		require.Len(t, got, i)
+		got = append(got, AppendBatch{PartitionID: id, Data: b})
+		return nil
+	}))
+	require.Equal(t, []AppendBatch{{PartitionID: 1, Data: a}, {PartitionID: 9, Data: b}}, got)
+
+	_, _, body, err = entryHeader(encodeUploaded(5, []uploadedEnd{{1, 10}, {2, 20}}))
+	require.NoError(t, err)
+	ends, err := decodeUploaded(body)
+	require.NoError(t, err)
+	require.Equal(t, []uploadedEnd{{1, 10}, {2, 20}}, ends)
+
+	_, _, body, err = entryHeader(encodeDrop(5, []uint64{1, 2}))
+	require.NoError(t, err)
+	ids, err := decodeDrop(body)
+	require.NoError(t, err)
+	require.Equal(t, []uint64{1, 2}, ids)
+
+	want := offsetCommit{group: "g", offsets: []GroupOffset{{1, 10, "m"}, {2, 20, ""}}}
+	_, _, body, err = entryHeader(encodeOffsetCommit(5, want))
+	require.NoError(t, err)
+	commit, err := decodeOffsetCommit(body)
+	require.NoError(t, err)
+	require.Equal(t, want, commit)
+}
+
+func TestEntryCorrupt(t *testing.T) {
+	whole := encodeAppend(5, AppendBatch{PartitionID: 1, Data: plain(t, 3, "a")})
+	for n := range whole {
+		_, _, body, err := entryHeader(whole[:n])
+		if err == nil && n > entryHeaderBytes {
+			err = eachAppend(body, func(int, uint64, record.Batch) error { return nil })
+		}
+		if n != entryHeaderBytes { // an append of nothing is well-formed
+			require.ErrorIs(t, err, errEntryCorrupt, "cut to %d bytes", n)
+		}
+	}
+}
+
+func TestEntryOfFutureVersion(t *testing.T) {
+	data := encodeDrop(5, []uint64{1})
+	data[0] = entryVersion + 1
+	_, _, _, err := entryHeader(data)
+	require.ErrorIs(t, err, errEntryVersion)
+	data[0], data[1] = entryVersion, byte(kindDrop+1)
+	_, _, _, err = entryHeader(data)
+	require.ErrorIs(t, err, errEntryVersion)
+}
+
+func FuzzEntry(f *testing.F) {
+	f.Add(encodeAppend(5, AppendBatch{PartitionID: 1, Data: plain(f, 3, "a")}))
+	f.Add(encodeUploaded(5, []uploadedEnd{{1, 10}}))
+	f.Add(encodeDrop(5, []uint64{1}))
+	f.Add(encodeOffsetCommit(5, offsetCommit{group: "g", offsets: []GroupOffset{{1, 10, "m"}}}))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		kind, timeMs, body, err := entryHeader(data)
+		if err != nil {
+			return
+		}
+		switch kind {
+		case kindAppend:
+			again := appendHeader(nil, kind, timeMs)
+			if eachAppend(body, func(_ int, id uint64, b record.Batch) error {
+				again = appendAppendItem(again, AppendBatch{PartitionID: id, Data: b})
+				return nil
+			}) == nil {
+				require.Equal(t, data, again)
+			}
+		case kindUploaded:
+			if ends, err := decodeUploaded(body); err == nil {
+				require.Equal(t, data, encodeUploaded(timeMs, ends))
+			}
+		case kindDrop:
+			if ids, err := decodeDrop(body); err == nil {
+				require.Equal(t, data, encodeDrop(timeMs, ids))
+			}
+		case kindOffsetCommit:
+			if c, err := decodeOffsetCommit(body); err == nil {
+				_, _, body, err := entryHeader(encodeOffsetCommit(timeMs, c))
+				require.NoError(t, err)
+				again, err := decodeOffsetCommit(body)
+				require.NoError(t, err)
+				require.Equal(t, c, again)
+			}
+		}
+	})
+}
