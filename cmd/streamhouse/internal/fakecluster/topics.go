@@ -234,7 +234,7 @@ func (n *Node) read(r *streamhousev1.ConsumeRequest) (*streamhousev1.ConsumeResp
 			map[string]string{"log_start_offset": strconv.FormatInt(p.start, 10), "high_watermark": strconv.FormatInt(end, 10)})
 	}
 	records := p.records[r.GetOffset()-p.start:]
-	most := 2 // many small answers
+	most := max(2, len(p.records)/50) // many small answers
 	if r.GetMaxRecords() > 0 {
 		most = min(most, int(r.GetMaxRecords()))
 	}

@@ -1,0 +1,206 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"google.golang.org/grpc/codes"
+
+	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
+	"github.com/streamhouse/streamhouse/cmd/streamhouse/internal/fakecluster"
+)
+
+func TestLinesComeBackByteForByte(t *testing.T) {
+	var big strings.Builder
+	for i := range 20_000 {
+		fmt.Fprintf(&big, "line %d %s\n", i, strings.Repeat("x", i%200))
+	}
+	for name, text := range map[string]string{
+		"plain":                "one\ntwo\n",
+		"empty lines":          "\n\na\n\n",
+		"CR and binary":        "a\r\n\x00\xff\n\tb \n",
+		"nothing":              "",
+		"longer than a buffer": strings.Repeat("y", 700_000) + "\nz\n",
+		"many":                 big.String(),
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newShell(t)
+			s.ok("", "topic", "create", "t")
+			file := filepath.Join(t.TempDir(), "input")
+			require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
+			s.ok(text, "produce", "t")
+			s.ok("", "produce", "t", "--file", file)
+			require.Equal(t, text+text, s.ok("", "consume", "t"))
+		})
+	}
+}
+
+func TestProduceLastLineWithoutLF(t *testing.T) {
+	s := newShell(t)
+	s.ok("", "topic", "create", "t")
+	s.ok("a\nb", "produce", "t")
+	require.Equal(t, "a\nb\n", s.ok("", "consume", "t"))
+}
+
+func TestProduceSummary(t *testing.T) {
+	s := newShell(t)
+	s.ok("", "topic", "create", "t", "--partitions", "2")
+	r := s.run("a\nbb\n", "produce", "t", "--partition", "1")
+	require.Equal(t, exitDone, r.code)
+	require.Empty(t, r.stdout)
+	require.Regexp(t, `^produced 2 records \(3 B\) to t in [0-9.]+ s: \d+ records/s, .*/s; partition 1: offsets 0 to 1\n$`, r.stderr)
+
+	var sum produceResult
+	require.NoError(t, json.Unmarshal([]byte(s.ok("c\n", "produce", "t", "--partition", "1", "-o", "json")), &sum))
+	sum.Seconds = 0
+	require.Equal(t, produceResult{Topic: "t", Records: 1, Bytes: 1, Partitions: []producePartitionResult{{Partition: 1, Records: 1, FirstOffset: 2, LastOffset: 2}}}, sum)
+}
+
+func TestProduceKeys(t *testing.T) {
+	s := newShell(t)
+	s.ok("", "topic", "create", "t", "--partitions", "4")
+	s.ok("k1:a\nk2:b:c\n:d\nk1:\n", "produce", "t", "--key-separator", ":")
+	s.ok("e\n", "produce", "t", "--key", "")
+	s.ok("f\n", "produce", "t", "--key", "k1")
+	s.ok("g\n", "produce", "t")
+	type kv struct {
+		Key, Value *string
+	}
+	got, where := map[string]*string{}, map[string][]int32{}
+	for line := range strings.Lines(s.ok("", "consume", "t", "-o", "json")) {
+		var r struct {
+			kv
+			Partition int32
+		}
+		require.NoError(t, json.Unmarshal([]byte(line), &r))
+		got[*r.Value] = r.Key
+		if r.Key != nil {
+			where[*r.Key] = append(where[*r.Key], r.Partition)
+		}
+	}
+	k := func(s string) *string { return &s }
+	require.Equal(t, map[string]*string{"a": k("k1"), "b:c": k("k2"), "d": k(""), "": k("k1"), "e": k(""), "f": k("k1"), "g": nil}, got)
+	for key, parts := range where {
+		for _, p := range parts {
+			require.Equal(t, parts[0], p, "records with key %q are in one partition", key)
+		}
+	}
+}
+
+func TestProduceSpreadsWithoutKeys(t *testing.T) {
+	s := newShell(t)
+	s.ok("", "topic", "create", "t", "--partitions", "3")
+	s.ok(strings.Repeat("x\n", 5*batchRecords), "produce", "t")
+	for p := range 3 {
+		require.NotEmpty(t, s.cluster.Values("t", p))
+	}
+}
+
+func TestProduceErrors(t *testing.T) {
+	s := newShell(t)
+	s.ok("", "topic", "create", "t")
+	for line, want := range map[string]string{
+		"produce u":                      `topic "u" does not exist (TOPIC_NOT_FOUND)`,
+		"produce t --acks some":          `--acks "some": must be quorum or durable`,
+		"produce t --file /no/such/file": "--file: open /no/such/file: no such file or directory",
+		"produce t --file /tmp":          "--file: /tmp is a directory",
+		"produce t --key-separator=":     "--key-separator: must not be empty",
+		"produce t --addr nowhere":       `--addr: "nowhere" must be HOST:PORT`,
+	} {
+		require.Equal(t, result{exitFailed, "", "streamhouse: " + want + "\n"}, s.run("", strings.Fields(line)...), line)
+	}
+	r := s.run("a\n", "produce", "t", "--partition", "7")
+	require.Equal(t, exitFailed, r.code)
+	require.Contains(t, r.stderr, "streamhouse: line 1: there is no such partition (PARTITION_NOT_FOUND)\n")
+	require.Contains(t, r.stderr, "1 records were not acknowledged: they may have been written or not\n")
+}
+
+func TestProduceWritesWhatCameBeforeABadLine(t *testing.T) {
+	s := newShell(t)
+	s.ok("", "topic", "create", "t")
+	r := s.run("k:a\nk:b\nc\nk:d\n", "produce", "t", "--key-separator", ":")
+	require.Equal(t, exitFailed, r.code)
+	require.Contains(t, r.stderr, `streamhouse: line 3 has no separator ":"`)
+	require.Contains(t, r.stderr, "produced 2 records")
+	require.Equal(t, []string{"a", "b"}, s.cluster.Values("t", 0))
+}
+
+// Who types lines sees them written at once, not when a batch is full.
+func TestProduceDoesNotWaitForAFullBatch(t *testing.T) {
+	s := newShell(t)
+	s.ok("", "topic", "create", "t")
+	in, keyboard := io.Pipe()
+	done := make(chan int, 1)
+	go func() { done <- run(t.Context(), []string{"produce", "t"}, in, io.Discard, io.Discard) }()
+	for i, line := range []string{"one", "two"} {
+		_, err := keyboard.Write([]byte(line + "\n"))
+		require.NoError(t, err)
+		require.Eventually(t, func() bool { return len(s.cluster.Values("t", 0)) == i+1 }, 10*time.Second, 5*time.Millisecond)
+	}
+	require.NoError(t, keyboard.Close())
+	require.Equal(t, exitDone, <-done)
+}
+
+func TestProduceIsInterrupted(t *testing.T) {
+	s := newShell(t)
+	s.ok("", "topic", "create", "t")
+	in, keyboard := io.Pipe()
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan int, 1)
+	go func() { done <- run(ctx, []string{"produce", "t"}, in, io.Discard, io.Discard) }()
+	_, err := keyboard.Write([]byte("one\n"))
+	require.NoError(t, err)
+	require.Eventually(t, func() bool { return len(s.cluster.Values("t", 0)) == 1 }, 10*time.Second, 5*time.Millisecond)
+	cancel()
+	require.Equal(t, exitInterrupted, <-done)
+	require.NoError(t, keyboard.Close())
+}
+
+func TestProduceFailsOver(t *testing.T) {
+	s := newShell(t)
+	other := s.cluster.Start(t)
+	s.ok("", "topic", "create", "t")
+	var writes atomic.Int32
+	s.node.Before = func(method string) error {
+		if method == "write" && writes.Add(1) > 3 {
+			return fakecluster.Break()
+		}
+		return nil
+	}
+	text := strings.Repeat("0123456789\n", 60_000)
+	s.ok(text, "produce", "t", "--addr", s.node.Addr()+","+other.Addr())
+	require.Equal(t, text, s.ok("", "consume", "t", "--addr", other.Addr()))
+}
+
+func TestProduceUnknownProducerIsFinal(t *testing.T) {
+	s := newShell(t)
+	s.ok("", "topic", "create", "t")
+	s.node.Before = func(method string) error {
+		if method == "write" {
+			return fakecluster.StreamError(codes.FailedPrecondition, streamhousev1.ErrorReason_ERROR_REASON_UNKNOWN_PRODUCER, "its state has expired")
+		}
+		return nil
+	}
+	r := s.run("a\n", "produce", "t")
+	require.Equal(t, exitFailed, r.code)
+	require.Contains(t, r.stderr, "line 1: its state has expired (UNKNOWN_PRODUCER)")
+}
+
+func TestLineTooLong(t *testing.T) {
+	_, err := newLineReader(io.LimitReader(zeros{}, maxLineBytes+2)).next()
+	require.ErrorIs(t, err, errLineTooLong)
+	require.ErrorContains(t, err, "line 1 is longer than ")
+}
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
