@@ -144,7 +144,7 @@ func (v *View) checkPartition(p *Partition) error {
 		}
 		return nil
 	}
-	if first := p.Segments[0]; first.BaseOffset > p.LogStart && first.BaseOffset != 0 || first.EndOffset <= p.LogStart {
+	if first := p.Segments[0]; first.BaseOffset > p.LogStart || first.EndOffset <= p.LogStart {
 		return fmt.Errorf("the first segment has the offsets %d to %d, the log starts at %d", first.BaseOffset, first.EndOffset, p.LogStart)
 	}
 	var bytes int64

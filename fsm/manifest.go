@@ -12,7 +12,12 @@ func validateSegments(c *metav1.CommitSegments) *Rejection {
 	if len(c.GetSegments()) == 0 {
 		return invalid("segments", "must not be empty")
 	}
+	seen := make(map[uint64]bool, len(c.GetSegments()))
 	for i, e := range c.GetSegments() {
+		if seen[e.GetPartitionId()] {
+			return invalid("segments", "number %d is the second one of partition id %d", i, e.GetPartitionId())
+		}
+		seen[e.GetPartitionId()] = true
 		end := e.GetPosition() + e.GetSizeBytes()
 		indexEnd := e.GetIndexPosition() + e.GetIndexBytes()
 		switch {

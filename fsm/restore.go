@@ -101,7 +101,7 @@ func (sr *snapshotReader) end() error {
 		return corrupt("CRC32C is %08x, the end says %08x", want, got)
 	}
 	if n, err := sr.r.Read(tail[:1]); n != 0 || !errors.Is(err, io.EOF) {
-		return corrupt("more follows the end (%w)", err)
+		return corrupt("more follows the end (%v)", err)
 	}
 	return nil
 }
