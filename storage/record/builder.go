@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"math"
+	"slices"
 	"unicode/utf8"
 )
 
@@ -143,7 +144,7 @@ func (bl *Builder) Build() (Batch, error) {
 		b = Batch(packed)
 	}
 	bl.writeHeader(b)
-	return b[:len(b):len(b)], nil
+	return slices.Clip(b), nil
 }
 
 func (bl *Builder) writeHeader(b Batch) {

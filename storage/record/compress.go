@@ -41,8 +41,14 @@ func (c Compression) known() bool { return c <= Zstd }
 // firstBytes is the least that is made room for when the decompressed size is not known.
 const firstBytes = 4 << 10
 
-// zstdWindowBytes bounds the memory of an encoder; decoders read into the whole output and need no window.
-const zstdWindowBytes = 1 << 20
+const (
+	// zstdWindowBytes bounds the memory of an encoder.
+	zstdWindowBytes = 1 << 20
+	// zstdFloorBytes is the window that a decoder has to know at least, by RFC 8878. The library's bound for what it
+	// decodes is one for windows too.
+	zstdFloorBytes = 8 << 20
+	zstdDecoderNum = 6
+)
 
 // Encoders and decoders are large, and used again.
 var (
@@ -55,10 +61,15 @@ var (
 	zstdEncoder = sync.OnceValues(func() (*zstd.Encoder, error) {
 		return zstd.NewWriter(nil, zstd.WithWindowSize(zstdWindowBytes))
 	})
-	// The decoder writes no more than the capacity it is given, whatever a frame's header claims.
-	zstdDecoder = sync.OnceValues(func() (*zstd.Decoder, error) {
-		return zstd.NewReader(nil, zstd.WithDecodeAllCapLimit(true), zstd.WithDecoderConcurrency(0))
-	})
+	// zstdDecoders[i] decodes up to zstdFloorBytes<<i.
+	zstdDecoders = func() (decoders [zstdDecoderNum]func() (*zstd.Decoder, error)) {
+		for i := range decoders {
+			decoders[i] = sync.OnceValues(func() (*zstd.Decoder, error) {
+				return zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderMaxMemory(zstdFloorBytes<<i))
+			})
+		}
+		return decoders
+	}()
 )
 
 // compress appends src to dst, compressed.
@@ -109,7 +120,7 @@ func compressStream(dst []byte, c Compression, w streamWriter, src []byte) ([]by
 var errOverLimit = errors.New("over the limit")
 
 // decompress returns the decompressed src, in dst's memory or, where that is too small, in memory of its own. It never
-// makes room for much more than limit bytes. The errors are *TooLargeError and *CorruptError.
+// makes room for more than a small multiple of limit. The errors are *TooLargeError and *CorruptError.
 func decompress(dst []byte, c Compression, src []byte, limit int) ([]byte, error) {
 	var err error
 	dst = dst[:0]
@@ -174,35 +185,23 @@ func readAll(dst []byte, r io.Reader, packed, limit int) ([]byte, error) {
 	}
 }
 
-// unzstd gives the decoder as much room as the first frame claims, or else grows from attempt to attempt.
+// unzstd decodes with room for at most twice the limit, or zstdFloorBytes, whatever a frame claims.
 func unzstd(dst, src []byte, limit int) ([]byte, error) {
-	dec, err := zstdDecoder()
+	var h zstd.Header
+	if h.Decode(src) == nil && h.HasFCS && h.FrameContentSize > uint64(limit) {
+		return nil, errOverLimit
+	}
+	i := 0
+	for i < zstdDecoderNum-1 && zstdFloorBytes<<i < limit {
+		i++
+	}
+	dec, err := zstdDecoders[i]()
 	if err != nil {
 		return nil, err
 	}
-	room := max(firstBytes, cap(dst), 4*len(src))
-	var h zstd.Header
-	if h.Decode(src) == nil && h.HasFCS {
-		if h.FrameContentSize > uint64(limit) {
-			return nil, errOverLimit
-		}
-		room = max(firstBytes, int(h.FrameContentSize), cap(dst))
+	out, err := dec.DecodeAll(src, dst)
+	if len(out) > limit || errors.Is(err, zstd.ErrDecoderSizeExceeded) {
+		return nil, errOverLimit
 	}
-	for {
-		room = min(room, limit)
-		if cap(dst) < room {
-			dst = make([]byte, 0, room)
-		}
-		out, err := dec.DecodeAll(src, dst[:0:room])
-		switch {
-		case !errors.Is(err, zstd.ErrDecoderSizeExceeded):
-			if err == nil && len(out) > limit {
-				return nil, errOverLimit
-			}
-			return out, err
-		case room == limit:
-			return nil, errOverLimit
-		}
-		room *= 2
-	}
+	return out, err
 }
