@@ -20,8 +20,10 @@ var updateGolden = flag.Bool("update", false, "write golden files anew")
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	for _, name := range []string{"STREAMHOUSE_ADDR"} {
-		_ = os.Unsetenv(name) // of the machine that tests
+	for _, kv := range os.Environ() {
+		if name, _, _ := strings.Cut(kv, "="); strings.HasPrefix(name, "STREAMHOUSE_") {
+			_ = os.Unsetenv(name) // it is for the machine that tests
+		}
 	}
 	goleak.VerifyTestMain(m)
 }

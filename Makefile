@@ -1,0 +1,88 @@
+# CI calls these targets and nothing else.
+SHELL         := bash
+.SHELLFLAGS   := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS     += --no-print-directory
+
+include tools/versions.mk
+
+GO   ?= go
+BIN  := $(CURDIR)/bin
+# Modules besides the root: what only tests need stays out of the product's go.mod.
+SUBMODULES := integration benchmarks
+
+FUZZTIME     ?= 10s
+TEST_TIMEOUT ?= 15m
+DEV_ARGS     ?=
+
+export PATH := $(BIN):$(PATH)
+
+.PHONY: help build dev test test-unit test-arch lint generate verify fuzz bench bench-smoke integration nightly clean
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
+
+build: ## Build bin/streamhouse
+	@$(GO) build -o $(BIN)/streamhouse ./cmd/streamhouse
+
+dev: build ## Build, and run a cluster of three nodes on this machine until Ctrl-C
+	@exec $(BIN)/streamhouse dev $(DEV_ARGS)
+
+test: $(BIN)/versitygw test-unit test-arch bench-smoke integration ## Install what the tests need and run them all, with seeds of fuzz tests and each benchmark once
+
+test-unit:
+	$(GO) test -race -timeout $(TEST_TIMEOUT) ./...
+
+# The test cache does not see what go list reads.
+test-arch:
+	$(GO) test -count=1 ./internal/archtest
+
+lint: $(BIN)/golangci-lint $(BIN)/buf ## Run all linters
+	$(BIN)/buf lint
+	$(BIN)/golangci-lint run ./...
+	@for m in $(SUBMODULES); do echo "golangci-lint run ./... (in $$m)"; (cd $$m && $(BIN)/golangci-lint run ./...); done
+
+generate: $(BIN)/buf $(BIN)/protoc-gen-go $(BIN)/protoc-gen-go-grpc ## Generate the code of the protobufs, and the tables in docs
+	$(BIN)/buf generate
+	$(GO) test -count=1 ./internal/node -run TestDocumentation -update-docs
+
+verify: generate ## Fail where generated files or go.mod files are not up to date
+	$(GO) mod tidy -diff
+	@for m in $(SUBMODULES); do (cd $$m && $(GO) mod tidy -diff); done
+	@git diff --exit-code -- api docs || { echo "run make generate and commit"; exit 1; }
+
+fuzz: ## Run every fuzz target for FUZZTIME (10s)
+	@tools/fuzz.sh $(FUZZTIME)
+
+bench: $(BIN)/versitygw ## Measure real clusters, beside bare Raft
+	@cd benchmarks && $(GO) test -run '^$$' -bench . -benchtime 1x -timeout 60m -v ./...
+
+bench-smoke: $(BIN)/versitygw ## Run each benchmark once, so that it can't rot
+	$(GO) test -run '^$$' -bench . -benchtime 1x -short -timeout $(TEST_TIMEOUT) ./...
+	cd benchmarks && $(GO) test -race -run '^$$' -bench . -benchtime 1x -short -timeout $(TEST_TIMEOUT) ./...
+
+integration: $(BIN)/versitygw ## Test real servers with a real S3 server
+	cd integration && $(GO) test -race -timeout 20m ./...
+
+nightly: $(BIN)/versitygw ## Run what takes too long for each change: hours of faults, servers with the race detector, fuzzing, all benchmarks
+	cd integration && STREAMHOUSE_NIGHTLY=1 STREAMHOUSE_RACE=1 $(GO) test -race -count=1 -timeout 4h ./...
+	$(MAKE) fuzz FUZZTIME=5m
+	$(MAKE) bench
+
+clean: ## Remove what was built; data stays
+	rm -rf $(BIN)
+
+# tool NAME PACKAGE VERSION: bin/NAME, built again when the version changes.
+define tool
+$(BIN)/$(1): $(BIN)/.$(1)-$(3)
+$(BIN)/.$(1)-$(3):
+	@mkdir -p $(BIN) && rm -f $(BIN)/.$(1)-*
+	GOBIN=$(BIN) GOFLAGS= $(GO) install $(2)@$(3)
+	@touch $$@
+endef
+
+$(eval $(call tool,golangci-lint,github.com/golangci/golangci-lint/v2/cmd/golangci-lint,$(GOLANGCI_LINT_VERSION)))
+$(eval $(call tool,buf,github.com/bufbuild/buf/cmd/buf,$(BUF_VERSION)))
+$(eval $(call tool,protoc-gen-go,google.golang.org/protobuf/cmd/protoc-gen-go,$(PROTOC_GEN_GO_VERSION)))
+$(eval $(call tool,protoc-gen-go-grpc,google.golang.org/grpc/cmd/protoc-gen-go-grpc,$(PROTOC_GEN_GO_GRPC_VERSION)))
+$(eval $(call tool,versitygw,github.com/versity/versitygw/cmd/versitygw,$(VERSITYGW_VERSION)))

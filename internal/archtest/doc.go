@@ -1,0 +1,3 @@
+// Package archtest holds the rule of which package may import which. It has
+// tests only.
+package archtest
