@@ -157,19 +157,20 @@ func (m *member) others() (voters []string, peers []peerAddr) {
 	return voters, peers
 }
 
-// removed reports whether this node was in the cluster and is no longer.
-func (m *member) removed() bool {
-	if _, ok := m.group.View().Node(m.cfg.NodeID); ok {
-		m.seen.Store(true)
-		return false
-	}
-	return m.seen.Load()
-}
-
-// draining reports whether the cluster wants this node to be empty.
-func (m *member) draining() bool {
+// ready returns nil when the metadata, as applied here, has this node as an active one.
+func (m *member) ready() error {
 	n, ok := m.group.View().Node(m.cfg.NodeID)
-	return ok && n.State != metav1.NodeState_NODE_STATE_ACTIVE
+	switch {
+	case !ok && m.seen.Load():
+		return errors.New("the node was removed from the cluster")
+	case !ok:
+		return errors.New("the node is not registered with the cluster yet")
+	}
+	m.seen.Store(true)
+	if n.State != metav1.NodeState_NODE_STATE_ACTIVE {
+		return errors.New("the node is draining")
+	}
+	return nil
 }
 
 // storeChecker makes sure, while a member runs, that its object store is the

@@ -141,11 +141,9 @@ func (n *Node) Ready(context.Context) error {
 			return errors.New("the node is starting: it waits for " + *what)
 		}
 		return errors.New("the node is starting")
-	case n.member.removed():
-		return errors.New("the node was removed from the cluster")
-	case n.member.draining():
-		return errors.New("the node is draining")
-	default:
-		return n.group.Ready()
 	}
+	if err := n.group.Ready(); err != nil {
+		return err
+	}
+	return n.member.ready()
 }

@@ -92,10 +92,13 @@ func (n *Node) startStore(ctx context.Context, st *stack) error {
 	if err != nil {
 		return fmt.Errorf("--object-store %s: %w", n.cfg.ObjectStore, err)
 	}
-	n.bucket = object.WithRetry(object.WithMetrics(b, n.reg), object.RetryConfig{})
+	metrics := object.NewMetrics(n.reg)
+	counted := object.WithMetrics(b, metrics)
+	n.bucket = object.WithRetry(counted, object.RetryConfig{Metrics: metrics})
 	id := n.identity.get()
 	if id.MetadataReplicaID == "" {
-		if err := object.Probe(octx, n.bucket); err != nil {
+		hasty := object.WithRetry(counted, object.RetryConfig{Tries: 2, AttemptTimeout: storeOpenTimeout / 4, Metrics: metrics})
+		if err := object.Probe(octx, hasty); err != nil {
 			return fmt.Errorf("--object-store %s: %w", n.cfg.ObjectStore, err)
 		}
 		return nil
