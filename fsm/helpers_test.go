@@ -117,11 +117,10 @@ func (m *machine) apply(cmd *metav1.Command) *metav1.Result {
 	return res
 }
 
-func (m *machine) ok(cmd *metav1.Command) *metav1.Result {
+func (m *machine) ok(cmd *metav1.Command) {
 	m.tb.Helper()
 	res := m.apply(cmd)
 	require.Nil(m.tb, res.GetRejection(), "%v", res.GetRejection())
-	return res
 }
 
 func uuidOf(n byte) []byte { return []byte(fmt.Sprintf("uuid-of-topic-%02d", n)) }

@@ -189,14 +189,16 @@ func TestSnapshotRunsBesideApply(t *testing.T) {
 	m := sample(t)
 	v := m.state.View()
 	want := dump(v)
-	done := make(chan []byte)
-	go func() { done <- snapshotOf(t, v) }()
+	var buf bytes.Buffer
+	done := make(chan error)
+	go func() { done <- WriteSnapshot(v, &buf) }()
 	for i := range int64(200) {
 		m.index++
 		_, err := m.state.Apply(m.index, commit(fmt.Sprintf("p%d", i), 0, segment(2, 20+i, 21+i)))
 		require.NoError(t, err)
 	}
-	require.Equal(t, want, dump(restored(t, <-done)))
+	require.NoError(t, <-done)
+	require.Equal(t, want, dump(restored(t, buf.Bytes())))
 	require.Equal(t, want, dump(v))
 }
 

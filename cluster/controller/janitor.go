@@ -1,0 +1,196 @@
+package controller
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"time"
+
+	metav1 "github.com/streamhouse/streamhouse/api/streamhouse/meta/v1"
+	"github.com/streamhouse/streamhouse/fsm"
+	"github.com/streamhouse/streamhouse/storage/object"
+)
+
+const (
+	// forgetAfter is how long a condemned name is refused: longer than any upload hangs.
+	forgetAfter = 7 * 24 * time.Hour
+	// namesPerCommand bounds one command.
+	namesPerCommand = 500
+	// trimsPerRound bounds one round of retention.
+	trimsPerRound = 2000
+	// roundTimeout bounds one call to the metadata group or the object store.
+	roundTimeout = 30 * time.Second
+	// segmentSuffix ends the names of objects with segments; the janitor touches no others.
+	segmentSuffix = ".seg"
+)
+
+// retain applies retention once.
+func (c *Controller) retain(ctx context.Context) {
+	trims := PlanRetention(c.cfg.Metadata.View(), c.cfg.Now().UnixMilli(), trimsPerRound)
+	for _, t := range trims {
+		_, err := c.propose(ctx, &metav1.Command{Command: &metav1.Command_TrimPartition{TrimPartition: t}})
+		var rejected *fsm.Rejection
+		switch {
+		case err == nil:
+			c.metrics.trims.Inc()
+			c.cfg.Logger.Debug("retention moves the log start", "partition_id", t.GetPartitionId(), "offset", t.GetLogStartOffset())
+		case errors.As(err, &rejected): // The topic was deleted meanwhile.
+		default:
+			if ctx.Err() == nil {
+				c.cfg.Logger.Warn("retention stopped, it goes on in the next round", "error", err)
+			}
+			return
+		}
+	}
+}
+
+func (c *Controller) propose(ctx context.Context, cmd *metav1.Command) (*metav1.Result, error) {
+	ctx, cancel := context.WithTimeout(ctx, roundTimeout)
+	defer cancel()
+	return c.cfg.Metadata.Propose(ctx, cmd)
+}
+
+// janitor removes objects that nothing refers to. The metadata condemns them
+// first and refuses their names from then on; they are deleted after a grace
+// period. It is for one goroutine.
+type janitor struct {
+	cfg     *Config
+	metrics *metrics
+	// deleted holds condemned objects that were surely deleted, by this janitor.
+	deleted    map[string]bool
+	listedLast time.Time
+}
+
+func newJanitor(cfg *Config, m *metrics) *janitor {
+	return &janitor{cfg: cfg, metrics: m, deleted: make(map[string]bool)}
+}
+
+// round does all once. What fails is logged, and tried again in the next round.
+func (j *janitor) round(ctx context.Context) {
+	steps := []struct {
+		name string
+		do   func(context.Context) error
+	}{
+		{"condemn unused objects", j.dropUnused},
+		{"look for objects that nobody listed", j.dropOrphans},
+		{"delete condemned objects", j.deleteDropped},
+		{"forget deleted objects", j.forget},
+	}
+	for _, s := range steps {
+		if err := s.do(ctx); err != nil {
+			if ctx.Err() == nil {
+				j.cfg.Logger.Warn("janitor stopped, it goes on in the next round", "step", s.name, "error", err)
+			}
+			return
+		}
+	}
+}
+
+func (j *janitor) propose(ctx context.Context, cmd *metav1.Command) (*metav1.Result, error) {
+	ctx, cancel := context.WithTimeout(ctx, roundTimeout)
+	defer cancel()
+	return j.cfg.Metadata.Propose(ctx, cmd)
+}
+
+func (j *janitor) drop(ctx context.Context, names []string) error {
+	for chunk := range slices.Chunk(names, namesPerCommand) {
+		res, err := j.propose(ctx, &metav1.Command{Command: &metav1.Command_DropObjects{
+			DropObjects: &metav1.DropObjects{Objects: chunk, TimeMs: j.cfg.Now().UnixMilli()},
+		}})
+		if err != nil {
+			return err
+		}
+		j.metrics.objectsDropped.Add(float64(len(res.GetDropped())))
+		j.cfg.Logger.Info("objects are condemned, nothing refers to them", "objects", len(res.GetDropped()))
+	}
+	return nil
+}
+
+// dropUnused condemns what retention, topic deletion and lost races have left.
+func (j *janitor) dropUnused(ctx context.Context) error {
+	return j.drop(ctx, slices.Collect(j.cfg.Metadata.View().UnusedObjects()))
+}
+
+// dropOrphans condemns objects that are older than the grace period and that the
+// metadata has never heard of. It lists the object store once a grace period.
+func (j *janitor) dropOrphans(ctx context.Context) error {
+	now := j.cfg.Now()
+	clusterID := j.cfg.Metadata.View().ClusterID()
+	if clusterID == "" || now.Sub(j.listedLast) < j.cfg.ObjectGrace {
+		return nil
+	}
+	var old []string
+	err := j.cfg.Bucket.List(ctx, clusterID+"/", func(a object.Attributes) error {
+		if strings.HasSuffix(a.Name, segmentSuffix) && now.Sub(a.ModTime) > j.cfg.ObjectGrace &&
+			!j.cfg.Metadata.View().ObjectKnown(a.Name) {
+			old = append(old, a.Name)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	// What was listed while the view was old is known by now.
+	barrier, cancel := context.WithTimeout(ctx, roundTimeout)
+	defer cancel()
+	if err := j.cfg.Metadata.Barrier(barrier); err != nil {
+		return err
+	}
+	view := j.cfg.Metadata.View()
+	if err := j.drop(ctx, slices.DeleteFunc(old, view.ObjectKnown)); err != nil {
+		return err
+	}
+	j.listedLast = now
+	return nil
+}
+
+// deleteDropped deletes what was condemned longer than the grace period ago. It is
+// the only place that deletes, and a new leader does it once again for all.
+func (j *janitor) deleteDropped(ctx context.Context) error {
+	view := j.cfg.Metadata.View()
+	before := j.cfg.Now().Add(-j.cfg.ObjectGrace).UnixMilli()
+	for d := range view.DroppedObjects() {
+		if d.DroppedMs > before || j.deleted[d.Name] {
+			continue
+		}
+		attempt, cancel := context.WithTimeout(ctx, roundTimeout)
+		err := j.cfg.Bucket.Delete(attempt, d.Name)
+		cancel()
+		if err != nil {
+			return err
+		}
+		j.deleted[d.Name] = true
+		j.metrics.objectsDeleted.Inc()
+	}
+	return nil
+}
+
+// forget forgets names that were condemned long ago and whose objects are deleted.
+func (j *janitor) forget(ctx context.Context) error {
+	before := j.cfg.Now().Add(-max(forgetAfter, j.cfg.ObjectGrace)).UnixMilli()
+	var names []string
+	deleted := make(map[string]bool)
+	for d := range j.cfg.Metadata.View().DroppedObjects() {
+		if !j.deleted[d.Name] {
+			continue
+		}
+		deleted[d.Name] = true
+		if d.DroppedMs <= before {
+			names = append(names, d.Name)
+		}
+	}
+	j.deleted = deleted // Without those that another leader has forgotten.
+	for chunk := range slices.Chunk(names, namesPerCommand) {
+		_, err := j.propose(ctx, &metav1.Command{Command: &metav1.Command_ForgetObjects{
+			ForgetObjects: &metav1.ForgetObjects{Objects: chunk},
+		}})
+		if err != nil {
+			return err
+		}
+		for _, name := range chunk {
+			delete(j.deleted, name)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,50 @@
+package controller
+
+import (
+	"math"
+
+	metav1 "github.com/streamhouse/streamhouse/api/streamhouse/meta/v1"
+	"github.com/streamhouse/streamhouse/fsm"
+)
+
+// PlanRetention returns which partitions begin later from now on, at most limit
+// of them, by retention.ms and retention.bytes. Only whole segments go.
+func PlanRetention(view *fsm.View, nowMs int64, limit int) []*metav1.TrimPartition {
+	var trims []*metav1.TrimPartition
+	for t := range view.Topics() {
+		c := t.EffectiveConfig()
+		for _, id := range t.PartitionIDs {
+			if len(trims) == limit {
+				return trims
+			}
+			p, ok := view.Partition(id)
+			if !ok {
+				continue
+			}
+			if start := keptFrom(p, c, nowMs); start > p.LogStart {
+				trims = append(trims, &metav1.TrimPartition{PartitionId: id, LogStartOffset: start})
+			}
+		}
+	}
+	return trims
+}
+
+// keptFrom returns the offset from which a partition is kept.
+func keptFrom(p *fsm.Partition, c fsm.EffectiveConfig, nowMs int64) int64 {
+	oldest := int64(math.MinInt64)
+	if c.RetentionMs != fsm.Unlimited && nowMs > math.MinInt64+c.RetentionMs {
+		oldest = nowMs - c.RetentionMs
+	}
+	start, bytes := p.LogStart, p.SegmentBytes()
+	for i := range p.Segments {
+		s := &p.Segments[i]
+		tooOld := s.MaxTimestampMs < oldest
+		tooMuch := c.RetentionBytes != fsm.Unlimited && bytes-int64(s.SizeBytes) >= c.RetentionBytes
+		if !tooOld && !tooMuch {
+			break
+		}
+		start = s.EndOffset
+		bytes -= int64(s.SizeBytes)
+	}
+	return start
+}
