@@ -8,6 +8,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	nodev1 "github.com/streamhouse/streamhouse/api/streamhouse/node/v1"
 	"github.com/streamhouse/streamhouse/cluster/transport"
 )
 
@@ -24,12 +25,12 @@ type Status struct {
 	// State is Leader, Follower, Candidate or Shutdown.
 	State string
 	Term  uint64
-	// LeaderID is empty when no leader is known.
-	LeaderID     string
-	LastIndex    uint64
-	CommitIndex  uint64
-	AppliedIndex uint64
-	Servers      []Server
+	// LeaderReplicaID is empty when no leader is known.
+	LeaderReplicaID string
+	LastIndex       uint64
+	CommitIndex     uint64
+	AppliedIndex    uint64
+	Servers         []Server
 	// ConfigurationIndex is the index of the configuration with these servers.
 	ConfigurationIndex uint64
 	LogBytes           int64
@@ -39,7 +40,7 @@ type Status struct {
 func (r *Replica) Status() Status {
 	leader, _ := r.Leader()
 	st := Status{
-		ReplicaID: r.cfg.ID, State: r.raft.State().String(), Term: r.raft.CurrentTerm(), LeaderID: leader,
+		ReplicaID: r.cfg.ID, State: r.raft.State().String(), Term: r.raft.CurrentTerm(), LeaderReplicaID: leader,
 		LastIndex: r.raft.LastIndex(), CommitIndex: r.raft.CommitIndex(), AppliedIndex: r.raft.AppliedIndex(),
 		ConfigurationIndex: r.confIndex.Load(), LogBytes: r.LogBytes(),
 	}
@@ -53,35 +54,25 @@ func (r *Replica) Status() Status {
 	return st
 }
 
-// Change is one step of a group's membership.
-type Change int
-
-// The changes.
-const (
-	AddNonvoter Change = iota + 1
-	Promote
-	Remove
-)
-
 // changeTimeout bounds the wait for a place in Raft's queue.
 const changeTimeout = 10 * time.Second
 
 // ChangeMembership makes one change to the configuration that has the index prevIndex, on the leader, and returns the
 // index of the new one once it is committed. ErrNotLeader and ErrStale say that nothing was done.
-func (r *Replica) ChangeMembership(ctx context.Context, change Change, replicaID, addr string, prevIndex uint64) (uint64, error) {
+func (r *Replica) ChangeMembership(ctx context.Context, change nodev1.MembershipChange, replicaID, addr string, prevIndex uint64) (uint64, error) {
 	if now := r.confIndex.Load(); now != prevIndex || now == 0 {
 		return 0, fmt.Errorf("%w: it is of index %d, decided on was %d", ErrStale, now, prevIndex)
 	}
 	var f raft.IndexFuture
 	switch change {
-	case AddNonvoter:
+	case nodev1.MembershipChange_MEMBERSHIP_CHANGE_ADD_NONVOTER:
 		f = r.raft.AddNonvoter(raft.ServerID(replicaID), transport.ServerAddress(replicaID, addr), prevIndex, changeTimeout)
-	case Promote:
+	case nodev1.MembershipChange_MEMBERSHIP_CHANGE_PROMOTE:
 		f = r.raft.AddVoter(raft.ServerID(replicaID), transport.ServerAddress(replicaID, addr), prevIndex, changeTimeout)
-	case Remove:
+	case nodev1.MembershipChange_MEMBERSHIP_CHANGE_REMOVE:
 		f = r.raft.RemoveServer(raft.ServerID(replicaID), prevIndex, changeTimeout)
 	default:
-		return 0, fmt.Errorf("membership change %d is unknown", change)
+		return 0, fmt.Errorf("membership change %s is unknown", change)
 	}
 	if err := await(ctx, f); err != nil {
 		return 0, fmt.Errorf("change membership of %s: %w", r.cfg.Group, fromRaft(err))

@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	nodev1 "github.com/streamhouse/streamhouse/api/streamhouse/node/v1"
 	"github.com/streamhouse/streamhouse/cluster/logstore"
 	"github.com/streamhouse/streamhouse/cluster/transport"
 )
@@ -23,6 +24,11 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const waitFor = 15 * time.Second
+
+const (
+	addNonvoter = nodev1.MembershipChange_MEMBERSHIP_CHANGE_ADD_NONVOTER
+	promote     = nodev1.MembershipChange_MEMBERSHIP_CHANGE_PROMOTE
+)
 
 // listFSM remembers every entry.
 type listFSM struct {
@@ -165,7 +171,7 @@ func leader(t *testing.T, members []*member) *member {
 	return l
 }
 
-func change(t *testing.T, members []*member, c Change, id, addr string) {
+func change(t *testing.T, members []*member, c nodev1.MembershipChange, id, addr string) {
 	t.Helper()
 	require.Eventually(t, func() bool {
 		l := leader(t, members)
@@ -176,10 +182,10 @@ func change(t *testing.T, members []*member, c Change, id, addr string) {
 
 func addVoter(t *testing.T, members []*member, m *member) {
 	t.Helper()
-	change(t, members, AddNonvoter, m.id, m.tr.Addr().String())
+	change(t, members, addNonvoter, m.id, m.tr.Addr().String())
 	l := leader(t, members)
 	require.Eventually(t, func() bool { return m.replica.Raft().AppliedIndex() >= l.replica.Raft().CommitIndex() }, waitFor, 10*time.Millisecond)
-	change(t, members, Promote, m.id, m.tr.Addr().String())
+	change(t, members, promote, m.id, m.tr.Addr().String())
 }
 
 func apply(t *testing.T, members []*member, entries ...string) {
@@ -254,9 +260,9 @@ func TestMembershipIsDecidedOnOneConfiguration(t *testing.T) {
 	members := newGroup(t, 1, WAL)
 	l := leader(t, members)
 	before := l.replica.Status().ConfigurationIndex
-	_, err := l.replica.ChangeMembership(t.Context(), AddNonvoter, "n2/A", "127.0.0.1:1", before)
+	_, err := l.replica.ChangeMembership(t.Context(), addNonvoter, "n2/A", "127.0.0.1:1", before)
 	require.NoError(t, err)
-	_, err = l.replica.ChangeMembership(t.Context(), AddNonvoter, "n3/B", "127.0.0.1:1", before)
+	_, err = l.replica.ChangeMembership(t.Context(), addNonvoter, "n3/B", "127.0.0.1:1", before)
 	require.ErrorIs(t, err, ErrStale)
 	require.ErrorIs(t, l.replica.HandOver(t.Context()), ErrNoSuccessor)
 	require.ErrorIs(t, l.replica.TransferTo(t.Context(), "n7/A"), ErrNoServer)

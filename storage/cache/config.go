@@ -1,0 +1,37 @@
+package cache
+
+import (
+	"log/slog"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Config sets up a Cache; the zero value has the defaults.
+type Config struct {
+	// CapacityBytes bounds the memory of all blocks. Default 256 MiB.
+	CapacityBytes int64
+	// BlockBytes is the size of a block. Default 1 MiB.
+	BlockBytes int64
+	// ReadAheadBlocks is how many blocks are fetched ahead of a sequential read. Default 8; negative is none.
+	ReadAheadBlocks int
+	// Registerer may be nil.
+	Registerer prometheus.Registerer
+	// Logger may be nil.
+	Logger *slog.Logger
+}
+
+func (c Config) withDefaults() Config {
+	if c.CapacityBytes <= 0 {
+		c.CapacityBytes = 256 << 20
+	}
+	if c.BlockBytes <= 0 {
+		c.BlockBytes = 1 << 20
+	}
+	if c.ReadAheadBlocks == 0 {
+		c.ReadAheadBlocks = 8
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return c
+}

@@ -1,0 +1,122 @@
+package object
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"path/filepath"
+	"strconv"
+	"strings"
+)
+
+// Options are reserved for settings that a URL can't carry.
+type Options struct{}
+
+// s3URL is a parsed s3://BUCKET/PREFIX?region=…&endpoint=…&path_style=true.
+type s3URL struct {
+	text, bucket, prefix, region, endpoint string
+	pathStyle                              bool
+}
+
+// Open returns the bucket that a URL names: s3://BUCKET/PREFIX?region=…&endpoint=…&path_style=true or file:///DIR. It
+// does not ask the store anything; see Probe.
+func Open(ctx context.Context, rawURL string, _ Options) (Bucket, error) {
+	u, err := url.Parse(rawURL)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrInvalidURL, err)
+	}
+	switch u.Scheme {
+	case "file":
+		if u.Host != "" || !filepath.IsAbs(u.Path) || u.RawQuery != "" {
+			return nil, fmt.Errorf("%w %q: want file:///DIR with an absolute directory", ErrInvalidURL, rawURL)
+		}
+		return NewDirectory(filepath.Clean(u.Path))
+	case "s3":
+		s, err := parseS3(rawURL, u)
+		if err != nil {
+			return nil, err
+		}
+		b, err := openS3(ctx, s)
+		if err != nil {
+			return nil, err
+		}
+		return WithPrefix(b, s.prefix), nil
+	default:
+		return nil, fmt.Errorf("%w %q: want s3://BUCKET/PREFIX?region=…&endpoint=…&path_style=true or file:///DIR", ErrInvalidURL, rawURL)
+	}
+}
+
+func parseS3(rawURL string, u *url.URL) (s3URL, error) {
+	s := s3URL{text: rawURL, bucket: u.Host, prefix: strings.Trim(u.Path, "/")}
+	if s.bucket == "" {
+		return s, fmt.Errorf("%w %q: no bucket", ErrInvalidURL, rawURL)
+	}
+	if s.prefix != "" {
+		if err := checkName(s.prefix); err != nil {
+			return s, fmt.Errorf("%w %q: prefix: want parts of [a-zA-Z0-9._-]", ErrInvalidURL, rawURL)
+		}
+	}
+	for key, values := range u.Query() {
+		v := values[len(values)-1]
+		var err error
+		switch key {
+		case "region":
+			s.region = v
+		case "endpoint":
+			var e *url.URL
+			if e, err = url.Parse(v); err == nil && (e.Scheme != "http" && e.Scheme != "https" || e.Host == "") {
+				err = errors.New("want http://HOST:PORT or https://HOST")
+			}
+			s.endpoint = v
+		case "path_style":
+			s.pathStyle, err = strconv.ParseBool(v)
+		default:
+			err = errors.New("unknown parameter: there are region, endpoint and path_style")
+		}
+		if err != nil {
+			return s, fmt.Errorf("%w %q: %s=%s: %w", ErrInvalidURL, rawURL, key, v, err)
+		}
+	}
+	return s, nil
+}
+
+// probePrefix begins the names of Probe's objects.
+const probePrefix = "probe/"
+
+// Probe checks that a store is reachable, can be written and read in ranges, and refuses to replace an object. It
+// leaves nothing behind. ErrUnavailable and ErrDenied say what to mend.
+func Probe(ctx context.Context, b Bucket) error {
+	name := probePrefix + strings.ToLower(rand.Text())
+	body := []byte("streamhouse probe")
+	err := b.Put(ctx, name, bytes.NewReader(body), int64(len(body)))
+	if err != nil {
+		return fmt.Errorf("object store can't be written: %w", err)
+	}
+	err = probeObject(ctx, b, name, body)
+	if delErr := b.Delete(ctx, name); delErr != nil {
+		err = errors.Join(err, fmt.Errorf("object store does not delete: %w", delErr))
+	}
+	return err
+}
+
+func probeObject(ctx context.Context, b Bucket, name string, body []byte) error {
+	if err := b.Put(ctx, name, bytes.NewReader(body), int64(len(body))); !errors.Is(err, ErrExists) {
+		return fmt.Errorf("object store replaces objects: it ignores If-None-Match, which StreamHouse needs: %w", errors.Join(ErrDenied, err))
+	}
+	r, err := b.Get(ctx, name, 5, 4)
+	if err != nil {
+		return fmt.Errorf("object store can't be read: %w", err)
+	}
+	got, err := io.ReadAll(r)
+	if err = errors.Join(err, r.Close()); err != nil {
+		return fmt.Errorf("object store can't be read: %w: %w", ErrUnavailable, err)
+	}
+	if !bytes.Equal(got, body[5:9]) {
+		return fmt.Errorf("object store does not read ranges: asked for 4 bytes, got %d: %w", len(got), ErrDenied)
+	}
+	return nil
+}
