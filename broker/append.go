@@ -98,7 +98,9 @@ func (b *Broker) appendShard(ctx context.Context, pieces []*piece, durable bool)
 		}
 	}
 	var results []shard.AppendResult
+	unclear := false
 	err := b.onLeader(ctx, call, func(ctx context.Context, t target) error {
+		unclear = t.unclear
 		var err error
 		results, err = b.appendOn(ctx, t, call.shard, batches, durable)
 		return err
@@ -109,7 +111,16 @@ func (b *Broker) appendShard(ctx context.Context, pieces []*piece, durable bool)
 			continue
 		}
 		p.result = results[i]
+		if unclear && overtaken(results[i].Reason) {
+			p.err = outcomeUnknown(p.fail())
+		}
 	}
+}
+
+// overtaken reports whether a refusal leaves open that an earlier try of the same batch was stored: what refuses the
+// batch now may have come between the two.
+func overtaken(reason Reason) bool {
+	return reason == reasonFenced || reason == reasonUnknownProducer || reason == reasonPartitionNotFound
 }
 
 var errShortAnswer = errors.New("the leader answered for fewer batches than it was sent")

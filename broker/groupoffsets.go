@@ -118,7 +118,7 @@ func sameTopic(p *fsm.Partition, t *fsm.Topic) bool { return p.TopicUUID == t.UU
 func (b *Broker) groupOffsets(ctx context.Context, group string, ids []uint64) ([]shard.GroupOffset, error) {
 	number := b.meta.View().GroupShard(group)
 	var offsets []shard.GroupOffset
-	call := leaderCall{shard: number, repeatable: true, attemptTimeout: appendAttempt}
+	call := leaderCall{shard: number, repeatable: true, read: true, attemptTimeout: appendAttempt}
 	err := b.onLeader(ctx, call, func(ctx context.Context, t target) error {
 		if t.local != nil {
 			var err error

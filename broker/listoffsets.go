@@ -102,7 +102,7 @@ func (b *Broker) findNewest(ctx context.Context, p *fsm.Partition, timestampMs i
 	patience, cancel := context.WithTimeout(ctx, leaderPatience)
 	defer cancel()
 	var res *nodev1.FindOffsetResponse
-	err := b.onLeader(patience, leaderCall{shard: p.Shard, repeatable: true}, func(ctx context.Context, t target) error {
+	err := b.onLeader(patience, leaderCall{shard: p.Shard, repeatable: true, read: true}, func(ctx context.Context, t target) error {
 		var err error
 		req := &nodev1.FindOffsetRequest{Shard: p.Shard, PartitionId: p.ID, TimestampMs: timestampMs}
 		if t.local != nil {

@@ -229,7 +229,7 @@ func (b *Broker) fetchLeader(ctx context.Context, p *fsm.Partition, offset int64
 	outer, cancel := context.WithTimeout(ctx, leaderPatience+wait)
 	defer cancel()
 	defer b.onEnd(cancel)()
-	call := leaderCall{shard: p.Shard, repeatable: true, attemptTimeout: askTimeout + wait}
+	call := leaderCall{shard: p.Shard, repeatable: true, read: true, attemptTimeout: askTimeout + wait}
 	err := b.onLeader(outer, call, func(ctx context.Context, t target) error {
 		if t.client == nil {
 			return noLeader(p.Shard) // a replica has just come to this node; the next read uses it

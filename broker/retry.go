@@ -64,6 +64,8 @@ type target struct {
 	nodeID string
 	local  LocalShard               // set when nodeID is this node
 	client nodev1.NodeServiceClient // set otherwise
+	// unclear says that an earlier attempt of this call may have written.
+	unclear bool
 }
 
 // leaderCall is what onLeader needs to know of a call.
@@ -71,6 +73,8 @@ type leaderCall struct {
 	shard uint32
 	// repeatable says that a second attempt does no harm.
 	repeatable bool
+	// read says that the call writes nothing, so that nothing can be unclear.
+	read bool
 	// attemptTimeout bounds one attempt; 0 leaves it to the caller's deadline.
 	attemptTimeout time.Duration
 }
@@ -83,7 +87,10 @@ func (b *Broker) onLeader(ctx context.Context, call leaderCall, attempt func(con
 	delay := minRetryDelay
 	var last *Error
 	for {
-		err := b.attemptOnLeader(ctx, call, hint, attempt)
+		err := b.attemptOnLeader(ctx, call, hint, func(ctx context.Context, t target) error {
+			t.unclear = unclear
+			return attempt(ctx, t)
+		})
 		if err == nil {
 			return nil
 		}
@@ -98,7 +105,7 @@ func (b *Broker) onLeader(ctx context.Context, call leaderCall, attempt func(con
 			}
 			return last
 		case verdictRetry:
-			unclear = unclear || !definite(last.Reason)
+			unclear = unclear || !call.read && !definite(last.Reason)
 		}
 		if hint != "" && delay == minRetryDelay {
 			delay *= 2 // the first hint is followed at once

@@ -63,7 +63,7 @@ func (b *Broker) leaderMark(ctx context.Context, p *fsm.Partition) (int64, error
 	ctx, cancel := context.WithTimeout(ctx, leaderPatience)
 	defer cancel()
 	var value int64
-	call := leaderCall{shard: p.Shard, repeatable: true, attemptTimeout: askTimeout}
+	call := leaderCall{shard: p.Shard, repeatable: true, read: true, attemptTimeout: askTimeout}
 	err := b.onLeader(ctx, call, func(ctx context.Context, t target) error {
 		if t.local != nil {
 			var err error
