@@ -17,8 +17,8 @@ import (
 const (
 	// streamTimeout bounds one connection to a peer, and with it how long Run takes to end.
 	streamTimeout = 2 * time.Second
-	// updateTimeout bounds the wait for a change of self to be spread.
-	updateTimeout = time.Second
+	// updateTimeout bounds the wait for a change of self to be spread. It is spread anyway, soon.
+	updateTimeout = time.Millisecond
 	// duplicatePings is how often a node with this node's id is asked whether it lives.
 	duplicatePings = 3
 )
@@ -343,8 +343,7 @@ func (g *Gossip) change(f func(*Member)) error {
 		return err
 	}
 	if err := g.list.UpdateNode(updateTimeout); err != nil {
-		// The next full sync carries it.
-		g.cfg.Logger.Debug("gossip update is not spread yet", "error", err)
+		g.cfg.Logger.Debug("change is queued to be spread", "error", err)
 	}
 	return nil
 }
