@@ -43,7 +43,7 @@ func (r *Reader) Read(ctx context.Context, ref *metav1.SegmentRef, offset int64,
 	}
 	first := x.find(offset)
 	// The wanted batch begins at most a span behind the span's beginning.
-	last := x.reach(first, spanBytes+max(int64(maxBytes), 0))
+	last := x.reach(first, spanBytes+min(max(int64(maxBytes), 0), x.sizeBytes))
 	data, err := readSpans(ctx, r.ranges, ref, x, first, last)
 	if err != nil {
 		return nil, err

@@ -2,6 +2,7 @@ package segment
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"math"
@@ -50,6 +51,8 @@ type openSegment struct {
 	crc       uint32
 	newest    int64
 }
+
+var errFinished = errors.New("the object is finished")
 
 // NewWriter returns a writer of one object.
 func NewWriter(s Source) *Writer {
@@ -148,7 +151,7 @@ func (w *Writer) Finish() (*Object, error) {
 		return nil, w.err
 	}
 	w.close()
-	w.err = fmt.Errorf("the object is finished")
+	w.err = errFinished
 	if len(w.segments) == 0 {
 		return nil, ErrEmpty
 	}
@@ -179,7 +182,8 @@ func (w *Writer) Finish() (*Object, error) {
 		return nil, fmt.Errorf("the footer has %d bytes, more than %d", t.footerBytes, maxFooterBytes)
 	}
 	tail = appendTrailer(tail, t)
-	o.pieces = append(w.pieces, piece{at: w.size, base: unpatched, data: tail})
+	w.pieces = append(w.pieces, piece{at: w.size, base: unpatched, data: tail})
+	o.pieces = w.pieces
 	o.SizeBytes = w.size + int64(len(tail))
 	return o, nil
 }
