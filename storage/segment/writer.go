@@ -50,6 +50,7 @@ type openSegment struct {
 	position  int64
 	crc       uint32
 	newest    int64
+	head      [patchedBytes]byte // scratch of add
 }
 
 var errFinished = errors.New("the object is finished")
@@ -138,10 +139,9 @@ func (s *openSegment) add(b record.Batch, baseOffset, at int64) {
 	last := &spans[len(spans)-1]
 	last.maxTimestampMs = max(last.maxTimestampMs, b.MaxTimestamp())
 	s.newest = max(s.newest, b.MaxTimestamp())
-	var head [patchedBytes]byte
-	binary.BigEndian.PutUint64(head[:], uint64(baseOffset))
+	binary.BigEndian.PutUint64(s.head[:], uint64(baseOffset))
 	for _, crc := range []*uint32{&last.crc, &s.crc} {
-		*crc = crc32.Update(crc32.Update(*crc, castagnoli, head[:]), castagnoli, b[patchedBytes:])
+		*crc = crc32.Update(crc32.Update(*crc, castagnoli, s.head[:]), castagnoli, b[patchedBytes:])
 	}
 }
 

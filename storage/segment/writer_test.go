@@ -2,7 +2,6 @@ package segment
 
 import (
 	"bytes"
-	"errors"
 	"io"
 	"math"
 	"testing"
@@ -129,5 +128,5 @@ func TestBody(t *testing.T) {
 		})
 	}
 	_, err = s.object.Body().Seek(-1, io.SeekStart)
-	require.True(t, errors.Is(err, errSeek))
+	require.ErrorIs(t, err, errSeek)
 }
