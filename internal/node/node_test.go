@@ -1,12 +1,15 @@
 package node
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -223,8 +226,9 @@ func TestOneNode(t *testing.T) {
 	require.ErrorContains(t, run(t, other).fails(), "--object-store")
 }
 
-func TestThreeNodes(t *testing.T) {
-	dir := t.TempDir()
+// runThree begins a cluster of three.
+func runThree(t *testing.T, dir string) []*running {
+	t.Helper()
 	seed := freeAddr(t)
 	var nodes []*running
 	for i := range 3 {
@@ -237,6 +241,53 @@ func TestThreeNodes(t *testing.T) {
 	for _, n := range nodes {
 		n.waitReady()
 	}
+	return nodes
+}
+
+// status asks a node about the cluster.
+func (r *running) status() *streamhousev1.GetClusterStatusResponse {
+	r.t.Helper()
+	conn, err := grpc.NewClient(r.cfg.GRPCAddr, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	require.NoError(r.t, err)
+	defer func() { require.NoError(r.t, conn.Close()) }()
+	resp, err := streamhousev1.NewClusterServiceClient(conn).GetClusterStatus(r.call(), &streamhousev1.GetClusterStatusRequest{})
+	require.NoError(r.t, err)
+	return resp
+}
+
+// waitHealed waits until all three nodes vote in the metadata group and in every shard.
+func (r *running) waitHealed() {
+	r.t.Helper()
+	var last *streamhousev1.GetClusterStatusResponse
+	ok := func() bool {
+		last = r.status()
+		voters := 0
+		for _, n := range last.GetNodes() {
+			if n.GetMetadataRole() == "voter" || n.GetMetadataRole() == "leader" {
+				voters++
+			}
+		}
+		for _, s := range last.GetShards() {
+			inShard := 0
+			for _, rep := range s.GetReplicas() {
+				if rep.GetRole() == "voter" || rep.GetRole() == "leader" {
+					inShard++
+				}
+			}
+			if inShard != 3 || len(s.GetReplicas()) != 3 || s.GetLeader() == "" {
+				return false
+			}
+		}
+		return voters == 3 && len(last.GetShards()) > 0
+	}
+	if !waitFor(ok) {
+		require.Fail(r.t, "cluster does not heal", last.String())
+	}
+}
+
+func TestThreeNodes(t *testing.T) {
+	dir := t.TempDir()
+	nodes := runThree(t, dir)
 	nodes[1].createTopic("logs")
 	for i, n := range nodes {
 		n.produce("logs", fmt.Sprint(i))
@@ -246,7 +297,7 @@ func TestThreeNodes(t *testing.T) {
 	}
 
 	// A second node of one id is refused at once, and the first goes on.
-	twin := testConfig(t, "n2", dir, map[string]string{"data-dir": filepath.Join(dir, "twin"), "join": seed})
+	twin := testConfig(t, "n2", dir, map[string]string{"data-dir": filepath.Join(dir, "twin"), "join": nodes[0].cfg.GossipAddr})
 	require.ErrorContains(t, run(t, twin).fails(), "--node-id")
 	nodes[1].produce("logs", "3")
 
@@ -261,4 +312,80 @@ func TestThreeNodes(t *testing.T) {
 		n.waitReady()
 		require.Equal(t, "0 1 2 3", n.consume("logs"))
 	}
+}
+
+// Traps lost-tail-votes, bit-flip: a wiped disk is a new node, and a damaged
+// replica is built anew from the others.
+func TestNodesHeal(t *testing.T) {
+	dir := t.TempDir()
+	nodes := runThree(t, dir)
+	nodes[0].createTopic("logs")
+	nodes[0].produce("logs", "0")
+	nodes[0].waitHealed()
+
+	nodes[0].stop()
+	require.NoError(t, os.RemoveAll(nodes[0].cfg.DataDir))
+	// The others are its seeds now; its own address is among theirs.
+	wiped := nodes[0].cfg
+	wiped.Join = []string{nodes[1].cfg.GossipAddr}
+	nodes[0] = run(t, wiped)
+	nodes[0].waitReady()
+	nodes[1].waitHealed()
+	require.Equal(t, "0", nodes[0].consume("logs"))
+
+	nodes[1].stop()
+	flipBit(t, filepath.Join(nodes[1].cfg.DataDir, "meta"))
+	nodes[1] = run(t, nodes[1].cfg)
+	nodes[1].waitReady()
+	nodes[2].waitHealed()
+	require.Equal(t, "0", nodes[1].consume("logs"))
+	nodes[1].produce("logs", "1")
+	require.Equal(t, "0 1", nodes[2].consume("logs"))
+}
+
+// The only copy of the metadata is never thrown away.
+func TestDamagedSingleNodeIsRefused(t *testing.T) {
+	dir := t.TempDir()
+	cfg := testConfig(t, "n1", dir, nil)
+	n := run(t, cfg)
+	n.waitReady()
+	n.createTopic("logs")
+	n.stop()
+	flipBit(t, filepath.Join(cfg.DataDir, "meta"))
+	err := run(t, cfg).fails()
+	require.ErrorContains(t, err, filepath.Join(cfg.DataDir, "meta"))
+	require.ErrorContains(t, err, "on no other node")
+}
+
+func TestAnotherStoreIsRefusedOnRestart(t *testing.T) {
+	dir := t.TempDir()
+	cfg := testConfig(t, "n1", dir, nil)
+	n := run(t, cfg)
+	n.waitReady()
+	n.stop()
+	cfg.ObjectStore = (&url.URL{Scheme: "file", Path: filepath.Join(dir, "elsewhere")}).String()
+	require.ErrorIs(t, run(t, cfg).fails(), errWrongStore)
+}
+
+// flipBit damages the entries of the Raft log below dir.
+func flipBit(t *testing.T, dir string) {
+	t.Helper()
+	damaged := false
+	require.NoError(t, filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		data, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		// The topic's name stands in the entry that created it.
+		if i := bytes.Index(data, []byte("logs")); i >= 0 {
+			data[i] ^= 1
+			damaged = true
+			return os.WriteFile(path, data, 0o600)
+		}
+		return nil
+	}))
+	require.True(t, damaged)
 }
