@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"slices"
 	"time"
 
 	metav1 "github.com/streamhouse/streamhouse/api/streamhouse/meta/v1"
@@ -57,7 +58,7 @@ func (p *planner) balanceReplicas() {
 		return
 	}
 	p.load[best.to]++
-	p.wish(best.shard, append(best.shard.Replicas[:len(best.shard.Replicas):len(best.shard.Replicas)], p.newReplica(best.to)))
+	p.wish(best.shard, append(slices.Clip(best.shard.Replicas), p.newReplica(best.to)))
 }
 
 func (p *planner) allFine(s *fsm.Shard) bool {

@@ -3,8 +3,6 @@ package controller
 import (
 	"slices"
 	"time"
-
-	"github.com/streamhouse/streamhouse/fsm"
 )
 
 // GroupID is a shard's number, or Metadata.
@@ -19,6 +17,8 @@ type Server struct {
 	Voter     bool
 	// CaughtUp is set when two looks have found all applied that the leader had committed before.
 	CaughtUp bool
+	// Answers is set when the replica was asked and has answered.
+	Answers bool
 }
 
 // Group is what the leader of a Raft group says of it.
@@ -94,5 +94,3 @@ func (g *Group) majorityWithout(replicaID string, good func(replicaID string) bo
 	}
 	return rest > 0 && live > rest/2
 }
-
-func (o *Observation) aliveReplica(replicaID string) bool { return o.Alive[fsm.NodeOf(replicaID)] }

@@ -137,8 +137,9 @@ func (ob *observer) lookAtGroup(ctx context.Context, view *fsm.View, o *Observat
 		ask = newPlanner(view, o).metadataLooks(g)
 	}
 	for i := range g.Servers {
-		s := &g.Servers[i]
-		s.CaughtUp = slices.Contains(ask, s.ReplicaID) && ob.caughtUp(ctx, id, leader, s.ReplicaID)
+		if s := &g.Servers[i]; slices.Contains(ask, s.ReplicaID) {
+			s.Answers, s.CaughtUp = ob.lookAtReplica(ctx, id, leader, s.ReplicaID)
+		}
 	}
 	return g
 }
@@ -169,21 +170,22 @@ func (ob *observer) findLeader(ctx context.Context, o *Observation, id GroupID, 
 	return best
 }
 
-// caughtUp looks twice whether a replica has applied what the leader had committed before.
-func (ob *observer) caughtUp(ctx context.Context, id GroupID, leader *nodev1.GetReplicaResponse, replicaID string) bool {
+// lookAtReplica looks twice whether a replica has applied what the leader had committed before.
+func (ob *observer) lookAtReplica(ctx context.Context, id GroupID, leader *nodev1.GetReplicaResponse, replicaID string) (answers, caughtUp bool) {
 	for i := range looks {
 		if i > 0 {
 			leader = ob.ask(ctx, id, fsm.NodeOf(leader.GetReplicaId()))
 			if leader.GetState() != stateLeader {
-				return false
+				return answers, false
 			}
 		}
 		r := ob.ask(ctx, id, fsm.NodeOf(replicaID))
-		if r.GetReplicaId() != replicaID || r.GetAppliedIndex() < leader.GetCommitIndex() {
-			return false
+		answers = r.GetReplicaId() == replicaID
+		if !answers || r.GetAppliedIndex() < leader.GetCommitIndex() {
+			return answers, false
 		}
 	}
-	return true
+	return true, true
 }
 
 // ask returns nil when the node does not answer or has no replica of the group.

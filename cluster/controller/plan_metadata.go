@@ -155,7 +155,7 @@ func (p *planner) removeStale(g *Group, replaced bool) bool {
 			continue
 		}
 		_, known := p.view.Node(fsm.NodeOf(s.ReplicaID))
-		if !s.Voter && !known && p.o.aliveReplica(s.ReplicaID) && !s.CaughtUp {
+		if !s.Voter && !known && s.Answers && !s.CaughtUp {
 			p.busy[Metadata] = true
 			continue
 		}

@@ -66,16 +66,23 @@ func (p *planner) planShard(s *fsm.Shard) {
 	if !g.Known() {
 		return
 	}
-	if p.followWish(s, g) || p.busy[id] {
+	if p.leaveLead(s, g) || p.followWish(s, g) || p.busy[id] {
 		return
 	}
-	if p.completeWish(s) || p.reduceWish(s, g) {
-		return
+	if !p.completeWish(s) {
+		p.reduceWish(s, g)
 	}
-	if p.leaving(fsm.NodeOf(g.Leader)) {
-		good := p.goodVoter(s)
-		p.transfer(id, func(replicaID string) bool { return good(replicaID) && !p.leaving(fsm.NodeOf(replicaID)) })
+}
+
+// leaveLead takes the leadership from a node that is to be emptied.
+func (p *planner) leaveLead(s *fsm.Shard, g *Group) bool {
+	if !p.leaving(fsm.NodeOf(g.Leader)) {
+		return false
 	}
+	good := p.goodVoter(s)
+	return p.transfer(GroupID(s.Number), func(replicaID string) bool {
+		return good(replicaID) && !p.leaving(fsm.NodeOf(replicaID))
+	})
 }
 
 // goodVoter returns what says whether a voter of the shard counts: it is wished
@@ -164,7 +171,7 @@ func (p *planner) wish(s *fsm.Shard, replicas []*metav1.Replica) {
 
 // reduceWish gives up one replica: one that can't count any more, once others
 // have its place, or one too many.
-func (p *planner) reduceWish(s *fsm.Shard, g *Group) bool {
+func (p *planner) reduceWish(s *fsm.Shard, g *Group) {
 	var stay []*metav1.Replica // fine, and voters
 	var gone []*metav1.Replica
 	for _, r := range s.Replicas {
@@ -172,7 +179,7 @@ func (p *planner) reduceWish(s *fsm.Shard, g *Group) bool {
 		switch {
 		case isLost(r) && (!in || !srv.Voter):
 			p.wish(s, without(s.Replicas, r)) // It never counted.
-			return true
+			return
 		case !p.fine(r):
 			gone = append(gone, r)
 		case in && srv.Voter:
@@ -183,20 +190,18 @@ func (p *planner) reduceWish(s *fsm.Shard, g *Group) bool {
 	if len(gone) > 0 && len(stay) >= want {
 		if g.majorityWithout(gone[0].GetReplicaId(), p.goodVoter(s)) {
 			p.wish(s, without(s.Replicas, gone[0]))
-			return true
 		}
-		return false
+		return
 	}
 	if len(gone) > 0 || len(stay) <= wantedReplicas {
-		return false
+		return
 	}
 	r := p.surplus(stay, g)
 	if !g.majorityWithout(r.GetReplicaId(), p.goodVoter(s)) {
-		return false
+		return
 	}
 	p.load[r.GetNodeId()]--
 	p.wish(s, without(s.Replicas, r))
-	return true
 }
 
 // surplus chooses the replica to give up: one that is away, of a zone that has

@@ -1,0 +1,205 @@
+package controller
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	metav1 "github.com/streamhouse/streamhouse/api/streamhouse/meta/v1"
+	"github.com/streamhouse/streamhouse/storage/object"
+)
+
+const hour = time.Hour
+
+// stored is a cluster of one node with a topic of two partitions, and its objects.
+type stored struct {
+	*fakeCluster
+	t      *testing.T
+	bucket *object.Memory
+	// broken makes the object store fail.
+	broken atomic.Bool
+}
+
+func newStored(t *testing.T, config map[string]string) *stored {
+	t.Helper()
+	s := &stored{fakeCluster: newFakeCluster(boot(t, 1, "n1")), t: t, bucket: object.NewMemory()}
+	s.bucket.Before = func(context.Context, string, string) error {
+		if s.broken.Load() {
+			return errors.New("503")
+		}
+		return nil
+	}
+	s.do(func(sim *sim) {
+		sim.apply(&metav1.Command{Command: &metav1.Command_CreateTopic{CreateTopic: &metav1.CreateTopic{
+			Name: "t", Uuid: []byte("uuid-of-topic-01"), Partitions: 2, Config: config,
+		}}})
+	})
+	started(t, s.fakeCluster, func(c *Config) { c.Bucket, c.ObjectGrace = s.bucket, hour })
+	return s
+}
+
+func (s *stored) put(name string) {
+	s.t.Helper()
+	require.NoError(s.t, s.bucket.Put(s.t.Context(), name, bytes.NewReader([]byte("x")), 1))
+}
+
+// upload puts an object and lists it; the segment has the offsets base to base+10, and its newest record is from now.
+func (s *stored) upload(name string, partition uint64, base int64) {
+	s.t.Helper()
+	s.put(name)
+	_, err := s.Propose(s.t.Context(), &metav1.Command{Command: &metav1.Command_CommitSegments{CommitSegments: &metav1.CommitSegments{
+		Object: name, ObjectBytes: 100, Segments: []*metav1.SegmentEntry{{
+			PartitionId: partition, BaseOffset: base, EndOffset: base + 10, SizeBytes: 100, MaxTimestampMs: time.Now().UnixMilli(),
+		}},
+	}}})
+	require.NoError(s.t, err)
+}
+
+func (s *stored) names() []string {
+	s.t.Helper()
+	s.broken.Store(false)
+	var names []string
+	require.NoError(s.t, s.bucket.List(s.t.Context(), "", func(a object.Attributes) error {
+		names = append(names, a.Name)
+		return nil
+	}))
+	return names
+}
+
+func (s *stored) start(partition uint64) int64 {
+	p, _ := s.View().Partition(partition)
+	return p.LogStart
+}
+
+func TestRetentionByTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newStored(t, map[string]string{"retention.ms": fmt.Sprint((10 * hour).Milliseconds())})
+		s.upload("C/00/0/a.seg", 1, 0)
+		pass(5 * hour)
+		s.upload("C/00/0/b.seg", 1, 10)
+		pass(4 * hour)
+		require.Zero(t, s.start(1))
+		pass(2 * hour)
+		require.Equal(t, int64(10), s.start(1))
+		require.Equal(t, []string{"C/00/0/a.seg", "C/00/0/b.seg"}, s.names(), "readers have the grace period")
+		pass(2 * hour)
+		require.Equal(t, []string{"C/00/0/b.seg"}, s.names())
+		pass(6 * hour)
+		require.Equal(t, int64(20), s.start(1))
+		require.Empty(t, s.names())
+	})
+}
+
+func TestRetentionByBytes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newStored(t, map[string]string{"retention.ms": "-1", "retention.bytes": "150"})
+		for i := range int64(4) {
+			s.upload(fmt.Sprintf("C/00/0/%d.seg", i), 1, 10*i)
+		}
+		s.upload("C/00/0/other.seg", 2, 0)
+		pass(time.Minute)
+		require.Equal(t, int64(20), s.start(1), "200 bytes are left, 100 would be below the limit")
+		require.Zero(t, s.start(2))
+	})
+}
+
+// TestOrphans: what was uploaded and never listed is removed after the grace period, and nothing else is.
+func TestOrphans(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newStored(t, nil)
+		s.put("C/00/0/orphan.seg")
+		s.put("C/snapshot")
+		s.put("cluster.json")
+		s.put("D/00/0/foreign.seg")
+		s.upload("C/00/0/listed.seg", 1, 0)
+		pass(30 * time.Minute)
+		require.Len(t, s.names(), 5)
+		require.Zero(t, s.View().NumDroppedObjects(), "it may be listed any moment")
+		pass(hour)
+		require.Equal(t, 1, s.View().NumDroppedObjects())
+		require.Contains(t, s.names(), "C/00/0/orphan.seg", "condemned, not deleted yet")
+		pass(2 * hour)
+		require.Equal(t, []string{"C/00/0/listed.seg", "C/snapshot", "D/00/0/foreign.seg", "cluster.json"}, s.names())
+		require.True(t, s.View().ObjectKnown("C/00/0/orphan.seg"), "the name is refused for long")
+		pass(8 * 24 * hour)
+		require.False(t, s.View().ObjectKnown("C/00/0/orphan.seg"))
+		require.False(t, s.View().ObjectKnown("C/00/0/listed.seg"), "seven days of retention are over")
+	})
+}
+
+func TestDeletedTopicsObjectsGo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newStored(t, nil)
+		s.upload("C/00/0/a.seg", 1, 0)
+		_, err := s.Propose(t.Context(), &metav1.Command{Command: &metav1.Command_DeleteTopic{DeleteTopic: &metav1.DeleteTopic{
+			Name: "t", Uuid: []byte("uuid-of-topic-01"),
+		}}})
+		require.NoError(t, err)
+		pass(2 * time.Minute)
+		require.Equal(t, 1, s.View().NumDroppedObjects())
+		require.Len(t, s.names(), 1)
+		pass(hour)
+		require.Empty(t, s.names())
+	})
+}
+
+// TestObjectStoreAway: what could not be deleted is deleted later, and a name is not forgotten before.
+func TestObjectStoreAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newStored(t, nil)
+		s.put("C/00/0/orphan.seg")
+		pass(90 * time.Minute)
+		require.Equal(t, 1, s.View().NumDroppedObjects())
+		require.Len(t, s.names(), 1)
+		s.broken.Store(true)
+		pass(9 * 24 * hour)
+		require.Equal(t, 1, s.View().NumDroppedObjects())
+		require.Len(t, s.names(), 1)
+		pass(2 * time.Minute)
+		require.Empty(t, s.names())
+		require.Zero(t, s.View().NumDroppedObjects())
+	})
+}
+
+// TestJanitorRacesCommit is the key janitor-races-commit: an upload that was
+// paused for long can't list its object once it is condemned.
+func TestJanitorRacesCommit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newStored(t, nil)
+		s.put("C/00/0/late.seg")
+		pass(90 * time.Minute)
+		require.Len(t, s.names(), 1)
+		_, err := s.Propose(t.Context(), &metav1.Command{Command: &metav1.Command_CommitSegments{CommitSegments: &metav1.CommitSegments{
+			Object: "C/00/0/late.seg", ObjectBytes: 10, Segments: []*metav1.SegmentEntry{{PartitionId: 1, EndOffset: 10, SizeBytes: 10}},
+		}}})
+		require.ErrorContains(t, err, "condemned")
+		pass(2 * hour)
+		require.Empty(t, s.names())
+		p, _ := s.View().Partition(1)
+		require.Empty(t, p.Segments)
+	})
+}
+
+func TestPlanRetentionIsBounded(t *testing.T) {
+	s := newSim(t, 1)
+	s.apply(&metav1.Command{Command: &metav1.Command_CreateTopic{CreateTopic: &metav1.CreateTopic{
+		Name: "t", Uuid: []byte("uuid-of-topic-01"), Partitions: 5,
+	}}})
+	for id := range uint64(5) {
+		s.apply(&metav1.Command{Command: &metav1.Command_CommitSegments{CommitSegments: &metav1.CommitSegments{
+			Object: "o", ObjectBytes: 100, Segments: []*metav1.SegmentEntry{{PartitionId: id + 1, EndOffset: 10, SizeBytes: 10, MaxTimestampMs: 1}},
+		}}})
+	}
+	week := int64(7 * 24 * hour / time.Millisecond)
+	require.Empty(t, PlanRetention(s.view(), week, 10))
+	require.Empty(t, PlanRetention(s.view(), -1<<63, 10))
+	require.Len(t, PlanRetention(s.view(), week+2, 10), 5)
+	require.Len(t, PlanRetention(s.view(), week+2, 3), 3)
+}
