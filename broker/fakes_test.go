@@ -6,6 +6,7 @@ import (
 	"net"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
@@ -460,6 +461,12 @@ func (p *fakePeer) Fetch(ctx context.Context, req *nodev1.FetchRequest, opts ...
 	local := p.shards[req.GetShard()]
 	if req.GetOffset() >= local.HighWatermark(req.GetPartitionId()) {
 		if _, err := local.LeaderHighWatermark(req.GetPartitionId()); err != nil {
+			return nil, err
+		}
+		wait, cancel := context.WithTimeout(ctx, time.Duration(req.GetMaxWaitMs())*time.Millisecond)
+		defer cancel()
+		_ = local.WaitHighWatermark(wait, req.GetPartitionId(), req.GetOffset()+1)
+		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
 	}

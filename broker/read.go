@@ -219,6 +219,10 @@ func (b *Broker) readRemote(ctx context.Context, p *fsm.Partition, offset int64,
 		case len(f.data) > 0 || time.Until(until) <= 0 || b.ending():
 			return f, nil
 		}
+		// The leader waited, unless it is about to stop: then it is not asked over and over.
+		if err := pause(ctx, minRetryDelay); err != nil {
+			return fetched{}, err
+		}
 	}
 }
 

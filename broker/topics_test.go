@@ -1,0 +1,222 @@
+package broker
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/stretchr/testify/require"
+
+	metav1 "github.com/streamhouse/streamhouse/api/streamhouse/meta/v1"
+	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
+	"github.com/streamhouse/streamhouse/cluster/metadata"
+)
+
+func TestTopics(t *testing.T) {
+	f := newFixture(t, true)
+	ctx := t.Context()
+	created, err := f.CreateTopic(ctx, &streamhousev1.CreateTopicRequest{Name: "t", Partitions: 2, Config: map[string]string{"retention.ms": "5"}})
+	require.NoError(t, err)
+	require.Len(t, created.GetTopic().GetUuid(), 16)
+	require.Len(t, created.GetTopic().GetPartitions(), 2)
+	p := created.GetTopic().GetPartitions()[1]
+	require.Equal(t, uint32(1), p.GetShard())
+	require.Equal(t, "n2", p.GetLeader())
+	require.Equal(t, []string{"n1", "n2", "n3"}, p.GetReplicas())
+
+	_, err = f.CreateTopic(ctx, &streamhousev1.CreateTopicRequest{Name: "t", Partitions: 2})
+	requireReason(t, reasonTopicExists, err)
+	for field, req := range map[string]*streamhousev1.CreateTopicRequest{
+		"name":       {Name: "a/b", Partitions: 1},
+		"partitions": {Name: "x", Partitions: 100_001},
+		"config":     {Name: "x", Partitions: 1, Config: map[string]string{"nope": "1"}},
+	} {
+		_, err := f.CreateTopic(ctx, req)
+		require.Equal(t, field, requireReason(t, reasonInvalidField, err).Metadata["field"])
+	}
+
+	altered, err := f.AlterTopic(ctx, &streamhousev1.AlterTopicRequest{Name: "t", Partitions: 3, UnsetConfig: []string{"retention.ms"}})
+	require.NoError(t, err)
+	require.Len(t, altered.GetTopic().GetPartitions(), 3)
+	require.Empty(t, altered.GetTopic().GetConfig())
+	_, err = f.AlterTopic(ctx, &streamhousev1.AlterTopicRequest{Name: "t", Partitions: 1})
+	requireReason(t, reasonInvalidField, err)
+	_, err = f.AlterTopic(ctx, &streamhousev1.AlterTopicRequest{Name: "nope"})
+	requireReason(t, reasonTopicNotFound, err)
+
+	list, err := f.ListTopics(ctx, &streamhousev1.ListTopicsRequest{})
+	require.NoError(t, err)
+	require.Len(t, list.GetTopics(), 2)
+	require.Equal(t, "t", list.GetTopics()[1].GetName())
+	require.Equal(t, int32(3), list.GetTopics()[1].GetPartitions())
+
+	_, err = f.DeleteTopic(ctx, &streamhousev1.DeleteTopicRequest{Name: "t"})
+	require.NoError(t, err)
+	_, err = f.GetTopic(ctx, &streamhousev1.GetTopicRequest{Name: "t"})
+	requireReason(t, reasonTopicNotFound, err)
+	_, err = f.DeleteTopic(ctx, &streamhousev1.DeleteTopicRequest{Name: "t"})
+	requireReason(t, reasonTopicNotFound, err)
+}
+
+// TestTopicCreatedElsewhere finds what this node has not applied yet, and says no only with the leader's word.
+func TestTopicCreatedElsewhere(t *testing.T) {
+	f := newFixture(t, true)
+	f.meta.lag = true
+	f.meta.createTopic(t, "t", 1, nil)
+	_, err := f.GetTopic(t.Context(), &streamhousev1.GetTopicRequest{Name: "t"})
+	require.NoError(t, err)
+	barriers := f.meta.barriers
+	_, err = f.GetTopic(t.Context(), &streamhousev1.GetTopicRequest{Name: "t"})
+	require.NoError(t, err)
+	require.Equal(t, barriers, f.meta.barriers, "it says yes from what it has")
+
+	f.meta.must(t, &metav1.Command{Command: &metav1.Command_AlterTopic{AlterTopic: &metav1.AlterTopic{Name: "t", Partitions: 3}}})
+	partition := int32(2)
+	_, err = f.Produce(t.Context(), &streamhousev1.ProduceRequest{Topic: "t", Partition: &partition, Record: value("v")})
+	require.NoError(t, err)
+
+	f.meta.down = metadata.ErrNoLeader
+	_, err = f.GetTopic(t.Context(), &streamhousev1.GetTopicRequest{Name: "nope"})
+	requireReason(t, reasonNoLeader, err)
+	list, err := f.ListTopics(t.Context(), &streamhousev1.ListTopicsRequest{})
+	require.NoError(t, err, "a list shows what is known here")
+	require.Len(t, list.GetTopics(), 2)
+}
+
+func TestClusterStatus(t *testing.T) {
+	f := newFixture(t, true)
+	res, err := f.GetClusterStatus(t.Context(), &streamhousev1.GetClusterStatusRequest{})
+	require.NoError(t, err)
+	require.Equal(t, "c1", res.GetClusterId())
+	require.Equal(t, "n1", res.GetMetadataLeader())
+	require.Len(t, res.GetNodes(), 3)
+	require.Len(t, res.GetShards(), 2)
+	s := res.GetShards()[1]
+	require.Equal(t, "n2", s.GetLeader())
+	require.Equal(t, uint64(3), s.GetTerm())
+	require.Len(t, s.GetReplicas(), 3)
+	require.Equal(t, "voter", s.GetReplicas()[0].GetRole())
+	require.Equal(t, "wished", s.GetReplicas()[2].GetRole())
+	require.Equal(t, int32(2), res.GetNodes()[0].GetReplicas())
+	require.Equal(t, int32(1), res.GetNodes()[1].GetLeaders())
+
+	for _, p := range f.peers {
+		p.down = true
+	}
+	res, err = f.GetClusterStatus(t.Context(), &streamhousev1.GetClusterStatusRequest{})
+	require.NoError(t, err)
+	require.Empty(t, res.GetShards()[1].GetLeader())
+}
+
+func TestNodeStates(t *testing.T) {
+	f := newFixture(t, true)
+	ctx := t.Context()
+	state := func() streamhousev1.NodeState {
+		n, ok := f.meta.View().Node("n3")
+		require.True(t, ok)
+		return publicState(n.State)
+	}
+	_, err := f.DrainNode(ctx, &streamhousev1.DrainNodeRequest{NodeId: "n3"})
+	require.NoError(t, err)
+	require.Equal(t, streamhousev1.NodeState_NODE_STATE_DRAINING, state())
+	_, err = f.UndrainNode(ctx, &streamhousev1.UndrainNodeRequest{NodeId: "n3"})
+	require.NoError(t, err)
+	require.Equal(t, streamhousev1.NodeState_NODE_STATE_ACTIVE, state())
+	_, err = f.DecommissionNode(ctx, &streamhousev1.DecommissionNodeRequest{NodeId: "n3"})
+	require.NoError(t, err)
+	require.Equal(t, streamhousev1.NodeState_NODE_STATE_DECOMMISSIONING, state())
+
+	f.cfg.CanLeave = func(string) error { return errUnreachable }
+	_, err = f.DrainNode(ctx, &streamhousev1.DrainNodeRequest{NodeId: "n2"})
+	requireReason(t, reasonCannotPlace, err)
+	_, err = f.DrainNode(ctx, &streamhousev1.DrainNodeRequest{NodeId: "n9"})
+	requireReason(t, reasonNodeNotFound, err)
+	_, err = f.UndrainNode(ctx, &streamhousev1.UndrainNodeRequest{})
+	requireReason(t, reasonInvalidField, err)
+}
+
+func TestTransferLeader(t *testing.T) {
+	f := newFixture(t, true)
+	ctx := t.Context()
+	transfer := func(shard uint32, node string) error {
+		_, err := f.TransferLeader(ctx, &streamhousev1.TransferLeaderRequest{Shard: shard, NodeId: node})
+		return err
+	}
+	require.NoError(t, transfer(0, "n2"))
+	require.Equal(t, []string{"n2/r"}, f.groups.transferred)
+	require.NoError(t, transfer(1, "n3"))
+	require.Equal(t, 1, f.peers["n2"].count("TransferLeadership n3/r"))
+	require.NoError(t, transfer(1, "n2"), "it leads already")
+	requireReason(t, reasonShardNotFound, transfer(7, "n2"))
+	requireReason(t, reasonNodeNotFound, transfer(0, "n9"))
+}
+
+func TestMetricsFollowTopics(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t, true)
+		reg := prometheus.NewPedanticRegistry()
+		f.metrics = newMetrics(reg)
+		errorSeries := func() int { return testutil.CollectAndCount(f.metrics.producerErrors) }
+		require.Equal(t, len(producerErrorTypes), errorSeries(), "those without a topic are there from the start")
+
+		done := make(chan error, 1)
+		ctx, cancel := context.WithCancel(t.Context())
+		go func() { done <- f.Run(ctx) }()
+		synctest.Wait()
+		topic := f.meta.createTopic(t, "t", 1, nil)
+		require.NoError(t, pause(t.Context(), 2*syncDelay))
+		synctest.Wait()
+		require.Equal(t, 3*len(producerErrorTypes), errorSeries(), "none, pad and t")
+		require.Equal(t, 3*len(consumerErrorTypes), testutil.CollectAndCount(f.metrics.consumerErrors))
+		require.Equal(t, 3, testutil.CollectAndCount(f.metrics.consumerRecords))
+
+		f.produce(t, "t", 0, "0", "1")
+		_, err := f.Consume(t.Context(), &streamhousev1.ConsumeRequest{Topic: "t", Group: "g"})
+		require.NoError(t, err)
+		require.InDelta(t, 2, testutil.ToFloat64(f.metrics.consumerRecords.WithLabelValues("t", "g")), 0)
+		f.CountProduceError("t", noLeader(1))
+		f.CountProduceError("nope", topicNotFound("nope"))
+		f.CountConsumeError("t", "g", outOfRange(1, 2, 3))
+		f.CountConsumeError("nope", "a b", topicNotFound("nope"))
+		require.InDelta(t, 1, testutil.ToFloat64(f.metrics.producerErrors.WithLabelValues("t", typeUnavailable)), 0)
+		require.InDelta(t, 1, testutil.ToFloat64(f.metrics.producerErrors.WithLabelValues("", typeNotFound)), 0)
+		require.InDelta(t, 1, testutil.ToFloat64(f.metrics.consumerErrors.WithLabelValues("t", "g", typeOutOfRange)), 0)
+		require.InDelta(t, 1, testutil.ToFloat64(f.metrics.consumerErrors.WithLabelValues("", "", typeNotFound)), 0)
+
+		f.meta.must(t, &metav1.Command{Command: &metav1.Command_DeleteTopic{DeleteTopic: &metav1.DeleteTopic{Name: "t", Uuid: topic.UUID[:], TimeMs: 9}}})
+		require.NoError(t, pause(t.Context(), 2*syncDelay))
+		synctest.Wait()
+		require.Equal(t, 2*len(producerErrorTypes), errorSeries())
+		require.Equal(t, 2, testutil.CollectAndCount(f.metrics.consumerRecords))
+		cancel()
+		require.NoError(t, <-done)
+	})
+}
+
+func TestMetricsBoundGroups(t *testing.T) {
+	m := newMetrics(nil)
+	m.add("t")
+	for i := range maxGroupSeries + 10 {
+		m.consumed("t", string(rune('a'+i%26))+string(rune('a'+i/26%26))+string(rune('a'+i/676)), 1)
+	}
+	require.Equal(t, maxGroupSeries+3, testutil.CollectAndCount(m.consumerRecords), "none, t without a group, and the others together")
+	require.InDelta(t, 10, testutil.ToFloat64(m.consumerRecords.WithLabelValues("t", otherGroups)), 0)
+}
+
+func TestErrorTypesAreKnown(t *testing.T) {
+	for n := range streamhousev1.ErrorReason_name {
+		require.Contains(t, producerErrorTypes, producerType(Reason(n)))
+		require.Contains(t, consumerErrorTypes, consumerType(Reason(n)))
+	}
+}
+
+func TestNewWantsItsConfig(t *testing.T) {
+	_, err := New(Config{})
+	require.ErrorContains(t, err, "NodeID")
+	cfg := newFixture(t, true).cfg
+	cfg.PeerError = nil
+	_, err = New(cfg)
+	require.ErrorContains(t, err, "PeerError")
+}
