@@ -141,7 +141,7 @@ func (c *client) call(cmd *cobra.Command) *cobra.Command {
 }
 
 // open returns the nodes to talk to.
-func (c *client) open() (*remote.Pool, error) {
+func (c *client) open(a *app) (*remote.Pool, error) {
 	addr := c.addr
 	if addr == "" {
 		addr = os.Getenv("STREAMHOUSE_ADDR")
@@ -149,12 +149,17 @@ func (c *client) open() (*remote.Pool, error) {
 	if addr == "" {
 		addr = remote.DefaultAddr
 	}
-	return remote.Open(addr)
+	pool, err := remote.Open(addr)
+	if err != nil {
+		return nil, err
+	}
+	pool.Notice = func(err error) { a.say("still trying: %v", err) }
+	return pool, nil
 }
 
 // with runs fn with a pool and a context that ends with the time-out.
-func (c *client) with(ctx context.Context, fn func(context.Context, *remote.Pool) error) error {
-	pool, err := c.open()
+func (c *client) with(ctx context.Context, a *app, fn func(context.Context, *remote.Pool) error) error {
+	pool, err := c.open(a)
 	if err != nil {
 		return err
 	}

@@ -122,7 +122,7 @@ func (a *app) clusterStatus() *cobra.Command {
 		Short: "Show nodes and shards",
 		Args:  exactly(),
 		RunE: a.do(func(ctx context.Context, _ *cobra.Command, _ []string) error {
-			return c.with(ctx, func(ctx context.Context, p *remote.Pool) error {
+			return c.with(ctx, a, func(ctx context.Context, p *remote.Pool) error {
 				s, err := getStatus(ctx, p)
 				if err != nil {
 					return err
@@ -239,7 +239,7 @@ func (a *app) nodeChange(name, short string, change func(context.Context, stream
 		Short: short,
 		Args:  exactly("NODE"),
 		RunE: a.do(func(ctx context.Context, _ *cobra.Command, args []string) error {
-			return c.with(ctx, func(ctx context.Context, p *remote.Pool) error {
+			return c.with(ctx, a, func(ctx context.Context, p *remote.Pool) error {
 				_, err := clusterCall(ctx, p, func(ctx context.Context, s streamhousev1.ClusterServiceClient) (struct{}, error) {
 					return struct{}{}, change(ctx, s, args[0])
 				})
@@ -294,7 +294,7 @@ func (a *app) transferLeader() *cobra.Command {
 			if err != nil {
 				return errors.New("SHARD " + strconv.Quote(args[0]) + " must be a number")
 			}
-			return c.with(ctx, func(ctx context.Context, p *remote.Pool) error {
+			return c.with(ctx, a, func(ctx context.Context, p *remote.Pool) error {
 				_, err := clusterCall(ctx, p, func(ctx context.Context, s streamhousev1.ClusterServiceClient) (*streamhousev1.TransferLeaderResponse, error) {
 					return s.TransferLeader(ctx, &streamhousev1.TransferLeaderRequest{Shard: uint32(shard), NodeId: args[1]})
 				})

@@ -115,7 +115,7 @@ func (f *consumeFlags) job(cmd *cobra.Command, topic string) (*consumeJob, error
 }
 
 func (a *app) consume(ctx context.Context, j *consumeJob) error {
-	pool, err := j.client.open()
+	pool, err := j.client.open(a)
 	if err != nil {
 		return err
 	}
@@ -123,7 +123,7 @@ func (a *app) consume(ctx context.Context, j *consumeJob) error {
 
 	first, cancel := context.WithTimeout(ctx, j.client.timeout)
 	defer cancel()
-	spans, err := j.spans(first, pool)
+	spans, err := j.spans(first, pool, a.say)
 	if err != nil {
 		return err
 	}
@@ -156,7 +156,7 @@ type span struct {
 }
 
 // spans asks where to begin and end in each partition.
-func (j *consumeJob) spans(ctx context.Context, pool *remote.Pool) ([]span, error) {
+func (j *consumeJob) spans(ctx context.Context, pool *remote.Pool, say func(string, ...any)) ([]span, error) {
 	t, err := getTopic(ctx, pool, j.topic)
 	if err != nil {
 		return nil, err
@@ -179,21 +179,44 @@ func (j *consumeJob) spans(ctx context.Context, pool *remote.Pool) ([]span, erro
 	if err != nil {
 		return nil, err
 	}
-	ends := map[int32]int64{}
-	if !j.follow {
-		if ends, err = listOffsets(ctx, pool, &streamhousev1.ListOffsetsRequest{Topic: j.topic, Partitions: parts, Position: &streamhousev1.ListOffsetsRequest_Latest{Latest: true}}); err != nil {
-			return nil, err
-		}
+	ends, err := j.ends(ctx, pool, parts, say)
+	if err != nil {
+		return nil, err
 	}
 	out := make([]span, 0, len(parts))
 	for _, p := range parts {
-		end := consumer.Forever
-		if !j.follow {
-			end = ends[p]
+		end := ends[p]
+		if j.from.offset != nil && end >= 0 && begins[p] > end {
+			return nil, fmt.Errorf("--from %d: partition %d ends at %d", begins[p], p, end)
 		}
 		out = append(out, span{p, begins[p], end})
 	}
 	return out, nil
+}
+
+// endsTimeout is how long to wait for leaders, which know the ends; what others have can be read without.
+const endsTimeout = 10 * time.Second
+
+// ends returns where to stop in each partition.
+func (j *consumeJob) ends(ctx context.Context, pool *remote.Pool, parts []int32, say func(string, ...any)) (map[int32]int64, error) {
+	same := func(end int64) map[int32]int64 {
+		m := make(map[int32]int64)
+		for _, p := range parts {
+			m[p] = end
+		}
+		return m
+	}
+	if j.follow {
+		return same(consumer.Forever), nil
+	}
+	limited, cancel := context.WithTimeout(ctx, endsTimeout)
+	defer cancel()
+	ends, err := listOffsets(limited, pool, &streamhousev1.ListOffsetsRequest{Topic: j.topic, Partitions: parts, Position: &streamhousev1.ListOffsetsRequest_Latest{Latest: true}})
+	if err != nil && ctx.Err() == nil && remote.Retryable(err, remote.Idempotent) {
+		say("the end is not known, reading what there is: %v", err)
+		return same(consumer.WhereItEnds), nil
+	}
+	return ends, err
 }
 
 // begins returns the first offset to read of each partition.

@@ -31,13 +31,22 @@ func encoderFor(f output.Format, topic string) encoder {
 			record: encodeTable,
 		}
 	default:
-		return encoder{record: encodeValue}
+		return encoder{record: (&valueEncoder{}).record}
 	}
 }
 
-func encodeValue(w *bufio.Writer, _ int32, r *streamhousev1.ConsumedRecord) error {
-	_, _ = w.Write(r.GetValue()) // a bufio.Writer repeats its error
-	return w.WriteByte('\n')
+// valueEncoder writes values, one a line. The LF of a line that had none when it was produced waits for the next value.
+type valueEncoder struct{ owesLF bool }
+
+func (e *valueEncoder) record(w *bufio.Writer, _ int32, r *streamhousev1.ConsumedRecord) error {
+	if e.owesLF {
+		_ = w.WriteByte('\n') // a bufio.Writer repeats its error
+	}
+	_, err := w.Write(r.GetValue())
+	if e.owesLF = isUnended(r); !e.owesLF {
+		err = w.WriteByte('\n')
+	}
+	return err
 }
 
 // recordJSON is what -o json prints, one object a line: the names do not change.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
@@ -27,6 +28,8 @@ var errLineTooLong = fmt.Errorf("is longer than %d bytes", maxLineBytes)
 type lineReader struct {
 	r      *bufio.Reader
 	number int64
+	// unended is set when the last line that next returned had no LF.
+	unended bool
 	// eager is set where lines may come slowly, from a pipe or a terminal.
 	eager bool
 }
@@ -49,6 +52,7 @@ func (l *lineReader) next() ([]byte, error) {
 		case errors.Is(err, bufio.ErrBufferFull):
 		case errors.Is(err, io.EOF) && len(line) > 0:
 			l.number++
+			l.unended = true
 			return line, nil
 		default:
 			return nil, err
@@ -67,6 +71,19 @@ func (l *lineReader) hasMore() bool {
 	}
 	ahead, err := l.r.Peek(n)
 	return err == nil && bytes.IndexByte(ahead, '\n') >= 0
+}
+
+// unendedHeader marks the record of a last line without LF, so that consume can give the very bytes back.
+const unendedHeader = "streamhouse.unended-line"
+
+// markUnended marks a record as made from a line without LF.
+func markUnended(r *streamhousev1.Record) {
+	r.Headers = append(r.Headers, &streamhousev1.Header{Key: unendedHeader})
+}
+
+// isUnended says whether a record was made from a line without LF.
+func isUnended(r *streamhousev1.ConsumedRecord) bool {
+	return slices.ContainsFunc(r.GetHeaders(), func(h *streamhousev1.Header) bool { return h.GetKey() == unendedHeader })
 }
 
 // keying says where a record's key comes from.

@@ -34,8 +34,10 @@ func (a *app) produceCommand() *cobra.Command {
 		Short: "Write lines to a topic",
 		Long: `Write lines to a topic, each line as one record.
 
-Lines come from stdin or a file and end with LF; all other bytes are kept. Records
-are written under a producer id, so that a retry never stores one twice.`,
+Lines come from stdin or a file and end with LF; all other bytes are kept. A last
+line without LF is marked by a header, streamhouse.unended-line, so that "consume
+-o value" gives the file back byte for byte. Records are written under a producer
+id, so that a retry never stores one twice.`,
 		Example: `  streamhouse produce events --file app.log
   echo 'user-7:signed in' | streamhouse produce events --key-separator :`,
 		Args: exactly("TOPIC"),
@@ -153,7 +155,7 @@ func (a *app) produce(ctx context.Context, job *produceJob) error {
 		return err
 	}
 	defer func() { _ = in.Close() }() // it was only read
-	pool, err := job.client.open()
+	pool, err := job.client.open(a)
 	if err != nil {
 		return err
 	}
@@ -249,6 +251,9 @@ func sendLines(ctx context.Context, p *producer.Producer, lines *lineReader, k k
 		var r *streamhousev1.Record
 		if err == nil {
 			r, err = k.record(line, lines.number, time.Now())
+		}
+		if err == nil && lines.unended {
+			markUnended(r)
 		}
 		if err != nil {
 			for _, rest := range b.rest() {

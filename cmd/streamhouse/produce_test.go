@@ -48,7 +48,9 @@ func TestProduceLastLineWithoutLF(t *testing.T) {
 	s := newShell(t)
 	s.ok("", "topic", "create", "t")
 	s.ok("a\nb", "produce", "t")
-	require.Equal(t, "a\nb\n", s.ok("", "consume", "t"))
+	require.Equal(t, "a\nb", s.ok("", "consume", "t"))
+	s.ok("c\n", "produce", "t")
+	require.Equal(t, "a\nb\nc\n", s.ok("", "consume", "t"), "it stays a line of its own")
 }
 
 func TestProduceSummary(t *testing.T) {

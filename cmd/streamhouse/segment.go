@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/url"
+	"os"
 	"path"
 	"strings"
 	"time"
@@ -77,6 +78,11 @@ func (a *app) inspect(ctx context.Context, rawURL string, f output.Format) error
 	store, name, err := splitObjectURL(rawURL)
 	if err != nil {
 		return err
+	}
+	if dir, ok := strings.CutPrefix(store, "file://"); ok {
+		if _, err := os.Stat(dir); err != nil { // opening would make it
+			return fmt.Errorf("URL: %w", err)
+		}
 	}
 	bucket, err := object.Open(ctx, store, object.Options{})
 	if err != nil {

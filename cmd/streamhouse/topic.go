@@ -107,7 +107,7 @@ func (a *app) topicCreate() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return c.with(ctx, func(ctx context.Context, p *remote.Pool) error {
+			return c.with(ctx, a, func(ctx context.Context, p *remote.Pool) error {
 				resp, err := topics(ctx, p, remote.Once, func(ctx context.Context, s streamhousev1.StreamHouseServiceClient) (*streamhousev1.CreateTopicResponse, error) {
 					return s.CreateTopic(ctx, &streamhousev1.CreateTopicRequest{Name: args[0], Partitions: partitions, Config: config})
 				})
@@ -130,7 +130,7 @@ func (a *app) topicList() *cobra.Command {
 		Short: "List all topics",
 		Args:  exactly(),
 		RunE: a.do(func(ctx context.Context, _ *cobra.Command, _ []string) error {
-			return c.with(ctx, func(ctx context.Context, p *remote.Pool) error {
+			return c.with(ctx, a, func(ctx context.Context, p *remote.Pool) error {
 				resp, err := topics(ctx, p, remote.Idempotent, func(ctx context.Context, s streamhousev1.StreamHouseServiceClient) (*streamhousev1.ListTopicsResponse, error) {
 					return s.ListTopics(ctx, &streamhousev1.ListTopicsRequest{})
 				})
@@ -166,7 +166,7 @@ func (a *app) topicDescribe() *cobra.Command {
 		Short: "Show a topic and its partitions",
 		Args:  exactly("NAME"),
 		RunE: a.do(func(ctx context.Context, _ *cobra.Command, args []string) error {
-			return c.with(ctx, func(ctx context.Context, p *remote.Pool) error {
+			return c.with(ctx, a, func(ctx context.Context, p *remote.Pool) error {
 				t, err := getTopic(ctx, p, args[0])
 				if err != nil {
 					return err
@@ -239,7 +239,7 @@ func (a *app) topicAlter() *cobra.Command {
 			if len(config) == 0 && len(unset) == 0 && parts == 0 {
 				return fmt.Errorf("nothing to change: give --config, --unset-config or --partitions")
 			}
-			return c.with(ctx, func(ctx context.Context, p *remote.Pool) error {
+			return c.with(ctx, a, func(ctx context.Context, p *remote.Pool) error {
 				resp, err := topics(ctx, p, remote.Idempotent, func(ctx context.Context, s streamhousev1.StreamHouseServiceClient) (*streamhousev1.AlterTopicResponse, error) {
 					return s.AlterTopic(ctx, &streamhousev1.AlterTopicRequest{Name: args[0], SetConfig: config, UnsetConfig: unset, Partitions: parts})
 				})
@@ -263,7 +263,7 @@ func (a *app) topicDelete() *cobra.Command {
 		Short: "Delete a topic with all its records",
 		Args:  exactly("NAME"),
 		RunE: a.do(func(ctx context.Context, _ *cobra.Command, args []string) error {
-			return c.with(ctx, func(ctx context.Context, p *remote.Pool) error {
+			return c.with(ctx, a, func(ctx context.Context, p *remote.Pool) error {
 				_, err := topics(ctx, p, remote.Once, func(ctx context.Context, s streamhousev1.StreamHouseServiceClient) (*streamhousev1.DeleteTopicResponse, error) {
 					return s.DeleteTopic(ctx, &streamhousev1.DeleteTopicRequest{Name: args[0]})
 				})

@@ -23,6 +23,8 @@ const (
 	pollBytes = 4 << 20
 	// Forever is an end that is never reached.
 	Forever = int64(-1)
+	// WhereItEnds is an end that is not known: the first answer without records is there.
+	WhereItEnds = int64(-2)
 )
 
 // Config says what is read. A partition is read by one call of Read.
@@ -33,7 +35,7 @@ type Config struct {
 	Partition int32
 	// Offset is the first offset that is wanted.
 	Offset int64
-	// End is the offset to stop before, or Forever.
+	// End is the offset to stop before, or Forever, or WhereItEnds.
 	End int64
 	// SkipGone goes on at the log start offset where Offset is below it.
 	SkipGone bool
@@ -51,7 +53,8 @@ type Config struct {
 // the error of Deliver, of the context, or of the last try.
 func Read(ctx context.Context, cfg Config) error {
 	offset, lastAnswer := cfg.Offset, time.Now()
-	for tries := 0; cfg.End == Forever || offset < cfg.End; {
+	var answer error // the last that came from a node, or else from nobody
+	for tries := 0; cfg.End < 0 || offset < cfg.End; {
 		node := cfg.Pool.Node()
 		resp, err := poll(ctx, cfg, node, offset)
 		if ctx.Err() != nil {
@@ -66,17 +69,24 @@ func Read(ctx context.Context, cfg Config) error {
 			if !remote.Retryable(err, remote.Idempotent) {
 				return err
 			}
-			if time.Since(lastAnswer) > cfg.Timeout {
-				return err
+			if answer == nil || isAnswer(err) {
+				answer = err
 			}
-			cfg.Pool.Failed(node)
+			if time.Since(lastAnswer) > cfg.Timeout {
+				return answer
+			}
+			cfg.Pool.Failed(node, err)
 			if err := remote.Wait(ctx, remote.Backoff(tries)); err != nil {
 				return err
 			}
 			tries++
 			continue
 		}
-		tries, lastAnswer = 0, time.Now()
+		tries, lastAnswer, answer = 0, time.Now(), nil
+		cfg.Pool.Worked()
+		if cfg.End == WhereItEnds && len(resp.GetRecords()) == 0 {
+			return nil
+		}
 		records := until(resp.GetRecords(), cfg.End)
 		if err := cfg.Deliver(records); err != nil {
 			return err
@@ -84,6 +94,12 @@ func Read(ctx context.Context, cfg Config) error {
 		offset = max(offset, resp.GetNextOffset())
 	}
 	return nil
+}
+
+// isAnswer is true where a node said why.
+func isAnswer(err error) bool {
+	e, ok := errors.AsType[*remote.Error](err)
+	return ok && e.Reason != 0
 }
 
 func poll(ctx context.Context, cfg Config, node *remote.Node, offset int64) (*streamhousev1.ConsumeResponse, error) {
@@ -112,7 +128,7 @@ func goneUntil(err error, offset int64) (int64, bool) {
 
 // until cuts off what is at end or behind it.
 func until(records []*streamhousev1.ConsumedRecord, end int64) []*streamhousev1.ConsumedRecord {
-	if end == Forever {
+	if end < 0 {
 		return records
 	}
 	for len(records) > 0 && records[len(records)-1].GetOffset() >= end {

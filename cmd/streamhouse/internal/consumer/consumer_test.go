@@ -131,6 +131,29 @@ func TestReadFollows(t *testing.T) {
 	require.Equal(t, offsets(0, 3), r.offsets)
 }
 
+func TestReadToAnUnknownEnd(t *testing.T) {
+	_, nodes, pool := start(t, 5)
+	var r reader
+	require.NoError(t, consumer.Read(t.Context(), r.config(pool, 1, consumer.WhereItEnds)))
+	require.Equal(t, offsets(1, 5), r.offsets)
+
+	// A node that has lost its leader gives what it has, and then says so.
+	var calls atomic.Int32
+	for _, n := range nodes {
+		n.Before = func(string) error {
+			if calls.Add(1) > 2 {
+				return fakecluster.Error(codes.Unavailable, streamhousev1.ErrorReason_ERROR_REASON_NO_LEADER, "no leader", nil)
+			}
+			return nil
+		}
+	}
+	var cut reader
+	cfg := cut.config(pool, 0, consumer.WhereItEnds)
+	cfg.Timeout = 100 * time.Millisecond
+	require.EqualError(t, consumer.Read(t.Context(), cfg), "no leader (NO_LEADER)")
+	require.Equal(t, offsets(0, 4), cut.offsets)
+}
+
 func TestReadEnds(t *testing.T) {
 	_, nodes, pool := start(t, 3)
 	var r reader

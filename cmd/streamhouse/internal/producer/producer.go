@@ -215,6 +215,7 @@ func (p *Producer) Run(ctx context.Context) error {
 		}
 		if p.progress() != before {
 			tries, gaps = 0, 0
+			p.cfg.Pool.Worked()
 		}
 		gap := isGap(err)
 		if gap {
@@ -226,7 +227,7 @@ func (p *Producer) Run(ctx context.Context) error {
 		if over := p.overdue(); over > 0 {
 			return fmt.Errorf("gave up after %s: %w", over.Round(time.Second), err)
 		}
-		p.cfg.Pool.Failed(node)
+		p.cfg.Pool.Failed(node, err)
 		delay := remote.Backoff(tries)
 		if e, ok := errors.AsType[*remote.Error](err); ok {
 			delay = max(delay, e.RetryDelay)

@@ -25,15 +25,22 @@ const (
 	attemptTimeout  = 10 * time.Second
 	firstBackoff    = 50 * time.Millisecond
 	maxBackoff      = time.Second
+	// While nothing works, people are told why after noticeAfter, and again every noticeEvery.
+	noticeAfter = 3 * time.Second
+	noticeEvery = 15 * time.Second
 )
 
 // Pool is a list of nodes of one cluster, of which one is used until it fails.
 // Safe for concurrent use.
 type Pool struct {
 	nodes []*Node
+	// Notice is told, now and then, why calls are tried again. Set it before the first call; it may be nil.
+	Notice func(error)
 
-	mu      sync.Mutex
-	current int
+	mu           sync.Mutex
+	current      int
+	failingSince time.Time
+	noticed      time.Time
 }
 
 // Node is a connection to one address. It connects when it is used.
@@ -104,12 +111,30 @@ func (p *Pool) Node() *Node {
 }
 
 // Failed moves on to the next node, unless somebody else has done so since n was current.
-func (p *Pool) Failed(n *Node) {
+func (p *Pool) Failed(n *Node, err error) {
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	if p.nodes[p.current] == n {
 		p.current = (p.current + 1) % len(p.nodes)
 	}
+	now := time.Now()
+	if p.failingSince.IsZero() {
+		p.failingSince = now
+	}
+	tell := p.Notice != nil && now.Sub(p.failingSince) > noticeAfter && now.Sub(p.noticed) > noticeEvery
+	if tell {
+		p.noticed = now
+	}
+	p.mu.Unlock()
+	if tell {
+		p.Notice(err)
+	}
+}
+
+// Worked says that a call succeeded.
+func (p *Pool) Worked() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.failingSince = time.Time{}
 }
 
 // Addr returns the node's address.
@@ -188,35 +213,44 @@ func Wait(ctx context.Context, d time.Duration) error {
 
 // Call runs fn on the current node of the pool. Where that failed and may be
 // tried again it goes on with the next node, until ctx ends or no node at all
-// can be reached. It returns the last error of fn.
+// can be reached. It returns the last error of fn, where there is a choice one
+// that a node gave.
 func Call[T any](ctx context.Context, p *Pool, s Safety, fn func(context.Context, grpc.ClientConnInterface) (T, error)) (T, error) {
+	var answer error // the last that came from a node
 	for try, unreachable := 0, 0; ; try++ {
 		node := p.Node()
 		attempt, cancel := context.WithTimeout(ctx, attemptTimeout)
 		out, err := fn(attempt, node.Conn())
 		cancel()
-		if err == nil || ctx.Err() != nil || !Retryable(err, s) {
-			return out, err
+		if err == nil {
+			p.Worked()
+			return out, nil
 		}
-		p.Failed(node)
 		e, ok := errors.AsType[*Error](err)
-		if ok && e.NotSent {
-			unreachable++
-		} else {
+		again := Retryable(err, s)
+		unreachable++
+		if !ok || !e.NotSent {
 			unreachable = 0
 		}
-		if unreachable >= p.Len() {
+		if answer == nil || (ok && e.Reason != 0) {
+			answer = err
+		}
+		if errors.Is(ctx.Err(), context.Canceled) {
+			return out, ctx.Err()
+		}
+		if !again && ctx.Err() == nil {
 			return out, err
 		}
+		if ctx.Err() != nil || unreachable >= p.Len() {
+			return out, answer
+		}
+		p.Failed(node, err)
 		delay := time.Duration(0)
-		if round := (try + 1) / p.Len(); (try+1)%p.Len() == 0 {
-			delay = Backoff(round)
+		if (try+1)%p.Len() == 0 {
+			delay = Backoff((try + 1) / p.Len())
 		}
-		if ok {
-			delay = max(delay, e.RetryDelay)
-		}
-		if Wait(ctx, delay) != nil {
-			return out, err
+		if Wait(ctx, max(delay, e.RetryDelay)) != nil {
+			return out, answer
 		}
 	}
 }

@@ -119,6 +119,33 @@ func TestCallEndsWithItsContext(t *testing.T) {
 	require.Greater(t, len(c.Calls()), 1)
 }
 
+// What a node said is worth more than that another one can't be reached.
+func TestCallReturnsTheBestError(t *testing.T) {
+	c := fakecluster.New()
+	dead, alive := c.Start(t), c.Start(t)
+	dead.Kill()
+	alive.Before = func(string) error {
+		return fakecluster.Error(codes.Unavailable, streamhousev1.ErrorReason_ERROR_REASON_NO_LEADER, "no leader", nil)
+	}
+	p := open(t, alive.Addr()+","+dead.Addr())
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	require.EqualError(t, list(ctx, p, remote.Idempotent), "no leader (NO_LEADER)")
+
+	canceled, cancelNow := context.WithCancel(t.Context())
+	cancelNow()
+	require.ErrorIs(t, list(canceled, p, remote.Idempotent), context.Canceled)
+}
+
+func TestNotice(t *testing.T) {
+	p := open(t, "127.0.0.1:1,127.0.0.1:2")
+	var told []error
+	p.Notice = func(err error) { told = append(told, err) }
+	p.Failed(p.Node(), errors.New("x"))
+	require.Empty(t, told, "a short trouble is nobody's concern")
+	require.Equal(t, "127.0.0.1:2", p.Node().Addr())
+}
+
 func TestErrorMatchesContextErrors(t *testing.T) {
 	require.ErrorIs(t, &remote.Error{Code: codes.Canceled}, context.Canceled)
 	require.ErrorIs(t, &remote.Error{Code: codes.DeadlineExceeded}, context.DeadlineExceeded)
