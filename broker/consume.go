@@ -67,7 +67,7 @@ func (b *Broker) ConsumeRecordBatches(ctx context.Context, req *streamhousev1.Co
 		records += batch.NextOffset() - max(batch.BaseOffset(), c.offset)
 		next = batch.NextOffset()
 	}
-	b.metrics.consumed(req.GetTopic(), req.GetGroup(), int(records))
+	b.consumed(req.GetTopic(), req.GetGroup(), int(records))
 	return &streamhousev1.ConsumeRecordBatchesResponse{
 		RecordBatches: f.data, HighWatermark: max(f.highWatermark, next), LogStartOffset: f.logStart, NextOffset: next,
 	}, nil
@@ -190,7 +190,7 @@ func (c *consumer) next(ctx context.Context, wait time.Duration) (*message, erro
 	}
 	m.highWatermark = max(f.highWatermark, m.next)
 	c.offset = m.next
-	c.b.metrics.consumed(c.at.topic.Name, c.group, len(m.records))
+	c.b.consumed(c.at.topic.Name, c.group, len(m.records))
 	return m, nil
 }
 

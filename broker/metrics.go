@@ -189,10 +189,8 @@ func (m *metrics) labels(topic, group string) (string, string, prometheus.Counte
 }
 
 func (m *metrics) consumed(topic, group string, records int) {
-	if records > 0 {
-		_, _, c := m.labels(topic, group)
-		c.Add(float64(records))
-	}
+	_, _, c := m.labels(topic, group)
+	c.Add(float64(records))
 }
 
 func (m *metrics) produceFailed(topic string, reason Reason) {
@@ -203,6 +201,12 @@ func (m *metrics) produceFailed(topic string, reason Reason) {
 func (m *metrics) consumeFailed(topic, group string, reason Reason) {
 	topic, group, _ = m.labels(topic, group)
 	m.consumerErrors.WithLabelValues(topic, group, consumerType(reason)).Inc()
+}
+
+func (m *metrics) has(topic string) bool {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return m.topics[topic] != nil
 }
 
 // add makes the series of a topic that exists.
@@ -216,9 +220,21 @@ func (m *metrics) add(topic string) {
 
 // known makes sure that a topic of this node's view has its series, though Run may not have seen it yet.
 func (b *Broker) known(topic string) {
+	if b.metrics.has(topic) {
+		return
+	}
 	if _, ok := b.meta.View().Topic(topic); ok {
 		b.metrics.add(topic)
 	}
+}
+
+// consumed counts records that were served.
+func (b *Broker) consumed(topic, group string, records int) {
+	if records == 0 {
+		return
+	}
+	b.known(topic)
+	b.metrics.consumed(topic, group, records)
 }
 
 // CountProduceError counts a refused or failed produce, under the topic "" where there is none of this name.
