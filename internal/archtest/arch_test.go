@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 
@@ -97,18 +98,9 @@ func TestImportsFlowDown(t *testing.T) {
 			if toArea.rank >= fromArea.rank {
 				t.Errorf("%s (rank %d) imports %s (rank %d)", from, fromArea.rank, to, toArea.rank)
 			}
-			if toArea.prefix == "observability" && !isWiring(fromArea) {
+			if toArea.prefix == "observability" && !slices.Contains(wiring, fromArea.prefix) {
 				t.Errorf("%s imports %s: take a prometheus.Registerer and a *slog.Logger", from, to)
 			}
 		}
 	}
-}
-
-func isWiring(a area) bool {
-	for _, w := range wiring {
-		if a.prefix == w {
-			return true
-		}
-	}
-	return false
 }
