@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/benbjohnson/immutable"
 	"github.com/stretchr/testify/require"
 
 	metav1 "github.com/streamhouse/streamhouse/api/streamhouse/meta/v1"
@@ -136,18 +137,24 @@ func TestValidate(t *testing.T) {
 func TestPartitionsAreBounded(t *testing.T) {
 	m := newMachine(t)
 	m.ok(initCluster(6))
-	cmd := func(n byte) *metav1.Command { return createTopic(n, fmt.Sprintf("t%d", n), MaxPartitions, nil) }
-	for n := range byte(MaxTotalPartitions / MaxPartitions) {
-		m.index++
-		res, err := m.state.Apply(m.index, cmd(n))
-		require.NoError(t, err)
-		require.Nil(t, res.GetRejection())
+	many := immutable.NewMapBuilder[uint64, *Partition](immutable.NewHasher(uint64(0)))
+	for id := range uint64(MaxTotalPartitions - 1) {
+		many.Set(1<<32+id, nil)
 	}
-	require.Equal(t, MaxTotalPartitions, m.state.View().NumPartitions())
-	m.index++
-	res, err := m.state.Apply(m.index, createTopic(99, "more", 1, nil))
-	require.NoError(t, err)
-	require.Equal(t, "partitions", res.GetRejection().GetField())
+	m.state.view.partitions = many.Map()
+	for _, step := range []struct {
+		cmd  *metav1.Command
+		want string
+	}{
+		{createTopic(1, "two", 2, nil), "partitions"},
+		{createTopic(2, "one", 1, nil), ""},
+		{createTopic(3, "more", 1, nil), "partitions"},
+	} {
+		m.index++
+		res, err := m.state.Apply(m.index, step.cmd)
+		require.NoError(t, err)
+		require.Equal(t, step.want, res.GetRejection().GetField())
+	}
 	require.Equal(t, MaxTotalPartitions, m.state.View().NumPartitions())
 }
 

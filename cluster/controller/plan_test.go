@@ -2,6 +2,7 @@ package controller
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -36,7 +37,7 @@ func TestBootstrap(t *testing.T) {
 			require.Len(t, s.view().Shards(), 6)
 			s.requireWhole(tc.replicas)
 			require.Equal(t, tc.voters, s.voters(Metadata))
-			require.Equal(t, len(tc.nodes)-len(tc.voters), s.nonVoters(Metadata))
+			require.Equal(t, len(tc.nodes)-len(tc.voters), s.nonVoters())
 			replicas, leads := s.counts()
 			for _, n := range tc.nodes {
 				require.InDelta(t, 6*tc.replicas/len(tc.nodes), replicas[n], 1)
@@ -85,7 +86,7 @@ func TestGrowth(t *testing.T) {
 	s.settle()
 	s.requireWhole(3)
 	require.Equal(t, []string{"n1", "n2", "n3"}, s.voters(Metadata))
-	require.Equal(t, 1, s.nonVoters(Metadata))
+	require.Equal(t, 1, s.nonVoters())
 	replicas, leads := s.counts()
 	for n, c := range replicas {
 		require.InDelta(t, 4.5, c, 1, n)
@@ -148,7 +149,7 @@ func TestTwoLostOneAfterTheOther(t *testing.T) {
 		s.settle()
 		s.requireWhole(3)
 		require.Len(t, s.voters(Metadata), 3)
-		require.Zero(t, s.nonVoters(Metadata))
+		require.Zero(t, s.nonVoters())
 	}
 }
 
@@ -239,7 +240,7 @@ func TestDrain(t *testing.T) {
 	require.Zero(t, replicas["n1"])
 	require.Zero(t, leads["n1"])
 	require.Equal(t, []string{"n2", "n3", "n4"}, s.voters(Metadata))
-	require.Equal(t, 1, s.nonVoters(Metadata), "a drained node still knows the metadata")
+	require.Equal(t, 1, s.nonVoters(), "a drained node still knows the metadata")
 	_, ok := s.view().Node("n1")
 	require.True(t, ok)
 
@@ -280,7 +281,7 @@ func TestDecommission(t *testing.T) {
 			require.False(t, ok)
 			s.requireWhole(3)
 			require.Equal(t, []string{"n2", "n3", "n4"}, s.voters(Metadata))
-			require.Zero(t, s.nonVoters(Metadata))
+			require.Zero(t, s.nonVoters())
 			require.NotContains(t, countsOf(s), "n1")
 		})
 	}
@@ -412,14 +413,7 @@ func replicaOn(s *sim, id GroupID, node string) string {
 
 func TestCheckDrain(t *testing.T) {
 	check := func(s *sim, node string, dead ...string) error {
-		return CheckDrain(s.view(), node, func(id string) bool {
-			for _, d := range dead {
-				if d == id {
-					return false
-				}
-			}
-			return true
-		})
+		return CheckDrain(s.view(), node, func(id string) bool { return !slices.Contains(dead, id) })
 	}
 	reason := func(err error) streamhousev1.ErrorReason {
 		var r *fsm.Rejection

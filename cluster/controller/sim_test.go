@@ -260,8 +260,10 @@ func (s *sim) voters(id GroupID) []string {
 	return nodes
 }
 
-func (s *sim) nonVoters(id GroupID) int {
-	return len(s.groups[id].Servers) - len(s.groups[id].voters())
+// nonVoters counts those of the metadata group.
+func (s *sim) nonVoters() int {
+	g := s.groups[Metadata]
+	return len(g.Servers) - len(g.voters())
 }
 
 // replicas counts the voters of shards on each node, leads the shards that it leads.
