@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -201,9 +202,7 @@ func partly(e *Error, written []*streamhousev1.WrittenBatch) *Error {
 		list[i] = strconv.Itoa(int(n))
 	}
 	out := &Error{Reason: e.Reason, Cause: e, Metadata: make(map[string]string, len(e.Metadata)+2)}
-	for k, v := range e.Metadata {
-		out.Metadata[k] = v
-	}
+	maps.Copy(out.Metadata, e.Metadata)
 	out.Metadata["written_partitions"] = strings.Join(list, ",")
 	out.Metadata["written_batches"] = strconv.Itoa(len(written))
 	out.Message = fmt.Sprintf("%d batches were written, to partitions %s, and others were not: %s",

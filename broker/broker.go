@@ -51,9 +51,7 @@ func (b *Broker) Run(ctx context.Context) error {
 			return nil
 		case <-changed:
 		}
-		if pause(ctx, syncDelay) != nil {
-			return nil
-		}
+		_ = pause(ctx, syncDelay) // the select sees the end of ctx
 	}
 }
 

@@ -41,11 +41,11 @@ func TestConsumeChoosesItsSource(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			f := newFixture(t, replicas)
 			topic := f.meta.createTopic(t, "t", 1, nil)
-			f.produce(t, "t", 0, "0", "1")
-			f.produce(t, "t", 0, "2", "3")
-			f.produce(t, "t", 0, "4", "5")
-			f.produce(t, "t", 0, "6", "7")
-			f.upload(t, topic.PartitionIDs[0], 4, "one")
+			f.produce(t, 0, "0", "1")
+			f.produce(t, 0, "2", "3")
+			f.produce(t, 0, "4", "5")
+			f.produce(t, 0, "6", "7")
+			f.upload(t, topic.PartitionIDs[0], 4)
 			for offset, want := range []string{"0 1 2 3", "1 2 3", "2 3", "3", "4 5 6 7", "5 6 7", "6 7", "7", ""} {
 				f.history.reads = 0
 				res, err := f.Consume(t.Context(), consumeFrom(int64(offset)))
@@ -61,7 +61,7 @@ func TestConsumeChoosesItsSource(t *testing.T) {
 			}
 			_, err := f.Consume(t.Context(), consumeFrom(9))
 			e := requireReason(t, reasonOffsetOutOfRange, err)
-			require.Equal(t, map[string]string{"log_start_offset": "0", "high_watermark": "8"}, e.Metadata)
+			require.Equal(t, map[string]string{"log_start_offset": "0", "high_watermark": "8"}, e)
 		})
 	}
 }
@@ -69,7 +69,7 @@ func TestConsumeChoosesItsSource(t *testing.T) {
 func TestConsumeBounds(t *testing.T) {
 	f := newFixture(t, true)
 	f.meta.createTopic(t, "t", 1, nil)
-	f.produce(t, "t", 0, strings.Repeat("a", 100), strings.Repeat("b", 100), strings.Repeat("c", 100))
+	f.produce(t, 0, strings.Repeat("a", 100), strings.Repeat("b", 100), strings.Repeat("c", 100))
 	tests := []struct {
 		maxBytes, maxRecords int32
 		want                 int
@@ -92,15 +92,15 @@ func TestConsumeBounds(t *testing.T) {
 		"partition":   {Topic: "t", Partition: -1},
 	} {
 		_, err := f.Consume(t.Context(), req)
-		require.Equal(t, field, requireReason(t, reasonInvalidField, err).Metadata["field"])
+		require.Equal(t, field, requireReason(t, reasonInvalidField, err)["field"])
 	}
 }
 
 func TestConsumeRecordBatches(t *testing.T) {
 	f := newFixture(t, true)
 	f.meta.createTopic(t, "t", 1, nil)
-	f.produce(t, "t", 0, "0", "1")
-	f.produce(t, "t", 0, "2", "3")
+	f.produce(t, 0, "0", "1")
+	f.produce(t, 0, "2", "3")
 	res, err := f.ConsumeRecordBatches(t.Context(), &streamhousev1.ConsumeRecordBatchesRequest{Topic: "t", Offset: 1})
 	require.NoError(t, err)
 	batches, err := record.Split(res.GetRecordBatches())
@@ -124,7 +124,7 @@ func TestConsumeLongPoll(t *testing.T) {
 			require.InDelta(t, 20, time.Since(began).Seconds(), 1)
 
 			began = time.Now()
-			time.AfterFunc(7*time.Second, func() { f.produce(t, "t", 0, "x") })
+			time.AfterFunc(7*time.Second, func() { f.produce(t, 0, "x") })
 			res, err = f.Consume(t.Context(), req)
 			require.NoError(t, err)
 			require.Equal(t, "x", values(res.GetRecords()))
@@ -138,7 +138,7 @@ func TestConsumePollsEndWithTheNode(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			f := newFixture(t, replicas)
 			f.meta.createTopic(t, "t", 1, nil)
-			f.produce(t, "t", 0, "x")
+			f.produce(t, 0, "x")
 			began := time.Now()
 			time.AfterFunc(3*time.Second, f.EndPolls)
 			_, err := f.Consume(t.Context(), &streamhousev1.ConsumeRequest{Topic: "t", Offset: 1, MaxWait: durationpb.New(time.Minute)})
@@ -158,7 +158,7 @@ func TestConsumeWhatWasAcknowledged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFixture(t, true)
 		f.meta.createTopic(t, "t", 2, nil)
-		f.produce(t, "t", 1, "0", "1")
+		f.produce(t, 1, "0", "1")
 		s := f.shards[1] // led by n2
 		s.applied["n1"] = 1
 
@@ -182,9 +182,9 @@ func TestConsumeWithoutLeader(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			f := newFixture(t, replicas)
 			topic := f.meta.createTopic(t, "t", 1, nil)
-			f.produce(t, "t", 0, "0", "1")
-			f.produce(t, "t", 0, "2")
-			f.upload(t, topic.PartitionIDs[0], 2, "one")
+			f.produce(t, 0, "0", "1")
+			f.produce(t, 0, "2")
+			f.upload(t, topic.PartitionIDs[0], 2)
 			f.shards[0].set(func() { f.shards[0].leader = "" })
 			for offset, want := range []string{"0 1", "1", "2"} {
 				res, err := f.Consume(t.Context(), consumeFrom(int64(offset)))
@@ -211,14 +211,14 @@ func TestConsumeWithoutLeader(t *testing.T) {
 func TestConsumeBelowLogStart(t *testing.T) {
 	f := newFixture(t, true)
 	topic := f.meta.createTopic(t, "t", 1, nil)
-	f.produce(t, "t", 0, "0", "1")
-	f.produce(t, "t", 0, "2")
+	f.produce(t, 0, "0", "1")
+	f.produce(t, 0, "2")
 	id := topic.PartitionIDs[0]
-	f.upload(t, id, 2, "one")
+	f.upload(t, id, 2)
 	f.meta.must(t, &metav1.Command{Command: &metav1.Command_TrimPartition{TrimPartition: &metav1.TrimPartition{PartitionId: id, LogStartOffset: 2}}})
 	_, err := f.Consume(t.Context(), consumeFrom(1))
 	e := requireReason(t, reasonOffsetOutOfRange, err)
-	require.Equal(t, map[string]string{"log_start_offset": "2", "high_watermark": "3"}, e.Metadata)
+	require.Equal(t, map[string]string{"log_start_offset": "2", "high_watermark": "3"}, e)
 }
 
 // TestConsumeWithOldManifest reads what was uploaded and cut since this node's view.
@@ -226,9 +226,9 @@ func TestConsumeWithOldManifest(t *testing.T) {
 	for _, replicas := range []bool{true, false} {
 		f := newFixture(t, replicas)
 		topic := f.meta.createTopic(t, "t", 1, nil)
-		f.produce(t, "t", 0, "0", "1")
+		f.produce(t, 0, "0", "1")
 		f.meta.lag = true
-		f.upload(t, topic.PartitionIDs[0], 2, "one")
+		f.upload(t, topic.PartitionIDs[0], 2)
 		res, err := f.Consume(t.Context(), consumeFrom(0))
 		require.NoError(t, err)
 		require.Equal(t, "0 1", values(res.GetRecords()))
@@ -243,25 +243,25 @@ func TestConsumeWithOldManifest(t *testing.T) {
 func TestConsumeBadObjects(t *testing.T) {
 	f := newFixture(t, true)
 	topic := f.meta.createTopic(t, "t", 1, nil)
-	f.produce(t, "t", 0, "0", "1")
-	f.upload(t, topic.PartitionIDs[0], 2, "one")
+	f.produce(t, 0, "0", "1")
+	f.upload(t, topic.PartitionIDs[0], 2)
 	for _, bad := range []error{object.ErrNotFound, &segment.CorruptError{Object: "one"}} {
 		f.history.errs["one"] = bad
 		_, err := f.Consume(t.Context(), consumeFrom(0))
-		require.Equal(t, "one", requireReason(t, reasonCorruptData, err).Metadata["object"])
+		require.Equal(t, "one", requireReason(t, reasonCorruptData, err)["object"])
 	}
 }
 
 func TestConsumeStream(t *testing.T) {
 	f := newFixture(t, true)
 	f.meta.createTopic(t, "t", 1, nil)
-	f.produce(t, "t", 0, "0", "1", "2")
-	f.produce(t, "t", 0, "3")
+	f.produce(t, 0, "0", "1", "2")
+	f.produce(t, 0, "3")
 	collect := func(req *streamhousev1.ConsumeStreamRequest) string {
 		var got []*streamhousev1.ConsumedRecord
 		require.NoError(t, f.ConsumeStream(t.Context(), req, func(m *streamhousev1.ConsumeStreamResponse) error {
 			got = append(got, m.GetRecords()...)
-			f.produce(t, "t", 0, "later")
+			f.produce(t, 0, "later")
 			return nil
 		}))
 		return values(got)
@@ -286,7 +286,7 @@ func (f *fixture) id(t *testing.T) uint64 {
 func TestConsumeStreamEndsWithItsTopic(t *testing.T) {
 	f := newFixture(t, true)
 	topic := f.meta.createTopic(t, "t", 1, nil)
-	f.produce(t, "t", 0, "0")
+	f.produce(t, 0, "0")
 	err := f.ConsumeStream(t.Context(), &streamhousev1.ConsumeStreamRequest{Topic: "t", Follow: true}, func(*streamhousev1.ConsumeStreamResponse) error {
 		f.meta.must(t, &metav1.Command{Command: &metav1.Command_DeleteTopic{DeleteTopic: &metav1.DeleteTopic{Name: "t", Uuid: topic.UUID[:], TimeMs: 9}}})
 		return nil
@@ -298,8 +298,8 @@ func TestListOffsets(t *testing.T) {
 	for _, replicas := range []bool{true, false} {
 		f := newFixture(t, replicas)
 		topic := f.meta.createTopic(t, "t", 2, nil)
-		f.produce(t, "t", 0, "0", "1", "2") // at 1000, 1001, 1002
-		f.upload(t, topic.PartitionIDs[0], 3, "one")
+		f.produce(t, 0, "0", "1", "2") // at 1000, 1001, 1002
+		f.upload(t, topic.PartitionIDs[0], 3)
 		late := int64(5000)
 		zero := int32(0)
 		_, err := f.Produce(t.Context(), &streamhousev1.ProduceRequest{Topic: "t", Partition: &zero, Record: &streamhousev1.Record{TimestampMs: &late}})
@@ -343,7 +343,7 @@ func TestGroupOffsets(t *testing.T) {
 		f := newFixture(t, replicas)
 		f.meta.createTopic(t, "t", 2, nil)
 		f.meta.createTopic(t, "other", 1, nil)
-		f.produce(t, "t", 0, "0", "1")
+		f.produce(t, 0, "0", "1")
 		commit := func(o *streamhousev1.CommittedOffset) error {
 			_, err := f.CommitOffset(t.Context(), &streamhousev1.CommitOffsetRequest{Group: "g", Topic: "t", Offsets: []*streamhousev1.CommittedOffset{o}})
 			return err
@@ -362,7 +362,7 @@ func TestGroupOffsets(t *testing.T) {
 			require.Empty(t, res.GetOffsets())
 		}
 		e := requireReason(t, reasonOffsetOutOfRange, commit(&streamhousev1.CommittedOffset{Partition: 0, Offset: 3}))
-		require.Equal(t, "2", e.Metadata["high_watermark"])
+		require.Equal(t, "2", e["high_watermark"])
 		requireReason(t, reasonInvalidField, commit(&streamhousev1.CommittedOffset{Partition: 0, Offset: -1}))
 		requireReason(t, reasonInvalidField, commit(&streamhousev1.CommittedOffset{Metadata: strings.Repeat("x", 4097)}))
 		requireReason(t, reasonPartitionNotFound, commit(&streamhousev1.CommittedOffset{Partition: 5}))

@@ -322,7 +322,10 @@ func (r *fakeReplica) FindTime(_ context.Context, id uint64, timestampMs int64) 
 		if b.BaseOffset() < r.cut[r.node] {
 			continue
 		}
-		for rec := range b.All() {
+		for rec, err := range b.All() {
+			if err != nil {
+				return 0, 0, false, err
+			}
 			if rec.TimestampMs >= timestampMs {
 				return rec.Offset, rec.TimestampMs, true, nil
 			}
@@ -543,7 +546,10 @@ func (h *fakeHistory) FindTime(_ context.Context, ref *metav1.SegmentRef, timest
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, b := range h.logs[ref.GetObject()].batches {
-		for rec := range b.All() {
+		for rec, err := range b.All() {
+			if err != nil {
+				return 0, 0, false, err
+			}
 			if rec.TimestampMs >= timestampMs {
 				return rec.Offset, rec.TimestampMs, true, nil
 			}
@@ -615,17 +621,17 @@ func newFixture(t *testing.T, replicas bool) *fixture {
 	return f
 }
 
-// requireReason checks why a call failed.
-func requireReason(t *testing.T, want Reason, err error) *Error {
+// requireReason checks why a call failed, and returns the metadata of the reason.
+func requireReason(t *testing.T, want Reason, err error) map[string]string {
 	t.Helper()
 	require.Error(t, err)
 	e := AsError(err)
 	require.Equal(t, want.String(), e.Reason.String(), "%s", err)
-	return e
+	return e.Metadata
 }
 
-// upload moves a partition's records below end into the object store, and cuts them from every replica's log.
-func (f *fixture) upload(t *testing.T, id uint64, end int64, name string) {
+// upload moves a partition's records below end into the object "one", and cuts them from every replica's log.
+func (f *fixture) upload(t *testing.T, id uint64, end int64) {
 	t.Helper()
 	p, ok := f.meta.state.View().Partition(id)
 	require.True(t, ok)
@@ -639,10 +645,10 @@ func (f *fixture) upload(t *testing.T, id uint64, end int64, name string) {
 		}
 	}
 	f.history.mu.Lock()
-	f.history.logs[name] = l
+	f.history.logs["one"] = l
 	f.history.mu.Unlock()
 	f.meta.must(t, &metav1.Command{Command: &metav1.Command_CommitSegments{CommitSegments: &metav1.CommitSegments{
-		Object: name, ObjectBytes: 1000, Shard: p.Shard, TimeMs: 2,
+		Object: "one", ObjectBytes: 1000, Shard: p.Shard, TimeMs: 2,
 		Segments: []*metav1.SegmentEntry{{
 			PartitionId: id, BaseOffset: p.UploadedEnd, EndOffset: end, SizeBytes: 500, MaxTimestampMs: maxMs, IndexPosition: 500, IndexBytes: 10,
 		}},

@@ -25,10 +25,10 @@ func keyed(k, v string) *streamhousev1.Record {
 	return &streamhousev1.Record{Key: []byte(k), Value: []byte(v)}
 }
 
-// produce writes values to one partition.
-func (f *fixture) produce(t *testing.T, topic string, partition int32, values ...string) {
+// produce writes values to one partition of topic "t".
+func (f *fixture) produce(t *testing.T, partition int32, values ...string) {
 	t.Helper()
-	req := &streamhousev1.ProduceBatchRequest{Topic: topic, Partition: &partition}
+	req := &streamhousev1.ProduceBatchRequest{Topic: "t", Partition: &partition}
 	for i, v := range values {
 		r := value(v)
 		ms := int64(1000 + i)
@@ -141,7 +141,7 @@ func TestProduceRefusals(t *testing.T) {
 			_, err := f.ProduceBatch(t.Context(), tt.req)
 			e := requireReason(t, tt.want, err)
 			if tt.field != "" {
-				require.Equal(t, tt.field, e.Metadata["field"])
+				require.Equal(t, tt.field, e["field"])
 			}
 		})
 	}
@@ -187,7 +187,7 @@ func TestProduceRecordBatches(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			_, err := f.ProduceRecordBatches(t.Context(), &streamhousev1.ProduceRecordBatchesRequest{Topic: "t", RecordBatches: tt.data})
 			e := requireReason(t, tt.want, err)
-			require.Equal(t, "record_batches", e.Metadata["field"])
+			require.Equal(t, "record_batches", e["field"])
 		})
 	}
 	require.Len(t, f.shards[0].appends, 1)
@@ -203,7 +203,7 @@ func TestProducePartlyWrittenSaysSo(t *testing.T) {
 	}
 	_, err := f.ProduceBatch(t.Context(), &streamhousev1.ProduceBatchRequest{Topic: "t", Records: records})
 	e := requireReason(t, reasonOutcomeUnknown, err)
-	require.Equal(t, "0", e.Metadata["written_partitions"])
+	require.Equal(t, "0", e["written_partitions"])
 	require.Len(t, f.shards[0].appends, 1, "what was written is not sent again")
 	require.Len(t, f.shards[1].appends, 1)
 }
@@ -329,7 +329,8 @@ func TestProduceStreamKeepsOrder(t *testing.T) {
 	for p, id := range topic.PartitionIDs {
 		last := -1
 		for _, b := range f.shards[p].logs[id].batches {
-			for rec := range b.All() {
+			for rec, err := range b.All() {
+				require.NoError(t, err)
 				i, err := strconv.Atoi(string(rec.Value))
 				require.NoError(t, err)
 				require.Greater(t, i, last)

@@ -39,6 +39,7 @@ func decide(reason Reason, repeatable bool) verdict {
 	case reasonDeadline, reasonCanceled:
 		// The attempt's time ended before anything was handed over. The caller's own end is seen by its context.
 		return verdictRetry
+	default:
 	}
 	if definite(reason) {
 		return verdictFail
@@ -144,8 +145,9 @@ func gaveUp(ctx context.Context, shard uint32, unclear bool, last *Error) error 
 		e := noLeader(shard)
 		e.Cause = last
 		return e
+	default:
+		return last
 	}
-	return last
 }
 
 // pause waits for d, or returns ctx's error.

@@ -34,7 +34,7 @@ func TestTopics(t *testing.T) {
 		"config":     {Name: "x", Partitions: 1, Config: map[string]string{"nope": "1"}},
 	} {
 		_, err := f.CreateTopic(ctx, req)
-		require.Equal(t, field, requireReason(t, reasonInvalidField, err).Metadata["field"])
+		require.Equal(t, field, requireReason(t, reasonInvalidField, err)["field"])
 	}
 
 	altered, err := f.AlterTopic(ctx, &streamhousev1.AlterTopicRequest{Name: "t", Partitions: 3, UnsetConfig: []string{"retention.ms"}})
@@ -172,7 +172,7 @@ func TestMetricsFollowTopics(t *testing.T) {
 		require.Equal(t, 3*len(consumerErrorTypes), testutil.CollectAndCount(f.metrics.consumerErrors))
 		require.Equal(t, 3, testutil.CollectAndCount(f.metrics.consumerRecords))
 
-		f.produce(t, "t", 0, "0", "1")
+		f.produce(t, 0, "0", "1")
 		_, err := f.Consume(t.Context(), &streamhousev1.ConsumeRequest{Topic: "t", Group: "g"})
 		require.NoError(t, err)
 		require.InDelta(t, 2, testutil.ToFloat64(f.metrics.consumerRecords.WithLabelValues("t", "g")), 0)

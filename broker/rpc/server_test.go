@@ -108,7 +108,7 @@ func TestOverTheWire(t *testing.T) {
 	_, err = c.admin.TransferLeader(ctx, &streamhousev1.TransferLeaderRequest{NodeId: "n1"})
 	require.NoError(t, err)
 	_, err = c.admin.DrainNode(ctx, &streamhousev1.DrainNodeRequest{NodeId: "n1"})
-	require.NoError(t, err)
+	requireFailure(t, err, codes.FailedPrecondition, "CANNOT_PLACE_REPLICAS")
 	_, err = c.admin.UndrainNode(ctx, &streamhousev1.UndrainNodeRequest{NodeId: "n1"})
 	require.NoError(t, err)
 	_, err = c.admin.DecommissionNode(ctx, &streamhousev1.DecommissionNodeRequest{NodeId: "nope"})
