@@ -160,7 +160,7 @@ func badProduces(t *testing.T) []badCall {
 		},
 		{
 			name: "a request over 16 MiB", call: produceBatch(&streamhousev1.ProduceBatchRequest{Topic: "orders", Records: records(6<<20, 6<<20, 6<<20)}),
-			code: codes.ResourceExhausted, says: "16777216",
+			code: codes.InvalidArgument, reason: "REQUEST_TOO_LARGE", says: "16777216",
 		},
 		{name: "a batch with a flipped bit", call: produceRaw(corrupt), code: codes.InvalidArgument, reason: "CORRUPT_BATCH"},
 		{name: "a truncated batch", call: produceRaw(good[:len(good)-1]), code: codes.InvalidArgument, reason: "CORRUPT_BATCH"},
@@ -179,7 +179,7 @@ func badConsumes() []badCall {
 	return []badCall{
 		{name: "consume an unknown topic", call: consumeFrom("nothing", 0, 0), code: codes.NotFound, reason: "TOPIC_NOT_FOUND", says: "nothing"},
 		{name: "consume an unknown partition", call: consumeFrom("orders", 7, 0), code: codes.NotFound, reason: "PARTITION_NOT_FOUND", says: "7"},
-		{name: "consume a negative partition", call: consumeFrom("orders", -1, 0), code: codes.NotFound, reason: "PARTITION_NOT_FOUND"},
+		{name: "consume a negative partition", call: consumeFrom("orders", -1, 0), code: codes.InvalidArgument, reason: "INVALID_FIELD", field: "partition"},
 		{
 			name: "consume behind the end", call: consumeFrom("orders", 0, 1_000_000), code: codes.OutOfRange, reason: "OFFSET_OUT_OF_RANGE",
 			metadata: []string{"log_start_offset", "high_watermark"},

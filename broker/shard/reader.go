@@ -85,6 +85,25 @@ func (s *Shard) wait(ctx context.Context, partitionID uint64, reached func(*part
 // them and at least one. It returns nothing at the high watermark, ErrBehind beyond it, and ErrBelowLocal where this
 // replica has let go of the offset. The caller owns the result.
 func (s *Shard) Read(ctx context.Context, partitionID uint64, offset int64, maxBytes int) ([]byte, error) {
+	for try := 0; ; try++ {
+		batches, err := s.readOnce(ctx, partitionID, offset, maxBytes)
+		if errors.Is(err, raft.ErrLogNotFound) && try < maxReadTries {
+			continue // cut while it was read: a checkpoint has pinned it, or it is uploaded
+		}
+		if errors.Is(err, raft.ErrLogNotFound) {
+			return nil, ErrBelowLocal
+		}
+		if err != nil {
+			return nil, err
+		}
+		return encodeBatches(batches), nil
+	}
+}
+
+// maxReadTries is how often a read may run into a cut of the log.
+const maxReadTries = 3
+
+func (s *Shard) readOnce(ctx context.Context, partitionID uint64, offset int64, maxBytes int) ([]memBatch, error) {
 	s.fsm.mu.RLock()
 	hw := s.fsm.highWatermarkLocked(partitionID)
 	if offset >= hw {
@@ -99,16 +118,12 @@ func (s *Shard) Read(ctx context.Context, partitionID uint64, offset int64, maxB
 	to := s.fsm.index
 	s.fsm.mu.RUnlock()
 	if len(batches) > 0 {
-		return encodeBatches(batches), nil
+		return batches, nil
 	}
 	if !inLog {
 		return nil, ErrBelowLocal
 	}
-	var err error
-	if batches, err = s.readLog(ctx, partitionID, from, to, offset, maxBytes); err != nil {
-		return nil, err
-	}
-	return encodeBatches(batches), nil
+	return s.readLog(ctx, partitionID, from, to, offset, maxBytes)
 }
 
 // memoryLocked returns the batches from offset on that are in the tail or pinned, up to maxBytes and at least one.
@@ -154,9 +169,6 @@ func (s *Shard) readLog(ctx context.Context, partitionID uint64, from cursor, to
 		bytes += len(m.data)
 		return nil
 	})
-	if errors.Is(err, raft.ErrLogNotFound) {
-		return nil, ErrBelowLocal
-	}
 	if err != nil {
 		return nil, err
 	}
@@ -222,6 +234,9 @@ func encodeBatches(batches []memBatch) []byte {
 	n := 0
 	for _, m := range batches {
 		n += len(m.data)
+	}
+	if n == 0 {
+		return nil
 	}
 	buf := make([]byte, 0, n)
 	for _, m := range batches {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -58,9 +59,11 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	return m
 }
 
-func (m *Metrics) observe(op string, began time.Time) {
+// begin counts an attempt and returns what observes its end.
+func (m *Metrics) begin(op string) (end func()) {
+	began := time.Now()
 	m.requests.WithLabelValues(op).Inc()
-	m.latency.WithLabelValues(op).Observe(time.Since(began).Seconds())
+	return func() { m.latency.WithLabelValues(op).Observe(time.Since(began).Seconds()) }
 }
 
 func (m *Metrics) failed(op, kind string) { m.errors.WithLabelValues(op, kind).Inc() }
@@ -80,51 +83,46 @@ type counted struct {
 
 // Put implements Bucket.
 func (c *counted) Put(ctx context.Context, name string, body io.ReadSeeker, sizeBytes int64) error {
-	defer c.m.observe(opPut, time.Now())
+	defer c.m.begin(opPut)()
 	return c.Bucket.Put(ctx, name, body, sizeBytes)
 }
 
 // Get implements Bucket. The attempt ends with the last byte read.
 func (c *counted) Get(ctx context.Context, name string, offset, length int64) (io.ReadCloser, error) {
-	began := time.Now()
+	end := c.m.begin(opGet)
 	r, err := c.Bucket.Get(ctx, name, offset, length)
 	if err != nil {
-		c.m.observe(opGet, began)
+		end()
 		return nil, err
 	}
-	return &countedReader{ReadCloser: r, m: c.m, began: began}, nil
+	return &countedReader{ReadCloser: r, end: sync.OnceFunc(end)}, nil
 }
 
 type countedReader struct {
 	io.ReadCloser
-	m      *Metrics
-	began  time.Time
-	closed bool
+	end func()
 }
 
 // Close implements io.Closer.
 func (r *countedReader) Close() error {
-	if !r.closed {
-		r.closed = true
-		r.m.observe(opGet, r.began)
-	}
+	r.end()
 	return r.ReadCloser.Close()
 }
 
 // Head implements Bucket.
 func (c *counted) Head(ctx context.Context, name string) (Attributes, error) {
-	defer c.m.observe(opHead, time.Now())
+	defer c.m.begin(opHead)()
 	return c.Bucket.Head(ctx, name)
 }
 
 // List implements Bucket.
 func (c *counted) List(ctx context.Context, prefix string, fn func(Attributes) error) error {
-	defer c.m.observe(opList, time.Now())
+	defer c.m.begin(opList)()
 	return c.Bucket.List(ctx, prefix, fn)
 }
 
 // Delete implements Bucket.
 func (c *counted) Delete(ctx context.Context, name string) error {
-	defer c.m.observe(opDelete, time.Now())
+	defer c.m.begin(opDelete)()
 	return c.Bucket.Delete(ctx, name)
 }
