@@ -44,11 +44,16 @@ func CheckDrain(view *fsm.View, nodeID string, alive func(nodeID string) bool) e
 		if !holds(s, nodeID) {
 			continue
 		}
-		free := false
+		free, holding := false, 0
 		for _, n := range others {
-			free = free || !holds(s, n.ID)
+			if holds(s, n.ID) {
+				holding++
+			} else {
+				free = true
+			}
 		}
-		if !free {
+		// In the middle of a move there is one replica too many, and the others are enough already.
+		if !free && holding < wantedReplicas {
 			return cannotPlace("node %s can't be emptied: no other active node that is alive can take its replica of shard %d; add a node first",
 				nodeID, s.Number)
 		}
