@@ -16,12 +16,13 @@ const lagTimeout = 500 * time.Millisecond
 
 // shardsCollector reads the shards of this node at every scrape.
 type shardsCollector struct {
-	shards  *Shards
-	lag     *prometheus.Desc
-	leader  *prometheus.Desc
-	backlog *prometheus.Desc
-	log     *prometheus.Desc
-	applied *prometheus.Desc
+	shards     *Shards
+	lag        *prometheus.Desc
+	leader     *prometheus.Desc
+	backlog    *prometheus.Desc
+	log        *prometheus.Desc
+	applied    *prometheus.Desc
+	rebalances *prometheus.Desc
 }
 
 var _ prometheus.Collector = (*shardsCollector)(nil)
@@ -40,12 +41,14 @@ func newShardsCollector(s *Shards) *shardsCollector {
 			"Bytes of the shard's local log.", byShard, nil),
 		applied: prometheus.NewDesc("streamhouse_shard_applied_index",
 			"Last Raft index that this replica applied.", byShard, nil),
+		rebalances: prometheus.NewDesc("streamhouse_consumer_rebalances_total",
+			"Generations of the consumer group that completed here, on its coordinator.", []string{"consumer_group"}, nil),
 	}
 }
 
 // Describe implements prometheus.Collector.
 func (c *shardsCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.lag, c.leader, c.backlog, c.log, c.applied} {
+	for _, d := range []*prometheus.Desc{c.lag, c.leader, c.backlog, c.log, c.applied, c.rebalances} {
 		ch <- d
 	}
 }
@@ -66,6 +69,10 @@ func (c *shardsCollector) Collect(ch chan<- prometheus.Metric) {
 		gauge(c.backlog, float64(sh.PendingBytes()))
 		gauge(c.log, float64(sh.Replica().LogBytes()))
 		gauge(c.applied, float64(sh.Replica().Raft().AppliedIndex()))
+		for _, group := range sh.Groups() {
+			// Members are not tracked: a group is its committed offsets, and has no generations to complete.
+			ch <- prometheus.MustNewConstMetric(c.rebalances, prometheus.CounterValue, 0, group)
+		}
 		for _, o := range sh.CommittedOffsets() {
 			c.collectLag(ch, view, o.Group, o.PartitionID, o.Offset)
 		}

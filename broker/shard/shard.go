@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -312,4 +314,11 @@ func (s *Shard) CommittedOffsets() []CommittedOffset {
 		}
 	}
 	return all
+}
+
+// Groups returns the names of the consumer groups that have committed offsets in this shard, as applied here.
+func (s *Shard) Groups() []string {
+	s.fsm.mu.RLock()
+	defer s.fsm.mu.RUnlock()
+	return slices.Sorted(maps.Keys(s.fsm.state.groups))
 }

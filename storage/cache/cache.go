@@ -152,7 +152,7 @@ func (c *Cache) lookUp(object string, from, to, last int64) ([]*block, error) {
 		blocks = append(blocks, b)
 	}
 	before, seen := c.last[object]
-	if sequential := seen && from >= before && from <= before+1; sequential {
+	if sequential := seen && from == before+1; sequential && !c.endsLocked(blocks[len(blocks)-1]) {
 		missing = append(missing, c.aheadLocked(object, max(to, last)+1)...)
 	}
 	c.rememberLocked(object, to)
@@ -177,8 +177,8 @@ func (c *Cache) aheadLocked(object string, from int64) []*block {
 	var out []*block
 	for n := from; n < from+ahead; n++ {
 		b, known := c.blocks[blockKey{object, n}]
-		if known && b.where != nil && int64(len(b.data)) < c.cfg.BlockBytes {
-			break // the object ends here
+		if known && c.endsLocked(b) {
+			break
 		}
 		if !known {
 			out = append(out, c.reserveLocked(blockKey{object, n}))
@@ -193,6 +193,11 @@ func (c *Cache) aheadLocked(object string, from int64) []*block {
 		return nil
 	}
 	return out
+}
+
+// endsLocked says whether a block is known to be its object's last.
+func (c *Cache) endsLocked(b *block) bool {
+	return b.where != nil && int64(len(b.data)) < c.cfg.BlockBytes
 }
 
 func (c *Cache) reserveLocked(key blockKey) *block {
