@@ -223,6 +223,13 @@ func (s *Shards) dir(number uint32, replicaID string) string {
 // was noted and has no files may have voted and forgotten it, so it never starts again.
 func (s *Shards) start(ctx context.Context, view *fsm.View, sh *fsm.Shard, r *metav1.Replica) error {
 	dir := s.dir(sh.Number, r.GetReplicaId())
+	if r.GetState() == metav1.ReplicaState_REPLICA_STATE_NEW {
+		// What this node knows may be old, and a replica that was new then may hold records now.
+		var err error
+		if view, sh, r, err = s.upToDate(ctx, sh.Number, r.GetReplicaId()); err != nil || r == nil {
+			return err
+		}
+	}
 	exists, err := replica.Exists(dir)
 	if err != nil {
 		return err
@@ -247,6 +254,26 @@ func (s *Shards) start(ctx context.Context, view *fsm.View, sh *fsm.Shard, r *me
 	}
 	s.run(sh.Number, r.GetReplicaId(), dir, opened)
 	return nil
+}
+
+// upToDate returns what the metadata group says of a replica now; nil when it is not wished for, or lost.
+func (s *Shards) upToDate(ctx context.Context, number uint32, replicaID string) (*fsm.View, *fsm.Shard, *metav1.Replica, error) {
+	ctx, cancel := context.WithTimeout(ctx, noteTimeout)
+	defer cancel()
+	if err := s.cfg.Metadata.Barrier(ctx); err != nil {
+		return nil, nil, nil, fmt.Errorf("replica %s is new, the metadata group can't be asked: %w", replicaID, err)
+	}
+	view := s.cfg.Metadata.View()
+	sh, ok := view.Shard(number)
+	if !ok {
+		return view, nil, nil, nil
+	}
+	for _, r := range sh.Replicas {
+		if r.GetReplicaId() == replicaID && r.GetState() != metav1.ReplicaState_REPLICA_STATE_LOST {
+			return view, sh, r, nil
+		}
+	}
+	return view, sh, nil, nil
 }
 
 // create makes the files of a new replica, and the Raft configuration of the one that begins its shard.
