@@ -209,7 +209,7 @@ func (j *consumeJob) ends(ctx context.Context, pool *remote.Pool, parts []int32,
 	if j.follow {
 		return same(consumer.Forever), nil
 	}
-	limited, cancel := context.WithTimeout(ctx, endsTimeout)
+	limited, cancel := context.WithTimeout(ctx, min(endsTimeout, j.client.timeout/2))
 	defer cancel()
 	ends, err := listOffsets(limited, pool, &streamhousev1.ListOffsetsRequest{Topic: j.topic, Partitions: parts, Position: &streamhousev1.ListOffsetsRequest_Latest{Latest: true}})
 	if err != nil && ctx.Err() == nil && remote.Retryable(err, remote.Idempotent) {

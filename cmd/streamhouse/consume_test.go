@@ -9,6 +9,10 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"google.golang.org/grpc/codes"
+
+	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
+	"github.com/streamhouse/streamhouse/cmd/streamhouse/internal/fakecluster"
 )
 
 func TestConsumePositions(t *testing.T) {
@@ -85,6 +89,21 @@ func TestConsumeErrors(t *testing.T) {
 	} {
 		require.Equal(t, result{exitFailed, "", "streamhouse: " + want + "\n"}, s.run("", strings.Fields(line)...), line)
 	}
+}
+
+// Without a leader the end is not known; what a node has is written all the same.
+func TestConsumeWithoutALeader(t *testing.T) {
+	s := newShell(t)
+	s.ok("", "topic", "create", "t")
+	s.ok("a\nb\n", "produce", "t")
+	s.node.Before = func(method string) error {
+		if method == "ListEnds" {
+			return fakecluster.Error(codes.Unavailable, streamhousev1.ErrorReason_ERROR_REASON_NO_LEADER, "no leader", nil)
+		}
+		return nil
+	}
+	r := s.run("", "consume", "t", "--timeout", "400ms")
+	require.Equal(t, result{exitDone, "a\nb\n", "the end is not known, reading what there is: no leader (NO_LEADER)\n"}, r)
 }
 
 // lockedBuffer is written by one goroutine and looked at by another.

@@ -49,7 +49,7 @@ func TestDescribeWithoutWatermarks(t *testing.T) {
 	s := newShell(t)
 	s.ok("", "topic", "create", "a")
 	s.node.Before = func(method string) error {
-		if method == "ListOffsets" {
+		if method == "ListEnds" {
 			return fakecluster.Error(codes.DataLoss, streamhousev1.ErrorReason_ERROR_REASON_CORRUPT_DATA, "a checksum is wrong", nil)
 		}
 		return nil

@@ -242,9 +242,14 @@ func (n *Node) read(r *streamhousev1.ConsumeRequest) (*streamhousev1.ConsumeResp
 	return &streamhousev1.ConsumeResponse{Records: records, HighWatermark: end, LogStartOffset: p.start, NextOffset: r.GetOffset() + int64(len(records))}, nil
 }
 
-// ListOffsets answers for the beginning, the end, and a time, which is the beginning or the end.
+// ListOffsets answers for the beginning, the end, and a time, which is the
+// beginning or the end. Hooks know a question for the end as ListEnds.
 func (n *Node) ListOffsets(_ context.Context, r *streamhousev1.ListOffsetsRequest) (*streamhousev1.ListOffsetsResponse, error) {
-	unlock, err := n.enter("ListOffsets")
+	method := "ListOffsets"
+	if r.GetLatest() {
+		method = "ListEnds"
+	}
+	unlock, err := n.enter(method)
 	if err != nil {
 		return nil, err
 	}
