@@ -32,9 +32,9 @@ type Gossip struct {
 	closeOnce sync.Once
 }
 
-// New binds the gossip address and starts to listen; it contacts nobody.
-// Close it when Run is not to be called.
-func New(cfg Config) (*Gossip, error) {
+// New binds the gossip address and starts to listen; it contacts nobody. The
+// context bounds the looking up of names. Close or Leave ends what New began.
+func New(ctx context.Context, cfg Config) (*Gossip, error) {
 	cfg.setDefaults()
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("gossip: %w", err)
@@ -45,7 +45,7 @@ func New(cfg Config) (*Gossip, error) {
 	if err != nil {
 		return nil, fmt.Errorf("gossip: %w", err)
 	}
-	mc, err := listConfig(&cfg, t)
+	mc, err := listConfig(ctx, &cfg, t)
 	if err != nil {
 		return nil, fmt.Errorf("gossip: %w", err)
 	}
@@ -64,7 +64,7 @@ func New(cfg Config) (*Gossip, error) {
 	return g, nil
 }
 
-func listConfig(cfg *Config, t *table) (*memberlist.Config, error) {
+func listConfig(ctx context.Context, cfg *Config, t *table) (*memberlist.Config, error) {
 	d := &delegate{t: t}
 	mc := memberlist.DefaultLANConfig()
 	mc.Name = cfg.Self.name()
@@ -85,7 +85,7 @@ func listConfig(cfg *Config, t *table) (*memberlist.Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("bind address %q: %w", cfg.BindAddr, err)
 	}
-	ip, err := resolveOne(host)
+	ip, err := resolveOne(ctx, host)
 	if err != nil {
 		return nil, fmt.Errorf("bind address %q: %w", cfg.BindAddr, err)
 	}
@@ -96,7 +96,7 @@ func listConfig(cfg *Config, t *table) (*memberlist.Config, error) {
 		if err != nil {
 			return nil, fmt.Errorf("advertised gossip address %q: %w", cfg.Self.GossipAddr, err)
 		}
-		ip, err := resolveOne(host)
+		ip, err := resolveOne(ctx, host)
 		if err != nil {
 			return nil, fmt.Errorf("advertised gossip address %q: %w", cfg.Self.GossipAddr, err)
 		}
@@ -118,14 +118,14 @@ func splitHostPort(addr string) (string, int, error) {
 }
 
 // resolveOne returns the first IP of a host, preferring IPv4; "" is every address.
-func resolveOne(host string) (string, error) {
+func resolveOne(ctx context.Context, host string) (string, error) {
 	if host == "" {
 		return "0.0.0.0", nil
 	}
 	if net.ParseIP(host) != nil {
 		return host, nil
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), streamTimeout)
+	ctx, cancel := context.WithTimeout(ctx, streamTimeout)
 	defer cancel()
 	ips, err := net.DefaultResolver.LookupIP(ctx, "ip", host)
 	if err != nil {

@@ -58,7 +58,7 @@ func start(t *testing.T, id string, n int, opts ...option) *node {
 	for _, o := range opts {
 		o(&cfg)
 	}
-	g, err := New(cfg)
+	g, err := New(t.Context(), cfg)
 	require.NoError(t, err)
 	nd := &node{Gossip: g, err: make(chan error, 1)} // Run's error
 	ctx, cancel := context.WithCancel(t.Context())
@@ -229,7 +229,7 @@ func TestConfigErrors(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			cfg := testConfig("a", 1)
 			change(&cfg)
-			_, err := New(cfg)
+			_, err := New(t.Context(), cfg)
 			require.ErrorContains(t, err, name)
 		})
 	}
@@ -239,7 +239,7 @@ func TestBoundPortIsAnError(t *testing.T) {
 	a := start(t, "a", 1)
 	cfg := testConfig("b", 2)
 	cfg.BindAddr = a.Addr()
-	_, err := New(cfg)
+	_, err := New(t.Context(), cfg)
 	require.ErrorContains(t, err, a.Addr())
 	require.NotErrorIs(t, err, ErrMetaTooLong)
 }

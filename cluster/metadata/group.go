@@ -88,8 +88,10 @@ func (g *Group) Close() error {
 		g.waitsMu.Lock()
 		g.stopped = true
 		g.waitsMu.Unlock()
-		g.closeErr = g.replica.Close()
+		// Raft ends every future while it runs: a leader that can't commit steps
+		// down. What is still in its queues when it is shut down never ends.
 		g.waits.Wait()
+		g.closeErr = g.replica.Close()
 		g.unregister()
 	})
 	return g.closeErr

@@ -107,12 +107,12 @@ func TestStoreOfAnotherClusterIsRefused(t *testing.T) {
 
 func TestJoinWantsTheClustersStore(t *testing.T) {
 	other := gossip.Member{NodeID: "n2", ClusterID: "c1"}
-	f, files := newTestFormer(t, object.NewMemory(), 0, other)
+	f, _ := newTestFormer(t, object.NewMemory(), 0, other)
 	require.ErrorIs(t, f.form(t.Context()), errWrongStore)
 
 	b := object.NewMemory()
 	require.NoError(t, createClusterFile(t.Context(), b, &clusterFile{Version: 1, ClusterID: "c1"}))
-	f, files = newTestFormer(t, b, 0, other)
+	f, files := newTestFormer(t, b, 0, other)
 	require.NoError(t, f.form(t.Context()))
 	id := f.identity.get()
 	require.Equal(t, "c1", id.ClusterID)

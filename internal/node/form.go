@@ -235,11 +235,11 @@ func (f *former) joinUntil(ctx context.Context, clusterID, replicaID string) err
 		if refusedForGood(err, time.Since(begin)) {
 			return fmt.Errorf("cluster %s refuses this node: %w", clusterID, err)
 		}
-		if time.Since(logged) > waitLogEvery {
+		if time.Since(begin) > registerQuiet && time.Since(logged) > waitLogEvery {
 			f.log.Info("is not taken in yet", "error", err)
 			logged = time.Now()
 		}
-		if err := pause(ctx, formTick, nil); err != nil {
+		if err := pause(ctx, registerTick, nil); err != nil {
 			return err
 		}
 	}

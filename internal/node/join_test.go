@@ -54,7 +54,8 @@ func newTestJoiner(t *testing.T) (*joiner, *fakeMetadata) {
 	}, meta
 }
 
-func joinRequest(id, incarnation string) *nodev1.JoinRequest {
+func joinRequest(incarnation string) *nodev1.JoinRequest {
+	const id = "n1"
 	return &nodev1.JoinRequest{
 		ClusterName: "name", ClusterId: "c1", NodeId: id, Incarnation: incarnation, MetadataReplicaId: id + "/" + incarnation,
 		RaftAddr: "h:1", GrpcAddr: "h:2", HttpAddr: "h:3", GossipAddr: "h:4", FeatureLevel: fsm.FeatureLevel,
@@ -63,7 +64,7 @@ func joinRequest(id, incarnation string) *nodev1.JoinRequest {
 
 func TestJoinRegisters(t *testing.T) {
 	j, meta := newTestJoiner(t)
-	resp, err := j.Join(t.Context(), joinRequest("n1", "01A"))
+	resp, err := j.Join(t.Context(), joinRequest("01A"))
 	require.NoError(t, err)
 	require.Equal(t, "c1", resp.GetClusterId())
 	n, ok := meta.View().Node("n1")
@@ -71,11 +72,11 @@ func TestJoinRegisters(t *testing.T) {
 	require.Equal(t, "01A", n.Incarnation)
 
 	index := meta.index
-	_, err = j.Join(t.Context(), joinRequest("n1", "01A"))
+	_, err = j.Join(t.Context(), joinRequest("01A"))
 	require.NoError(t, err)
 	require.Equal(t, index, meta.index, "what is known is not written again")
 
-	_, err = j.Join(t.Context(), joinRequest("n1", "01B"))
+	_, err = j.Join(t.Context(), joinRequest("01B"))
 	require.NoError(t, err, "a new life of a dead node")
 	n, _ = meta.View().Node("n1")
 	require.Equal(t, "01B", n.Incarnation)
@@ -97,7 +98,8 @@ func TestJoinRefuses(t *testing.T) {
 			streamhousev1.ErrorReason_ERROR_REASON_WRONG_CLUSTER, "--data-dir",
 		},
 		"a live node of this id": {
-			func(r *nodev1.JoinRequest) { r.Incarnation = "01C" }, fakeLiveness{"n1/01B": true},
+			func(r *nodev1.JoinRequest) { r.Incarnation = "01C" },
+			fakeLiveness{"n1/01B": true},
 			streamhousev1.ErrorReason_ERROR_REASON_NODE_ID_IN_USE, "--node-id",
 		},
 		"an old life": {
@@ -111,13 +113,13 @@ func TestJoinRefuses(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			j, meta := newTestJoiner(t)
-			_, err := j.Join(t.Context(), joinRequest("n1", "01B"))
+			_, err := j.Join(t.Context(), joinRequest("01B"))
 			require.NoError(t, err)
 			index := meta.index
 			if tc.alive != nil {
 				j.gossip = tc.alive
 			}
-			req := joinRequest("n1", "01B")
+			req := joinRequest("01B")
 			tc.change(req)
 			_, err = j.Join(t.Context(), req)
 			var rejected *fsm.Rejection
@@ -132,14 +134,14 @@ func TestJoinRefuses(t *testing.T) {
 func TestJoinOnAFollower(t *testing.T) {
 	j, meta := newTestJoiner(t)
 	meta.follower = true
-	_, err := j.Join(t.Context(), joinRequest("n1", "01A"))
+	_, err := j.Join(t.Context(), joinRequest("01A"))
 	require.ErrorIs(t, err, metadata.ErrNotLeader)
 }
 
 func TestJoinBeforeTheClusterIsBegun(t *testing.T) {
 	j, _ := newTestJoiner(t)
 	j.metadata = &fakeMetadata{state: fsm.New()}
-	_, err := j.Join(t.Context(), joinRequest("n1", "01A"))
+	_, err := j.Join(t.Context(), joinRequest("01A"))
 	require.ErrorIs(t, err, metadata.ErrNoLeader)
 }
 

@@ -17,13 +17,13 @@ import (
 )
 
 const (
-	registerTick   = 300 * time.Millisecond
-	registerQuiet  = 3 * time.Second
-	rememberTick   = 2 * time.Second
-	storeRetryMin  = time.Second
-	storeRetryMax  = time.Minute
-	initAttempt    = 10 * time.Second
-	storeFirstLook = 5 * time.Second
+	registerTick    = 300 * time.Millisecond
+	registerQuiet   = 3 * time.Second
+	rememberTick    = 2 * time.Second
+	storeFirstRetry = time.Second
+	storeLastRetry  = time.Minute
+	initAttempt     = 10 * time.Second
+	storeFirstLook  = 5 * time.Second
 )
 
 // member does what a node owes its cluster beside its work: it begins it when it
@@ -70,8 +70,7 @@ func (m *member) initCluster(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		var rejected *fsm.Rejection
-		if errors.As(err, &rejected) {
+		if _, rejected := errors.AsType[*fsm.Rejection](err); rejected {
 			return fmt.Errorf("begin the cluster: %w", err)
 		}
 		if err != nil {
@@ -199,7 +198,7 @@ func (c *storeChecker) first(ctx context.Context) (sure bool, err error) {
 
 // run looks again until the store has answered.
 func (c *storeChecker) run(ctx context.Context) error {
-	delay := storeRetryMin
+	delay := storeFirstRetry
 	for {
 		if err := pause(ctx, delay, nil); err != nil {
 			return nil //nolint:nilerr // The node stops.
@@ -213,6 +212,6 @@ func (c *storeChecker) run(ctx context.Context) error {
 			return err
 		}
 		c.log.Debug("object store does not answer", "error", err)
-		delay = min(2*delay, storeRetryMax)
+		delay = min(2*delay, storeLastRetry)
 	}
 }

@@ -1,7 +1,6 @@
 package node
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -92,6 +91,3 @@ func (o *groupOpener) bootstrap(g *metadata.Group) error {
 	}
 	return nil
 }
-
-// runGroup is what a running metadata group is to the stack: Run, then Close.
-func runGroup(ctx context.Context, g *metadata.Group) error { return g.Run(ctx) }

@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -36,8 +35,8 @@ type Node struct {
 	serving  atomic.Bool            // all parts run
 	waitsFor atomic.Pointer[string] // what a node without a cluster waits for
 
-	fatalOnce sync.Once
-	cancel    context.CancelCauseFunc // set by Run
+	broke  atomic.Pointer[error] // the first error that ends the node
+	cancel context.CancelFunc    // set by Run
 
 	// The parts, set by the steps of start in their order and not changed after.
 	reg       *prometheus.Registry
@@ -74,8 +73,8 @@ func newNode(cfg Config, logs io.Writer) (*Node, error) {
 // Run starts the node and blocks until ctx ends or something breaks that the
 // node can't live with. It returns nil after a clean stop. It can be called once.
 func (n *Node) Run(ctx context.Context) error {
-	ctx, n.cancel = context.WithCancelCause(ctx)
-	defer n.cancel(nil)
+	ctx, n.cancel = context.WithCancel(ctx)
+	defer n.cancel()
 	st := &stack{log: n.log}
 	startErr := n.start(ctx, st)
 	if startErr == nil {
@@ -86,7 +85,11 @@ func (n *Node) Run(ctx context.Context) error {
 	err := n.endReason(ctx, startErr)
 	n.failed.Store(err != nil)
 	n.stopping.Store(true)
-	n.log.Info("node stops", "error", err)
+	if err != nil {
+		n.log.Error("node ends", "error", err)
+	} else {
+		n.log.Info("node stops")
+	}
 	stopErr := n.unwind(st)
 	if err != nil {
 		if stopErr != nil {
@@ -99,13 +102,13 @@ func (n *Node) Run(ctx context.Context) error {
 
 // endReason tells a stop that was asked for, nil, from a failure.
 func (n *Node) endReason(ctx context.Context, startErr error) error {
-	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) && !errors.Is(cause, context.DeadlineExceeded) {
-		return cause
+	if err := n.broke.Load(); err != nil {
+		return *err
 	}
-	if ctx.Err() != nil {
-		return nil
+	if ctx.Err() == nil {
+		return startErr
 	}
-	return startErr
+	return nil
 }
 
 // unwind stops all parts. After a failure a part may hang on the very disk that
@@ -128,7 +131,9 @@ func (n *Node) unwind(st *stack) error {
 
 // fatal ends the node with the first error that it is called with. It does not block.
 func (n *Node) fatal(err error) {
-	n.fatalOnce.Do(func() { n.cancel(err) })
+	if n.broke.CompareAndSwap(nil, &err) {
+		n.cancel()
+	}
 }
 
 // Ready returns nil when the node serves; else the reason. It does not block.

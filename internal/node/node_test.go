@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -26,8 +28,10 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const (
-	wait = 60 * time.Second
+	wait = 25 * time.Second
 	tick = 50 * time.Millisecond
+
+	testTopic = "logs"
 )
 
 // running is a node of a test.
@@ -57,9 +61,7 @@ func testConfig(t *testing.T, id, dir string, flags map[string]string) Config {
 		"disk-min-free": "0", "raft-heartbeat-timeout": "500ms", "raft-election-timeout": "500ms", "raft-lease-timeout": "250ms",
 		"shards": "2",
 	}
-	for k, v := range flags {
-		all[k] = v
-	}
+	maps.Copy(all, flags)
 	cfg, err := Load(Sources{Flags: all})
 	require.NoError(t, err)
 	return cfg
@@ -95,7 +97,8 @@ func (r *running) stop() {
 	case err := <-r.done:
 		require.NoError(r.t, err)
 	case <-time.After(wait):
-		r.t.Error("node did not stop")
+		stacks := make([]byte, 1<<20)
+		r.t.Errorf("node did not stop:\n%s", stacks[:runtime.Stack(stacks, true)])
 	}
 }
 
@@ -168,28 +171,28 @@ func (r *running) call() context.Context {
 	return ctx
 }
 
-func (r *running) createTopic(name string) {
+func (r *running) createTopic() {
 	r.t.Helper()
-	_, err := r.client().CreateTopic(r.call(), &streamhousev1.CreateTopicRequest{Name: name, Partitions: 2})
+	_, err := r.client().CreateTopic(r.call(), &streamhousev1.CreateTopicRequest{Name: testTopic, Partitions: 2})
 	require.NoError(r.t, err)
 }
 
-func (r *running) produce(topic, value string) {
+func (r *running) produce(value string) {
 	r.t.Helper()
 	partition := int32(0)
 	_, err := r.client().Produce(r.call(), &streamhousev1.ProduceRequest{
-		Topic: topic, Partition: &partition, Record: &streamhousev1.Record{Value: []byte(value)},
+		Topic: testTopic, Partition: &partition, Record: &streamhousev1.Record{Value: []byte(value)},
 	})
 	require.NoError(r.t, err)
 }
 
 // consume reads until the end. A single read may end earlier; one at the end asks the leader.
-func (r *running) consume(topic string) string {
+func (r *running) consume() string {
 	r.t.Helper()
 	client := r.client()
 	var values []string
 	for offset := int64(0); ; {
-		resp, err := client.Consume(r.call(), &streamhousev1.ConsumeRequest{Topic: topic, Partition: 0, Offset: offset})
+		resp, err := client.Consume(r.call(), &streamhousev1.ConsumeRequest{Topic: testTopic, Partition: 0, Offset: offset})
 		require.NoError(r.t, err)
 		if len(resp.GetRecords()) == 0 {
 			return strings.Join(values, " ")
@@ -206,10 +209,10 @@ func TestOneNode(t *testing.T) {
 	cfg := testConfig(t, "n1", dir, nil)
 	n := run(t, cfg)
 	n.waitReady()
-	n.createTopic("logs")
-	n.produce("logs", "a")
-	n.produce("logs", "b")
-	require.Equal(t, "a b", n.consume("logs"))
+	n.createTopic()
+	n.produce("a")
+	n.produce("b")
+	require.Equal(t, "a b", n.consume())
 
 	second := run(t, cfg)
 	require.ErrorContains(t, second.fails(), "another process uses it")
@@ -217,9 +220,9 @@ func TestOneNode(t *testing.T) {
 
 	again := run(t, cfg)
 	again.waitReady()
-	require.Equal(t, "a b", again.consume("logs"))
-	again.produce("logs", "c")
-	require.Equal(t, "a b c", again.consume("logs"))
+	require.Equal(t, "a b", again.consume())
+	again.produce("c")
+	require.Equal(t, "a b c", again.consume())
 	again.stop()
 
 	other := testConfig(t, "n1", dir, map[string]string{"data-dir": filepath.Join(dir, "other")})
@@ -288,18 +291,18 @@ func (r *running) waitHealed() {
 func TestThreeNodes(t *testing.T) {
 	dir := t.TempDir()
 	nodes := runThree(t, dir)
-	nodes[1].createTopic("logs")
+	nodes[1].createTopic()
 	for i, n := range nodes {
-		n.produce("logs", fmt.Sprint(i))
+		n.produce(fmt.Sprint(i))
 	}
 	for _, n := range nodes {
-		require.Equal(t, "0 1 2", n.consume("logs"))
+		require.Equal(t, "0 1 2", n.consume())
 	}
 
 	// A second node of one id is refused at once, and the first goes on.
 	twin := testConfig(t, "n2", dir, map[string]string{"data-dir": filepath.Join(dir, "twin"), "join": nodes[0].cfg.GossipAddr})
 	require.ErrorContains(t, run(t, twin).fails(), "--node-id")
-	nodes[1].produce("logs", "3")
+	nodes[1].produce("3")
 
 	// All stop and come back from their disks.
 	for _, n := range nodes {
@@ -310,7 +313,7 @@ func TestThreeNodes(t *testing.T) {
 	}
 	for _, n := range nodes {
 		n.waitReady()
-		require.Equal(t, "0 1 2 3", n.consume("logs"))
+		require.Equal(t, "0 1 2 3", n.consume())
 	}
 }
 
@@ -319,8 +322,8 @@ func TestThreeNodes(t *testing.T) {
 func TestNodesHeal(t *testing.T) {
 	dir := t.TempDir()
 	nodes := runThree(t, dir)
-	nodes[0].createTopic("logs")
-	nodes[0].produce("logs", "0")
+	nodes[0].createTopic()
+	nodes[0].produce("0")
 	nodes[0].waitHealed()
 
 	nodes[0].stop()
@@ -331,16 +334,16 @@ func TestNodesHeal(t *testing.T) {
 	nodes[0] = run(t, wiped)
 	nodes[0].waitReady()
 	nodes[1].waitHealed()
-	require.Equal(t, "0", nodes[0].consume("logs"))
+	require.Equal(t, "0", nodes[0].consume())
 
 	nodes[1].stop()
 	flipBit(t, filepath.Join(nodes[1].cfg.DataDir, "meta"))
 	nodes[1] = run(t, nodes[1].cfg)
 	nodes[1].waitReady()
 	nodes[2].waitHealed()
-	require.Equal(t, "0", nodes[1].consume("logs"))
-	nodes[1].produce("logs", "1")
-	require.Equal(t, "0 1", nodes[2].consume("logs"))
+	require.Equal(t, "0", nodes[1].consume())
+	nodes[1].produce("1")
+	require.Equal(t, "0 1", nodes[2].consume())
 }
 
 // The only copy of the metadata is never thrown away.
@@ -349,7 +352,7 @@ func TestDamagedSingleNodeIsRefused(t *testing.T) {
 	cfg := testConfig(t, "n1", dir, nil)
 	n := run(t, cfg)
 	n.waitReady()
-	n.createTopic("logs")
+	n.createTopic()
 	n.stop()
 	flipBit(t, filepath.Join(cfg.DataDir, "meta"))
 	err := run(t, cfg).fails()
@@ -380,7 +383,7 @@ func flipBit(t *testing.T, dir string) {
 			return err
 		}
 		// The topic's name stands in the entry that created it.
-		if i := bytes.Index(data, []byte("logs")); i >= 0 {
+		if i := bytes.Index(data, []byte(testTopic)); i >= 0 {
 			data[i] ^= 1
 			damaged = true
 			return os.WriteFile(path, data, 0o600)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 )
 
@@ -60,8 +61,7 @@ func (s *stack) push(name string, stop func() error) {
 // unwind stops everything in reverse order, whatever fails on the way.
 func (s *stack) unwind() error {
 	var errs []error
-	for i := len(s.steps) - 1; i >= 0; i-- {
-		step := s.steps[i]
+	for _, step := range slices.Backward(s.steps) {
 		begin := time.Now()
 		if err := step.stop(); err != nil {
 			errs = append(errs, fmt.Errorf("stop %s: %w", step.name, err))

@@ -141,7 +141,7 @@ func (n *Node) startWires(ctx context.Context, st *stack) error {
 	if n.cfg.AdvertiseAddr != "" {
 		self.GossipAddr = n.cfg.Advertised(n.cfg.GossipAddr)
 	}
-	n.gossip, err = gossip.New(gossip.Config{
+	n.gossip, err = gossip.New(ctx, gossip.Config{
 		Self: self, ClusterName: n.cfg.ClusterName, BindAddr: n.cfg.GossipAddr, Seeds: n.cfg.Join,
 		KnownPeers: n.resolver.gossipAddrs, Logger: n.log, Registerer: n.reg,
 	})
