@@ -18,6 +18,27 @@ import (
 
 func isSnapshot(path string) bool { return filepath.Base(path) == "state.bin" }
 
+// isNewestSnapshot takes the state that a start would use: an older one is only a spare.
+func isNewestSnapshot(path string) bool {
+	if !isSnapshot(path) {
+		return false
+	}
+	siblings, _ := filepath.Glob(filepath.Join(filepath.Dir(filepath.Dir(path)), "*", "state.bin"))
+	for _, other := range siblings {
+		// Directories are named <term>-<index>-<time>; times have the same number of digits.
+		if made(other) > made(path) {
+			return false
+		}
+	}
+	return true
+}
+
+// made is the time in the name of a snapshot's directory.
+func made(state string) string {
+	dir := filepath.Base(filepath.Dir(state))
+	return dir[strings.LastIndex(dir, "-")+1:]
+}
+
 func isLog(path string) bool {
 	return !strings.Contains(path, "snapshots") && (strings.HasSuffix(path, ".wal") || strings.HasSuffix(path, ".db"))
 }
@@ -55,7 +76,7 @@ func TestDamagedReplicaHeals(t *testing.T) {
 	for _, target := range []struct {
 		name string
 		file func(string) bool
-	}{{"log", isWAL}, {"snapshot", isSnapshot}} {
+	}{{"log", isWAL}, {"snapshot", isNewestSnapshot}} {
 		for _, d := range harness.Damages {
 			n := c.Nodes[round%3]
 			round++
@@ -87,11 +108,20 @@ func TestDamagedMetadataHeals(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		at := bytes.Index(b, []byte("orders-of-the-day"))
-		if at < 0 {
+		if !bytes.Contains(b, []byte("orders-of-the-day")) {
 			return errors.New("the log does not have the topic")
 		}
-		return harness.FlipBitAt(path, int64(at)+3)
+		// The database keeps old copies of its pages; the one in use is among them.
+		for at := 0; ; {
+			i := bytes.Index(b[at:], []byte("orders-of-the-day"))
+			if i < 0 {
+				return nil
+			}
+			if err := harness.FlipBitAt(path, int64(at+i)+3); err != nil {
+				return err
+			}
+			at += i + 1
+		}
 	}}
 	for i, d := range []harness.Damage{flipTopic, harness.Damages[1], harness.Damages[2]} {
 		n := c.Nodes[i]
