@@ -25,6 +25,7 @@ const (
 type guard struct {
 	limiter         *limiter
 	maxRequestBytes int
+	codec           *codec
 	log             *failureLog
 }
 
@@ -36,6 +37,7 @@ func (g *guard) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, 
 			err = ToStatus(err)
 		}
 	}()
+	defer g.codec.release(req)
 	defer recovered(&err)
 	release, err := g.admit(req)
 	if err != nil {
@@ -105,5 +107,5 @@ func withDeadline(ctx context.Context) (context.Context, context.CancelFunc) {
 
 // newGuard returns the guard of a server.
 func newGuard(maxInflightBytes int64, maxRequestBytes int, log *slog.Logger) *guard {
-	return &guard{limiter: newLimiter(maxInflightBytes), maxRequestBytes: maxRequestBytes, log: newFailureLog(log)}
+	return &guard{limiter: newLimiter(maxInflightBytes), maxRequestBytes: maxRequestBytes, codec: newCodec(), log: newFailureLog(log)}
 }

@@ -74,6 +74,7 @@ func NewNodeServer(cfg NodeConfig) (*NodeServer, error) {
 	return &NodeServer{
 		options: []grpc.ServerOption{
 			grpc.MaxRecvMsgSize(maxBytes),
+			grpc.ForceServerCodecV2(g.codec),
 			grpc.ChainUnaryInterceptor(g.unary),
 			grpc.ChainStreamInterceptor(g.stream),
 		},

@@ -25,8 +25,13 @@ func (s *produceStream) Recv() (req *streamhousev1.ProduceStreamRequest, release
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	release, refused = s.guard.admit(req)
-	return req, release, refused, nil
+	admitted, refused := s.guard.admit(req)
+	return req, func() {
+		s.guard.codec.release(req)
+		if refused == nil {
+			admitted()
+		}
+	}, refused, nil
 }
 
 // Send implements broker.ProduceStream.

@@ -51,6 +51,7 @@ func NewServer(cfg Config) (*Server, error) {
 		options: []grpc.ServerOption{
 			// A request above the bound is taken in up to twice the bound, to be refused by name.
 			grpc.MaxRecvMsgSize(2 * cfg.MaxRequestBytes),
+			grpc.ForceServerCodecV2(g.codec),
 			grpc.ChainUnaryInterceptor(count.unary, g.unary),
 			grpc.ChainStreamInterceptor(count.stream, g.stream),
 			grpc.StatsHandler(count),
