@@ -8,7 +8,9 @@ import (
 
 	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
 	"github.com/streamhouse/streamhouse/broker/shard"
+	"github.com/streamhouse/streamhouse/cluster/logstore"
 	"github.com/streamhouse/streamhouse/cluster/metadata"
+	"github.com/streamhouse/streamhouse/cluster/replica"
 	"github.com/streamhouse/streamhouse/fsm"
 	"github.com/streamhouse/streamhouse/storage/object"
 	"github.com/streamhouse/streamhouse/storage/record"
@@ -143,12 +145,14 @@ func AsError(err error) *Error {
 	switch {
 	case errors.Is(err, metadata.ErrOutcomeUnknown):
 		reason = reasonOutcomeUnknown
-	case errors.Is(err, metadata.ErrNotLeader):
+	case errors.Is(err, metadata.ErrNotLeader), errors.Is(err, replica.ErrNotLeader):
 		reason = reasonNotLeader
 	case errors.Is(err, metadata.ErrNoLeader):
 		reason = reasonNoLeader
 	case errors.Is(err, metadata.ErrClosed):
 		reason = reasonShuttingDown
+	case errors.Is(err, replica.ErrStale), errors.Is(err, replica.ErrNoServer), errors.Is(err, replica.ErrNoSuccessor):
+		reason = reasonReplicaNotReady
 	case errors.Is(err, metadata.ErrBadCommand):
 		reason = reasonInvalidField
 	case errors.Is(err, context.DeadlineExceeded):
@@ -198,6 +202,11 @@ func fromStorage(err error) *Error {
 	if corrupt, ok := errors.AsType[*segment.CorruptError](err); ok {
 		e.Reason = reasonCorruptData
 		e.Metadata = map[string]string{"object": corrupt.Object}
+		return e
+	}
+	if corrupt, ok := errors.AsType[*logstore.CorruptError](err); ok {
+		e.Reason = reasonCorruptData
+		e.Metadata = map[string]string{"file": corrupt.File}
 		return e
 	}
 	switch {

@@ -367,6 +367,8 @@ func TestInitProducer(t *testing.T) {
 	res, err = f.InitProducer(t.Context(), &streamhousev1.InitProducerRequest{ProducerId: 5, ProducerEpoch: math.MaxInt16})
 	require.NoError(t, err)
 	require.False(t, seen[res.GetProducerId()], "epochs are used up: a new id")
+	_, err = f.InitProducer(t.Context(), &streamhousev1.InitProducerRequest{ProducerId: 1 << 40})
+	requireReason(t, reasonInvalidField, err)
 	_, err = f.InitProducer(t.Context(), &streamhousev1.InitProducerRequest{ProducerId: -5})
 	requireReason(t, reasonInvalidField, err)
 	_, err = f.InitProducer(t.Context(), &streamhousev1.InitProducerRequest{ProducerId: 5, ProducerEpoch: math.MaxInt16 + 1})

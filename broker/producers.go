@@ -50,14 +50,33 @@ func (b *Broker) InitProducer(ctx context.Context, req *streamhousev1.InitProduc
 		return nil, InvalidField("producer_id", "%d is below 0", id)
 	case epoch < 0 || epoch > math.MaxInt16:
 		return nil, InvalidField("producer_epoch", "%d is not from 0 to %d", epoch, math.MaxInt16)
-	case id > 0 && epoch < math.MaxInt16:
-		return &streamhousev1.InitProducerResponse{ProducerId: id, ProducerEpoch: epoch + 1}, nil
+	case id > 0:
+		if err := b.givenOut(ctx, id); err != nil {
+			return nil, err
+		}
+		if epoch < math.MaxInt16 {
+			return &streamhousev1.InitProducerResponse{ProducerId: id, ProducerEpoch: epoch + 1}, nil
+		}
 	}
 	id, err := b.newProducerID(ctx)
 	if err != nil {
 		return nil, err
 	}
 	return &streamhousev1.InitProducerResponse{ProducerId: id}, nil
+}
+
+// givenOut returns an error when nobody can have got the id, after a barrier.
+func (b *Broker) givenOut(ctx context.Context, id int64) error {
+	if id < b.meta.View().NextProducerID() {
+		return nil
+	}
+	if err := b.meta.Barrier(ctx); err != nil {
+		return err
+	}
+	if id < b.meta.View().NextProducerID() {
+		return nil
+	}
+	return InvalidField("producer_id", "%d was never given out", id)
 }
 
 func (b *Broker) newProducerID(ctx context.Context) (int64, error) {

@@ -15,7 +15,9 @@ import (
 
 	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
 	"github.com/streamhouse/streamhouse/broker/shard"
+	"github.com/streamhouse/streamhouse/cluster/logstore"
 	"github.com/streamhouse/streamhouse/cluster/metadata"
+	"github.com/streamhouse/streamhouse/cluster/replica"
 	"github.com/streamhouse/streamhouse/fsm"
 	"github.com/streamhouse/streamhouse/storage/object"
 	"github.com/streamhouse/streamhouse/storage/record"
@@ -147,6 +149,10 @@ func TestAsError(t *testing.T) {
 		{"metadata without leader", fmt.Errorf("%w: %w", metadata.ErrNoLeader, context.DeadlineExceeded), reasonNoLeader},
 		{"metadata not leader", metadata.ErrNotLeader, reasonNotLeader},
 		{"metadata closed", metadata.ErrClosed, reasonShuttingDown},
+		{"group not led", fmt.Errorf("x: %w", replica.ErrNotLeader), reasonNotLeader},
+		{"group without the voter", replica.ErrNoServer, reasonReplicaNotReady},
+		{"group changed", replica.ErrStale, reasonReplicaNotReady},
+		{"corrupt log", &logstore.CorruptError{File: "f"}, reasonCorruptData},
 		{"bad command", metadata.ErrBadCommand, reasonInvalidField},
 		{"corrupt object", fmt.Errorf("x: %w", corruptObject), reasonCorruptData},
 		{"missing object", object.ErrNotFound, reasonCorruptData},

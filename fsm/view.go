@@ -66,6 +66,9 @@ func (v *View) CreatedMs() int64 { return v.createdMs }
 // FeatureLevel is what the cluster has switched to; every node supports it.
 func (v *View) FeatureLevel() uint32 { return v.featureLevel }
 
+// NextProducerID returns the first producer id that was not given out.
+func (v *View) NextProducerID() int64 { return v.nextProducerID }
+
 // NumShards is the number of shards, whether or not they are created yet; 0 until InitCluster.
 func (v *View) NumShards() uint32 { return uint32(len(v.shards)) }
 

@@ -2,6 +2,7 @@ package rpc
 
 import (
 	"fmt"
+	"slices"
 	"sync"
 
 	"google.golang.org/grpc/encoding"
@@ -80,7 +81,7 @@ func split(b []byte, m proto.Message, take func(num protowire.Number, val []byte
 		if typ == protowire.BytesType {
 			val, _ := protowire.ConsumeBytes(b[n:])
 			var err error
-			if taken, err = take(num, val[:len(val):len(val)]); err != nil {
+			if taken, err = take(num, slices.Clip(val)); err != nil {
 				return err
 			}
 		}

@@ -54,6 +54,7 @@ func TestCodecCopiesNothing(t *testing.T) {
 	data, err := proto.Marshal(&streamhousev1.ProduceRecordBatchesRequest{Topic: "t", RecordBatches: make([]byte, 1<<20)})
 	require.NoError(t, err)
 	allocated := testing.Benchmark(func(b *testing.B) {
+		b.Helper()
 		for b.Loop() {
 			var m streamhousev1.ProduceRecordBatchesRequest
 			require.NoError(b, decodeRaw(data, &m))
