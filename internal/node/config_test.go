@@ -282,3 +282,17 @@ func TestDocumentation(t *testing.T) {
 	}
 	require.Equal(t, b.String(), string(old), "run: go test ./internal/node -run TestDocumentation -update-docs")
 }
+
+// The configurations that deploy/ offers are valid.
+func TestDeployedConfigurations(t *testing.T) {
+	paths, err := filepath.Glob("../../deploy/three-nodes/*.yaml")
+	require.NoError(t, err)
+	require.Len(t, paths, 3)
+	for i, path := range paths {
+		c, err := Load(Sources{File: path})
+		require.NoError(t, err, path)
+		require.Equal(t, fmt.Sprintf("n%d", i+1), c.NodeID)
+		require.Len(t, c.Join, 2)
+		require.Equal(t, 3, c.BootstrapExpect)
+	}
+}
