@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 )
 
@@ -51,6 +52,9 @@ func (s *Shard) checkpoint(ctx context.Context) error {
 		err = s.replica.Checkpoint()
 	}
 	first := s.replica.FirstIndex()
+	if first == 0 {
+		first = math.MaxUint64 // the log is empty: what was applied so far is pinned, and nothing is left to point at
+	}
 	s.fsm.mu.Lock()
 	defer s.fsm.mu.Unlock()
 	if s.fsm.local == l {
