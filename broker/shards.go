@@ -252,7 +252,7 @@ func (s *Shards) start(ctx context.Context, view *fsm.View, sh *fsm.Shard, r *me
 		}
 		return fmt.Errorf("open replica %s: %w", r.GetReplicaId(), err)
 	}
-	s.run(sh.Number, r.GetReplicaId(), dir, opened)
+	s.run(ctx, sh.Number, r.GetReplicaId(), dir, opened)
 	return nil
 }
 
@@ -360,8 +360,9 @@ func (s *Shards) shardConfig(view *fsm.View, number uint32, replicaID, dir strin
 	}
 }
 
-func (s *Shards) run(number uint32, replicaID, dir string, sh *shard.Shard) {
-	ctx, cancel := context.WithCancel(context.Background())
+// run lets a replica run until stop: it outlives the look at the metadata that found it.
+func (s *Shards) run(ctx context.Context, number uint32, replicaID, dir string, sh *shard.Shard) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	h := &hosted{replicaID: replicaID, dir: dir, shard: sh, cancel: cancel, done: make(chan struct{})}
 	go func() { // joined by stop
 		defer close(h.done)

@@ -20,9 +20,9 @@ type machine struct {
 	fatal error
 }
 
-func newMachine(t testing.TB) *machine {
-	t.Helper()
-	m := &machine{t: t}
+func newMachine(tb testing.TB) *machine {
+	tb.Helper()
+	m := &machine{t: tb}
 	m.fsm = newReplicaFSM(1, 1<<20, func(err error) { m.fatal = err })
 	return m
 }
@@ -123,9 +123,9 @@ func (s *memorySink) Cancel() error { s.cancelled = true; return nil }
 func (*memorySink) Close() error    { return nil }
 
 // filled returns a machine with something of everything, its pending batches pinned.
-func filled(t testing.TB) *machine {
-	t.Helper()
-	m := newMachine(t)
+func filled(tb testing.TB) *machine {
+	tb.Helper()
+	m := newMachine(tb)
 	m.append(10, 7, batchConfig{n: 3, id: 5, value: "a"})
 	m.append(20, 7, batchConfig{n: 2, id: 5, seq: 3, value: "b"})
 	m.append(30, 8, batchConfig{n: 4, id: -1, value: "c"})
@@ -138,12 +138,12 @@ func filled(t testing.TB) *machine {
 	return m
 }
 
-func persist(t testing.TB, m *machine) []byte {
-	t.Helper()
+func persist(tb testing.TB, m *machine) []byte {
+	tb.Helper()
 	sn, err := m.fsm.Snapshot()
-	require.NoError(t, err)
+	require.NoError(tb, err)
 	sink := &memorySink{}
-	require.NoError(t, sn.Persist(sink))
+	require.NoError(tb, sn.Persist(sink))
 	sn.Release()
 	return sink.Bytes()
 }

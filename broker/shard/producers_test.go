@@ -41,23 +41,33 @@ func TestProducerCheck(t *testing.T) {
 		want          AppendResult
 	}{
 		{"first batch of a producer", newProducers(), 0, 0, 3, AppendResult{}},
-		{"first batch seen does not begin at 0", newProducers(), 0, 5, 3,
-			AppendResult{Reason: streamhousev1.ErrorReason_ERROR_REASON_UNKNOWN_PRODUCER}},
+		{
+			"first batch seen does not begin at 0", newProducers(), 0, 5, 3,
+			AppendResult{Reason: streamhousev1.ErrorReason_ERROR_REASON_UNKNOWN_PRODUCER},
+		},
 		{"next batch", five, 1, 60, 10, AppendResult{}},
 		{"newest batch again", five, 1, 50, 10, AppendResult{BaseOffset: 150, Duplicate: true}},
 		{"oldest remembered batch again", five, 1, 10, 10, AppendResult{BaseOffset: 110, Duplicate: true}},
-		{"batch that is forgotten", five, 1, 0, 10,
-			AppendResult{Reason: streamhousev1.ErrorReason_ERROR_REASON_DUPLICATE_SEQUENCE}},
-		{"gap", five, 1, 70, 10,
-			AppendResult{Reason: streamhousev1.ErrorReason_ERROR_REASON_OUT_OF_ORDER_SEQUENCE, ExpectedSequence: 60}},
+		{
+			"batch that is forgotten", five, 1, 0, 10,
+			AppendResult{Reason: streamhousev1.ErrorReason_ERROR_REASON_DUPLICATE_SEQUENCE},
+		},
+		{
+			"gap", five, 1, 70, 10,
+			AppendResult{Reason: streamhousev1.ErrorReason_ERROR_REASON_OUT_OF_ORDER_SEQUENCE, ExpectedSequence: 60},
+		},
 		{"old epoch", five, 0, 60, 10, AppendResult{Reason: streamhousev1.ErrorReason_ERROR_REASON_PRODUCER_FENCED}},
 		{"new epoch begins at 0", five, 2, 0, 10, AppendResult{}},
-		{"new epoch must begin at 0", five, 2, 60, 10,
-			AppendResult{Reason: streamhousev1.ErrorReason_ERROR_REASON_OUT_OF_ORDER_SEQUENCE}},
+		{
+			"new epoch must begin at 0", five, 2, 60, 10,
+			AppendResult{Reason: streamhousev1.ErrorReason_ERROR_REASON_OUT_OF_ORDER_SEQUENCE},
+		},
 		{"sequence wraps to 0", wrapping, 1, 0, 5, AppendResult{}},
 		{"duplicate across the wrap", wrapping, 1, math.MaxInt32 - 4, 5, AppendResult{BaseOffset: 100, Duplicate: true}},
-		{"gap across the wrap", wrapping, 1, 3, 5,
-			AppendResult{Reason: streamhousev1.ErrorReason_ERROR_REASON_OUT_OF_ORDER_SEQUENCE, ExpectedSequence: 0}},
+		{
+			"gap across the wrap", wrapping, 1, 3, 5,
+			AppendResult{Reason: streamhousev1.ErrorReason_ERROR_REASON_OUT_OF_ORDER_SEQUENCE, ExpectedSequence: 0},
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -85,7 +95,7 @@ func TestProducersExpire(t *testing.T) {
 	ps.expire(1001 + producerKeepMs)
 	require.NotContains(t, ps.byKey, producerKey{1, 2})
 	require.Contains(t, ps.byKey, producerKey{1, 1})
-	require.Equal(t, ps.order.Len(), len(ps.byKey))
+	require.Len(t, ps.byKey, ps.order.Len())
 }
 
 func TestProducersAreBounded(t *testing.T) {

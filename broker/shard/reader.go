@@ -11,14 +11,6 @@ import (
 	"github.com/streamhouse/streamhouse/storage/record"
 )
 
-// logReader reads entries of the local Raft log, checked. *replica.Replica is one. Safe for concurrent use.
-type logReader interface {
-	// Log returns the entry at index. An error that wraps raft.ErrLogNotFound says that it was cut.
-	Log(index uint64) (*raft.Log, error)
-	// FirstIndex returns the first index of the log.
-	FirstIndex() uint64
-}
-
 // cursor follows one partition through the Raft log: the batches from entry index on begin at offset next.
 type cursor struct {
 	index uint64

@@ -135,7 +135,7 @@ func (s *Shard) lead(ctx context.Context) {
 	for ctx.Err() == nil {
 		if err := s.runUploader(ctx); err != nil && ctx.Err() == nil {
 			s.log.Warn("uploader starts again", "error", err)
-			_ = sleep(ctx, uploadRetryMin) // ends with ctx, as the loop does
+			_ = sleep(ctx, minUploadRetry) // ends with ctx, as the loop does
 		}
 	}
 }
@@ -244,8 +244,7 @@ func (s *Shard) waitDurable(ctx context.Context, batches []AppendBatch, results 
 
 // withLeader fills in who leads instead.
 func (s *Shard) withLeader(err error) error {
-	var nl *NotLeaderError
-	if errors.As(err, &nl) {
+	if _, ok := errors.AsType[*NotLeaderError](err); ok {
 		return s.notLeader()
 	}
 	return err

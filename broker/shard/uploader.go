@@ -22,9 +22,9 @@ const (
 	ownObjectBytes = 8 << 20
 	// durableDelay is how long the uploader gathers for those that wait with acks=durable.
 	durableDelay = 100 * time.Millisecond
-	// uploadRetryMin and uploadRetryMax bound the wait after a failed upload.
-	uploadRetryMin = 500 * time.Millisecond
-	uploadRetryMax = 15 * time.Second
+	// minUploadRetry and maxUploadRetry bound the wait after a failed upload.
+	minUploadRetry = 500 * time.Millisecond
+	maxUploadRetry = 15 * time.Second
 	// commitTimeout bounds one try to commit an object's segments; it is tried again for as long as the shard is led.
 	commitTimeout = 10 * time.Second
 )
@@ -55,7 +55,7 @@ func (s *Shard) runUploader(ctx context.Context) error {
 	timer := time.NewTicker(uploadTick)
 	defer timer.Stop()
 	since := time.Now() // when the oldest batch that waits began to
-	retry := uploadRetryMin
+	retry := minUploadRetry
 	for {
 		select {
 		case <-ctx.Done():
@@ -84,9 +84,9 @@ func (s *Shard) runUploader(ctx context.Context) error {
 			if err := sleep(ctx, retry/2+rand.N(retry/2)); err != nil {
 				return err
 			}
-			retry = min(2*retry, uploadRetryMax)
+			retry = min(2*retry, maxUploadRetry)
 		default:
-			since, retry = began, uploadRetryMin
+			since, retry = began, minUploadRetry
 		}
 	}
 }
@@ -124,7 +124,7 @@ func (s *Shard) adoptManifest(ctx context.Context) error {
 			return ctx.Err()
 		}
 		s.log.Warn("manifest can't be read yet", "error", err)
-		if err := sleep(ctx, uploadRetryMin); err != nil {
+		if err := sleep(ctx, minUploadRetry); err != nil {
 			return err
 		}
 	}
@@ -316,7 +316,7 @@ func (s *Shard) commitSegments(ctx context.Context, name string, obj *segment.Ob
 			return nil, ctx.Err()
 		default:
 			s.log.Warn("object is uploaded and not listed yet, trying again", "object", name, "error", err)
-			if err := sleep(ctx, uploadRetryMin); err != nil {
+			if err := sleep(ctx, minUploadRetry); err != nil {
 				return nil, err
 			}
 		}

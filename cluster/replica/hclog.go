@@ -5,6 +5,7 @@ import (
 	"io"
 	"log"
 	"log/slog"
+	"slices"
 
 	"github.com/hashicorp/go-hclog"
 )
@@ -41,7 +42,7 @@ func (s *slogger) Log(l hclog.Level, msg string, args ...any) {
 	if !s.log.Enabled(ctx, level(l)) {
 		return
 	}
-	s.log.Log(ctx, level(l), msg, append(s.args[:len(s.args):len(s.args)], args...)...)
+	s.log.Log(ctx, level(l), msg, slices.Concat(s.args, args)...)
 }
 
 func (s *slogger) Trace(msg string, args ...any) { s.Log(hclog.Trace, msg, args...) }
@@ -62,7 +63,7 @@ func (s *slogger) IsError() bool { return s.enabled(hclog.Error) }
 // With implements hclog.Logger.
 func (s *slogger) With(args ...any) hclog.Logger {
 	c := *s
-	c.args = append(s.args[:len(s.args):len(s.args)], args...)
+	c.args = slices.Concat(s.args, args)
 	return &c
 }
 

@@ -320,6 +320,7 @@ func TestTrapWrongReplicaVotes(t *testing.T) {
 func TestTrapBitFlip(t *testing.T) {
 	damage := map[string]func(t *testing.T, path string){
 		"flip": func(t *testing.T, path string) {
+			t.Helper()
 			b, err := os.ReadFile(path)
 			require.NoError(t, err)
 			i := strings.Index(string(b), "entry number 7")
@@ -330,11 +331,15 @@ func TestTrapBitFlip(t *testing.T) {
 			require.NoError(t, os.WriteFile(path, b, 0o600))
 		},
 		"cut": func(t *testing.T, path string) {
+			t.Helper()
 			st, err := os.Stat(path)
 			require.NoError(t, err)
 			require.NoError(t, os.Truncate(path, min(st.Size()/2, 400)))
 		},
-		"remove": func(t *testing.T, path string) { require.NoError(t, os.Remove(path)) },
+		"remove": func(t *testing.T, path string) {
+			t.Helper()
+			require.NoError(t, os.Remove(path))
+		},
 	}
 	for name, hurt := range damage {
 		for _, pattern := range []string{"*.wal", "durable", "snapshots/*/state.bin", "snapshots/*/meta.json"} {

@@ -206,4 +206,6 @@ func (r *RaftTransport) TimeoutNow(id raft.ServerID, target raft.ServerAddress, 
 }
 
 // EncodePeer implements raft.Transport: the leader's address in its messages is the plain one.
-func (r *RaftTransport) EncodePeer(_ raft.ServerID, addr raft.ServerAddress) []byte { return []byte(addr) }
+func (r *RaftTransport) EncodePeer(_ raft.ServerID, addr raft.ServerAddress) []byte {
+	return []byte(addr)
+}

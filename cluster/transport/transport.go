@@ -75,7 +75,7 @@ func Listen(cfg Config) (*Transport, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	lis, err := net.Listen("tcp", cfg.Addr)
+	lis, err := net.Listen("tcp", cfg.Addr) //nolint:noctx // it does not block
 	if err != nil {
 		return nil, fmt.Errorf("listen for other nodes: %w", err)
 	}

@@ -98,7 +98,7 @@ func (c *Cache) ReadRange(ctx context.Context, object string, offset, length int
 	for from := first; from <= last; {
 		// A window at a time, so that one large read does not need the whole of the memory.
 		to := min(last, from+c.window()-1)
-		blocks, err := c.lookUp(object, from, to, last)
+		blocks, err := c.lookUp(object, from, to, last) //nolint:contextcheck // a fetch serves all who wait, and outlives the first
 		if err != nil {
 			return nil, err
 		}

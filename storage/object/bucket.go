@@ -59,7 +59,7 @@ func checkName(name string) error {
 			continue
 		}
 		c := name[i]
-		if !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '.' || c == '_' || c == '-') {
+		if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && c != '.' && c != '_' && c != '-' {
 			return errors.Join(ErrInvalidName, errors.New(name))
 		}
 		dots = dots && c == '.'

@@ -148,24 +148,20 @@ func (r *retried) Head(ctx context.Context, name string) (a Attributes, err erro
 
 // List implements Bucket. It is tried again only while fn was not called, since fn must not see an object twice.
 func (r *retried) List(ctx context.Context, prefix string, fn func(Attributes) error) error {
-	var fnErr error
+	var final error
 	err := r.try(ctx, opList, func(ctx context.Context, _ int) error {
 		called := false
 		err := r.Bucket.List(ctx, prefix, func(a Attributes) error {
 			called = true
-			fnErr = fn(a)
-			return fnErr
+			return fn(a)
 		})
-		if fnErr != nil {
-			return nil
+		if !called {
+			return err
 		}
-		if err != nil && called {
-			fnErr = err
-			return nil
-		}
-		return err
+		final = err
+		return nil
 	})
-	return errors.Join(err, fnErr)
+	return errors.Join(err, final)
 }
 
 // Delete implements Bucket.

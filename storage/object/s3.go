@@ -136,8 +136,7 @@ func (b *s3Bucket) Delete(ctx context.Context, name string) error {
 }
 
 func statusOf(err error) int {
-	var re *awshttp.ResponseError
-	if errors.As(err, &re) {
+	if re, ok := errors.AsType[*awshttp.ResponseError](err); ok {
 		return re.HTTPStatusCode()
 	}
 	return 0
