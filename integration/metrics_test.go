@@ -321,10 +321,13 @@ func testLag(t *testing.T, c *harness.Cluster) {
 		}
 		return nil
 	})
-	harness.Eventually(t, 10*time.Second, "every node shows what it should", func(context.Context) error {
+	harness.Eventually(t, 10*time.Second, "every node shows what it should", func(ctx context.Context) error {
 		led := make(map[string]int)
 		for _, n := range c.Nodes {
-			m := n.MustScrape(t)
+			m, err := n.Metrics(ctx)
+			if err != nil {
+				return err
+			}
 			missing := checkContract(t, m)
 			for _, name := range onLeader {
 				if m[name] != nil {
