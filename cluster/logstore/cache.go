@@ -2,120 +2,129 @@ package logstore
 
 import "github.com/hashicorp/raft"
 
-// cache keeps a dense run of the newest entries, bounded in bytes.
+// cache keeps a dense run of the newest entries, bounded in bytes, in a ring.
 type cache struct {
 	maxBytes int64
 	bytes    int64
-	first    uint64 // index of logs[0]
-	logs     []*raft.Log
+	first    uint64 // index of the oldest
+	ring     []raft.Log
+	head, n  int // of the oldest; entries
 }
 
-func logBytes(l *raft.Log) int64 { return int64(len(l.Data) + len(l.Extensions)) }
+// entryOverhead is about what an entry costs besides its bytes.
+const entryOverhead = 128
+
+func cachedBytes(l *raft.Log) int64 { return int64(cap(l.Data)+cap(l.Extensions)) + entryOverhead }
+
+func (c *cache) at(i int) *raft.Log { return &c.ring[(c.head+i)%len(c.ring)] }
 
 func (c *cache) add(l *raft.Log) {
-	if len(c.logs) > 0 && l.Index != c.first+uint64(len(c.logs)) {
+	if c.n > 0 && l.Index != c.first+uint64(c.n) {
 		c.clear()
 	}
-	if len(c.logs) == 0 {
+	size := cachedBytes(l)
+	for c.n > 0 && c.bytes+size > c.maxBytes {
+		c.dropFirst()
+	}
+	if size > c.maxBytes {
+		return
+	}
+	if c.n == 0 {
 		c.first = l.Index
 	}
-	c.logs = append(c.logs, l)
-	c.bytes += logBytes(l)
-	for c.bytes > c.maxBytes && len(c.logs) > 0 {
-		c.bytes -= logBytes(c.logs[0])
-		c.logs[0] = nil
-		c.logs = c.logs[1:]
-		c.first++
+	if c.n == len(c.ring) {
+		c.resize(max(64, 2*c.n))
 	}
+	c.n++
+	*c.at(c.n - 1) = *l
+	c.bytes += size
 }
 
 func (c *cache) get(index uint64) *raft.Log {
-	if index < c.first || index >= c.first+uint64(len(c.logs)) {
+	if index < c.first || index >= c.first+uint64(c.n) {
 		return nil
 	}
-	return c.logs[index-c.first]
+	return c.at(int(index - c.first))
 }
 
-func (c *cache) clear() {
-	c.logs, c.bytes, c.first = nil, 0, 0
+func (c *cache) resize(size int) {
+	ring := make([]raft.Log, size)
+	for i := range c.n {
+		ring[i] = *c.at(i)
+	}
+	c.ring, c.head = ring, 0
+}
+
+func (c *cache) clear() { *c = cache{maxBytes: c.maxBytes} }
+
+func (c *cache) dropFirst() {
+	c.bytes -= cachedBytes(c.at(0))
+	*c.at(0) = raft.Log{}
+	c.head, c.n, c.first = (c.head+1)%len(c.ring), c.n-1, c.first+1
+	if len(c.ring) > 1024 && c.n < len(c.ring)/4 {
+		c.resize(len(c.ring) / 2)
+	}
 }
 
 // dropFrom forgets the entries from index on.
 func (c *cache) dropFrom(index uint64) {
-	for n := len(c.logs); n > 0 && c.first+uint64(n)-1 >= index; n-- {
-		c.bytes -= logBytes(c.logs[n-1])
-		c.logs[n-1] = nil
-		c.logs = c.logs[:n-1]
+	for c.n > 0 && c.first+uint64(c.n)-1 >= index {
+		c.bytes -= cachedBytes(c.at(c.n - 1))
+		*c.at(c.n - 1) = raft.Log{}
+		c.n--
 	}
 }
 
 // dropThrough forgets the entries up to and including index.
 func (c *cache) dropThrough(index uint64) {
-	for len(c.logs) > 0 && c.first <= index {
-		c.bytes -= logBytes(c.logs[0])
-		c.logs[0] = nil
-		c.logs = c.logs[1:]
-		c.first++
+	for c.n > 0 && c.first <= index {
+		c.dropFirst()
 	}
 }
 
-// sizes knows how many bytes the log has up to each entry.
+// logBytes is what an entry adds to the size of the log.
+func logBytes(l *raft.Log) int { return len(l.Data) + len(l.Extensions) }
+
+// sizes knows how many bytes each entry of the log has.
 type sizes struct {
 	first uint64
-	upTo  []int64 // upTo[i]: bytes of everything ever added, through entry first+i
-	base  int64   // bytes before first
+	bytes []uint32
+	total int64
 }
 
-func (s *sizes) add(index uint64, bytes int64) {
-	if len(s.upTo) == 0 {
-		s.first, s.base = index, 0
+func (s *sizes) add(index uint64, bytes int) {
+	if len(s.bytes) == 0 {
+		s.first = index
 	}
-	s.upTo = append(s.upTo, s.end()+bytes)
+	s.bytes = append(s.bytes, uint32(bytes))
+	s.total += int64(bytes)
 }
-
-func (s *sizes) end() int64 {
-	if len(s.upTo) == 0 {
-		return s.base
-	}
-	return s.upTo[len(s.upTo)-1]
-}
-
-func (s *sizes) total() int64 { return s.end() - s.base }
 
 func (s *sizes) dropFrom(index uint64) {
-	if index <= s.first {
-		s.upTo = nil
-		return
+	for len(s.bytes) > 0 && s.first+uint64(len(s.bytes))-1 >= index {
+		n := len(s.bytes) - 1
+		s.total -= int64(s.bytes[n])
+		s.bytes = s.bytes[:n]
 	}
-	s.upTo = s.upTo[:min(uint64(len(s.upTo)), index-s.first)]
 }
 
 func (s *sizes) dropThrough(index uint64) {
-	if index < s.first {
-		return
+	n := 0
+	for ; n < len(s.bytes) && s.first+uint64(n) <= index; n++ {
+		s.total -= int64(s.bytes[n])
 	}
-	n := index - s.first + 1
-	if n >= uint64(len(s.upTo)) {
-		s.upTo = nil
-		return
+	if n > 0 {
+		s.bytes = append([]uint32(nil), s.bytes[n:]...)
+		s.first += uint64(n)
 	}
-	s.base = s.upTo[n-1]
-	s.upTo = append([]int64(nil), s.upTo[n:]...)
-	s.first += n
 }
 
 // retaining returns the first index such that the entries from it on have at most this many bytes.
 func (s *sizes) retaining(bytes int64) uint64 {
-	i := len(s.upTo)
-	for i > 0 && s.end()-s.before(i-1) <= bytes {
+	i, sum := len(s.bytes), int64(0)
+	for i > 0 && sum+int64(s.bytes[i-1]) <= bytes {
 		i--
+		sum += int64(s.bytes[i])
 	}
 	return s.first + uint64(i)
-}
-
-func (s *sizes) before(i int) int64 {
-	if i == 0 {
-		return s.base
-	}
-	return s.upTo[i-1]
 }

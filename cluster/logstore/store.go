@@ -1,66 +1,51 @@
 package logstore
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"io"
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
+	"time"
 
-	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
-	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
-	wal "github.com/hashicorp/raft-wal"
-	"github.com/hashicorp/raft-wal/metadb"
 )
 
-const (
-	// walSegmentBytes is the size of raft-wal's files, which it allocates ahead.
-	walSegmentBytes = 16 << 20
-	// crcBytes is what an entry's CRC adds to its extensions, in front (docs/format/log-entry-crc.md).
-	crcBytes = 4
-	boltName = "raft.db"
-)
-
-// backend is what raft-wal and raft-boltdb are.
+// backend is what raft-wal and raft-boltdb are, with CRCs in the entries.
 type backend interface {
 	raft.LogStore
 	raft.StableStore
+	io.Closer
+	// file names where an entry is kept, for messages.
+	file(index uint64) string
+	// visit calls fn for every entry from first through last, in order, or returns a *CorruptError that names the entry
+	// that is missing or damaged. It is called once.
+	visit(first, last uint64, fn func(index, term uint64, bytes int) error) error
 }
 
-// Config sets up a store.
-type Config struct {
-	// Dir holds the store's files.
-	Dir string
-	// CacheBytes bounds the memory for the newest entries. 0 is 16 MiB.
-	CacheBytes int64
-	// Fatal ends the node; it is called once, after a failed write or when an entry that is read fails its CRC. Required.
-	Fatal func(error)
-	// Logger may be nil.
-	Logger hclog.Logger
-}
-
-const defaultCacheBytes = 16 << 20
-
-// Store is a Raft replica's log and stable store. Safe for concurrent use.
+// Store is a Raft replica's log and stable store. Between Open and use, Verify must be called. Safe for concurrent use.
 type Store struct {
-	cfg       Config
-	inner     backend
-	closers   []io.Closer
+	cfg        Config
+	inner      backend
+	durable    *durableFile
+	stableFile string // where terms and votes are kept
+
 	fatalOnce sync.Once
-
-	mu      sync.RWMutex // guards what follows
-	durable *durableFile
-	cache   cache
-	sizes   sizes
-	first   uint64
-	last    uint64
-
+	failure   atomic.Pointer[error] // of the first write that failed
+	closed    atomic.Bool
 	closeOnce sync.Once
 	closeErr  error
+
+	stableMu sync.Mutex // one write of a term or vote at a time
+	writeMu  sync.Mutex // one write or deletion of entries at a time; taken before mu
+
+	mu    sync.RWMutex // guards what follows; never held over a read or write of a file
+	cache cache
+	sizes sizes
+	first uint64
+	last  uint64
 }
 
 var (
@@ -69,63 +54,56 @@ var (
 	_ raft.MonotonicLogStore = (*Store)(nil)
 )
 
-// Create makes the side file of a new store in dir; the rest is made by the first open.
+// Create makes the side file of a new store in dir; the rest is made by the first open. The caller syncs dir.
 func Create(dir string) error { return createDurable(filepath.Join(dir, durableName)) }
 
-// OpenWAL opens a store over raft-wal.
-func OpenWAL(cfg Config) (*Store, error) {
-	meta := &metadb.BoltMetaDB{}
-	log := cfg.Logger
-	if log == nil {
-		log = hclog.NewNullLogger()
+// Exists says whether dir holds a store that was created.
+func Exists(dir string) (bool, error) {
+	_, err := os.Stat(filepath.Join(dir, durableName))
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil
 	}
-	w, err := wal.Open(cfg.Dir, wal.WithMetaStore(meta), wal.WithSegmentSize(walSegmentBytes), wal.WithLogger(log))
-	if err != nil {
-		_ = meta.Close()
-		return nil, &CorruptError{File: cfg.Dir, Reason: err.Error()}
-	}
-	return open(cfg, w, w, meta)
+	return err == nil, err
 }
 
-// OpenBolt opens a store over raft-boltdb.
-func OpenBolt(cfg Config) (*Store, error) {
-	path := filepath.Join(cfg.Dir, boltName)
-	b, err := openBolt(path)
-	if err != nil {
-		return nil, &CorruptError{File: path, Reason: err.Error()}
+// newStore opens the side file, and checks that the store's own file is there if it ever was: raft-wal and bbolt would
+// make a new one.
+func newStore(cfg Config, name string) (*Store, error) {
+	if err := cfg.setDefaults(); err != nil {
+		return nil, err
 	}
-	return open(cfg, b, b)
-}
-
-// openBolt turns the panics of a damaged database into errors.
-func openBolt(path string) (b *raftboltdb.BoltStore, err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("%v", r)
-		}
-	}()
-	return raftboltdb.New(raftboltdb.Options{Path: path, MsgpackUseNewTimeFormat: true})
-}
-
-func open(cfg Config, inner backend, closers ...io.Closer) (*Store, error) {
-	if cfg.CacheBytes <= 0 {
-		cfg.CacheBytes = defaultCacheBytes
-	}
-	s := &Store{cfg: cfg, inner: inner, closers: closers, cache: cache{maxBytes: cfg.CacheBytes}}
+	s := &Store{cfg: cfg, stableFile: filepath.Join(cfg.Dir, name), cache: cache{maxBytes: cfg.CacheBytes}}
 	d, err := openDurable(filepath.Join(cfg.Dir, durableName))
 	if err != nil {
-		return nil, errors.Join(err, s.Close())
+		return nil, err
+	}
+	if _, err = os.Stat(s.stableFile); err != nil && (d.opened() || !errors.Is(err, os.ErrNotExist)) {
+		return nil, errors.Join(corrupt(s.stableFile, 0, err), d.close())
 	}
 	s.durable = d
 	return s, nil
 }
 
+// opened ends an open.
+func (s *Store) opened(b backend, err error) (*Store, error) {
+	s.inner = b
+	if err = errors.Join(err, s.durable.markOpened()); err != nil {
+		return nil, errors.Join(fmt.Errorf("open log store: %w", err), s.Close())
+	}
+	return s, nil
+}
+
+func syncFile(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
+}
+
 // IsMonotonic tells Raft that the log must not have holes: raft-wal allows none, and over raft-boltdb one could not be
 // told from a loss.
 func (s *Store) IsMonotonic() bool { return true }
-
-// Dir returns the directory of the store.
-func (s *Store) Dir() string { return s.cfg.Dir }
 
 // fatal ends the node, once.
 func (s *Store) fatal(err error) error {
@@ -133,8 +111,30 @@ func (s *Store) fatal(err error) error {
 	return err
 }
 
+// failedWrite ends the node. Nothing is written after it: what a disk has after a failed fsync, nobody knows.
 func (s *Store) failedWrite(what string, err error) error {
-	return s.fatal(fmt.Errorf("%s in %s: %w", what, s.cfg.Dir, err))
+	err = fmt.Errorf("%s: %w", what, err)
+	s.failure.CompareAndSwap(nil, &err)
+	return s.fatal(err)
+}
+
+// failedRead ends the node unless the store was closed meanwhile.
+func (s *Store) failedRead(err error) error {
+	if s.closed.Load() {
+		return ErrClosed
+	}
+	return s.fatal(err)
+}
+
+// usable returns why nothing may be written.
+func (s *Store) usable() error {
+	if err := s.failure.Load(); err != nil {
+		return fmt.Errorf("an earlier write failed: %w", *err)
+	}
+	if s.closed.Load() {
+		return ErrClosed
+	}
+	return nil
 }
 
 // FirstIndex implements raft.LogStore.
@@ -155,7 +155,7 @@ func (s *Store) LastIndex() (uint64, error) {
 func (s *Store) LogBytes() int64 {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	return s.sizes.total()
+	return s.sizes.total
 }
 
 // IndexRetaining returns the first index such that the entries from it on have at most this many bytes.
@@ -165,115 +165,167 @@ func (s *Store) IndexRetaining(bytes int64) uint64 {
 	return s.sizes.retaining(bytes)
 }
 
-// GetLog implements raft.LogStore. An entry that fails its CRC ends the node. The caller only reads the entry's data.
-func (s *Store) GetLog(index uint64, out *raft.Log) error {
+// cached gets an entry from memory. has says whether the log has it at all.
+func (s *Store) cached(index uint64, out *raft.Log) (hit, has bool) {
 	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.last == 0 || index < s.first || index > s.last {
+		return false, false
+	}
 	l := s.cache.get(index)
-	s.mu.RUnlock()
 	if l != nil {
 		*out = *l
-		return nil
 	}
-	err := s.read(index, out)
-	var corrupt *CorruptError
-	if errors.As(err, &corrupt) {
-		return s.fatal(err)
+	return l != nil, true
+}
+
+// maxReadTries bounds how often one read may find its segment closed by raft-wal.
+const maxReadTries = 100
+
+// GetLog implements raft.LogStore. An entry that fails its CRC ends the node. The caller only reads the entry's data.
+func (s *Store) GetLog(index uint64, out *raft.Log) error {
+	for try := 1; ; try++ {
+		hit, has := s.cached(index, out)
+		switch {
+		case hit:
+			return nil
+		case s.closed.Load():
+			return ErrClosed
+		case !has:
+			return raft.ErrLogNotFound
+		}
+		err := s.read(index, out)
+		if err == nil {
+			return nil
+		}
+		if errors.Is(err, os.ErrClosed) && try < maxReadTries {
+			continue // raft-wal has closed a segment under this read, which it replaced or deleted
+		}
+		if _, has = s.cached(index, out); has {
+			return s.failedRead(err)
+		}
 	}
-	return err
 }
 
 // read reads an entry from the files and takes its CRC off.
 func (s *Store) read(index uint64, out *raft.Log) error {
-	if err := s.inner.GetLog(index, out); err != nil {
-		if errors.Is(err, raft.ErrLogNotFound) {
-			return err
+	file := s.inner.file(index)
+	return guard(file, func() error {
+		var l raft.Log // the decoder of raft-boltdb leaves what it does not find
+		if err := s.inner.GetLog(index, &l); err != nil {
+			if errors.Is(err, os.ErrClosed) {
+				return err
+			}
+			return corrupt(file, index, err)
 		}
-		return &CorruptError{File: s.cfg.Dir, Index: index, Reason: err.Error()}
-	}
-	if out.Index != index || len(out.Extensions) < crcBytes {
-		return &CorruptError{File: s.cfg.Dir, Index: index, Reason: "the entry is another one or has no CRC"}
-	}
-	want := binary.BigEndian.Uint32(out.Extensions)
-	out.Extensions = out.Extensions[crcBytes:]
-	if len(out.Extensions) == 0 {
-		out.Extensions = nil
-	}
-	if got := entryCRC(out); got != want {
-		return &CorruptError{File: s.cfg.Dir, Index: index, Reason: fmt.Sprintf("CRC is %08x, computed %08x", want, got)}
-	}
-	return nil
+		if reason := unseal(&l, index); reason != "" {
+			return &CorruptError{File: file, Index: index, Reason: reason}
+		}
+		*out = l
+		return nil
+	})
 }
 
-// entryCRC covers index, term, type, extensions and data.
-func entryCRC(l *raft.Log) uint32 {
-	var head [17]byte
-	binary.BigEndian.PutUint64(head[:], l.Index)
-	binary.BigEndian.PutUint64(head[8:], l.Term)
-	head[16] = byte(l.Type)
-	crc := crc32.Update(0, castagnoli, head[:])
-	crc = crc32.Update(crc, castagnoli, l.Extensions)
-	return crc32.Update(crc, castagnoli, l.Data)
-}
+const (
+	// maxEntryBytes is the largest entry that is stored: raft-wal writes larger ones than it can read.
+	maxEntryBytes = 63 << 20
+	// maxWriteBytes is about how much raft-wal is given at once, since it copies all of it.
+	maxWriteBytes = 16 << 20
+)
 
 // StoreLog implements raft.LogStore.
 func (s *Store) StoreLog(l *raft.Log) error { return s.StoreLogs([]*raft.Log{l}) }
 
 // StoreLogs implements raft.LogStore. The entries are on disk when it returns; a failure ends the node.
 func (s *Store) StoreLogs(logs []*raft.Log) error {
-	if len(logs) == 0 {
-		return nil
+	for _, l := range logs {
+		if n := logBytes(l); n > maxEntryBytes {
+			return fmt.Errorf("%w: %d bytes at index %d, at most %d", ErrTooLarge, n, l.Index, maxEntryBytes)
+		}
 	}
-	sealed := make([]*raft.Log, len(logs))
-	for i, l := range logs {
-		c := *l // Raft shares its entries with others
-		c.Extensions = append(binary.BigEndian.AppendUint32(make([]byte, 0, crcBytes+len(l.Extensions)), entryCRC(l)), l.Extensions...)
-		sealed[i] = &c
+	s.writeMu.Lock()
+	defer s.writeMu.Unlock()
+	if err := s.usable(); err != nil {
+		return err
 	}
-	if err := s.inner.StoreLogs(sealed); err != nil {
-		return s.failedWrite("write the log", err)
+	for len(logs) > 0 {
+		n, bytes := 1, logBytes(logs[0])
+		for n < len(logs) && bytes+logBytes(logs[n]) <= maxWriteBytes {
+			bytes += logBytes(logs[n])
+			n++
+		}
+		if err := s.write(logs[:n]); err != nil {
+			return err
+		}
+		logs = logs[n:]
+	}
+	return nil
+}
+
+func (s *Store) write(logs []*raft.Log) error {
+	start := time.Now()
+	if err := s.inner.StoreLogs(seal(logs)); err != nil {
+		return s.failedWrite("write "+s.inner.file(logs[0].Index), err)
+	}
+	if s.cfg.WriteSeconds != nil {
+		s.cfg.WriteSeconds.Observe(time.Since(start).Seconds())
+	}
+	last := logs[len(logs)-1].Index
+	if err := s.durable.advance(last); err != nil {
+		return s.failedWrite("write "+s.durable.path, err)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.last == 0 {
 		s.first = logs[0].Index
 	}
+	s.last = last
 	for _, l := range logs {
 		s.cache.add(l)
 		s.sizes.add(l.Index, logBytes(l))
 	}
-	s.last = logs[len(logs)-1].Index
-	if err := s.durable.advance(s.last); err != nil {
-		return s.failedWrite("write the durable index", err)
+	return nil
+}
+
+// DeleteRange implements raft.LogStore, for a prefix or a suffix of the log. A failure ends the node.
+func (s *Store) DeleteRange(from, to uint64) error {
+	s.writeMu.Lock()
+	defer s.writeMu.Unlock()
+	if err := s.usable(); err != nil {
+		return err
+	}
+	first, last := s.first, s.last // only written under writeMu
+	switch {
+	case last == 0 || from > to || to < first || from > last:
+		return nil
+	case from > first && to < last:
+		return fmt.Errorf("entries %d to %d are in the middle of the log, %d to %d", from, to, first, last)
+	}
+	if to >= last {
+		left := uint64(0)
+		if from > first {
+			left = from - 1
+		}
+		if err := s.durable.lower(left); err != nil {
+			return s.failedWrite("write "+s.durable.path, err)
+		}
+	}
+	s.forget(from, to) // before the files: a reader must not look for what is gone
+	if err := s.inner.DeleteRange(from, to); err != nil {
+		return s.failedWrite("truncate "+s.inner.file(from), err)
 	}
 	return nil
 }
 
-// DeleteRange implements raft.LogStore, for a prefix or a suffix of the log.
-func (s *Store) DeleteRange(from, to uint64) error {
+func (s *Store) forget(from, to uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.last == 0 || from > to {
-		return nil
-	}
-	suffix := to >= s.last
-	if suffix {
-		left := uint64(0)
-		if from > s.first {
-			left = from - 1
-		}
-		if err := s.durable.lower(left); err != nil {
-			return s.failedWrite("lower the durable index", err)
-		}
-	}
-	if err := s.inner.DeleteRange(from, to); err != nil {
-		return s.failedWrite("truncate the log", err)
-	}
 	switch {
-	case suffix && from <= s.first:
+	case from <= s.first && to >= s.last:
 		s.cache.clear()
 		s.sizes = sizes{}
 		s.first, s.last = 0, 0
-	case suffix:
+	case to >= s.last:
 		s.cache.dropFrom(from)
 		s.sizes.dropFrom(from)
 		s.last = from - 1
@@ -282,27 +334,13 @@ func (s *Store) DeleteRange(from, to uint64) error {
 		s.sizes.dropThrough(to)
 		s.first = to + 1
 	}
-	return nil
 }
 
-// Close closes the files. It is idempotent; other calls must have ended.
+// Close closes the files. It is idempotent. Reads under way or later return ErrClosed; writes must have ended.
 func (s *Store) Close() error {
 	s.closeOnce.Do(func() {
-		for _, c := range s.closers {
-			s.closeErr = errors.Join(s.closeErr, c.Close())
-		}
-		if s.durable != nil {
-			s.closeErr = errors.Join(s.closeErr, s.durable.close())
-		}
+		s.closed.Store(true)
+		s.closeErr = errors.Join(s.inner.Close(), s.durable.close())
 	})
 	return s.closeErr
-}
-
-// Exists says whether dir holds a store that was created.
-func Exists(dir string) (bool, error) {
-	_, err := os.Stat(filepath.Join(dir, durableName))
-	if errors.Is(err, os.ErrNotExist) {
-		return false, nil
-	}
-	return err == nil, err
 }

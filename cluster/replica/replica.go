@@ -93,11 +93,11 @@ func (r *Replica) openFiles(log *slog.Logger) error {
 	if r.snapshots, err = openSnapshots(r.cfg.Dir, newHCLog(log), r.cfg.Fatal, r.configured); err != nil {
 		return err
 	}
-	index, err := r.snapshots.verify()
+	index, term, err := r.snapshots.verify()
 	if err != nil {
 		return err
 	}
-	return r.store.Verify(index)
+	return r.store.Verify(index, term)
 }
 
 // Bootstrap makes this replica the only voter of a new group.

@@ -134,21 +134,21 @@ func (s *snapshotStore) verifyMeta(m *raft.SnapshotMeta) error {
 	return nil
 }
 
-// verify reads the newest snapshot whole and returns its index, 0 without one. The library passes over a snapshot that
+// verify reads the newest snapshot whole and returns its index and term, 0 without one. The library passes over a snapshot that
 // it can't read; here that is damage.
-func (s *snapshotStore) verify() (index uint64, err error) {
+func (s *snapshotStore) verify() (index, term uint64, err error) {
 	metas, err := s.List()
 	if err != nil {
-		return 0, &logstore.CorruptError{File: s.dir, Reason: err.Error()}
+		return 0, 0, &logstore.CorruptError{File: s.dir, Reason: err.Error()}
 	}
 	if err := s.verifyListed(metas); err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	if len(metas) == 0 {
-		return 0, nil
+		return 0, 0, nil
 	}
 	if err := s.verifyMeta(metas[0]); err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	meta, r, err := s.Open(metas[0].ID)
 	if err == nil {
@@ -156,10 +156,10 @@ func (s *snapshotStore) verify() (index uint64, err error) {
 		err = errors.Join(err, r.Close())
 	}
 	if err != nil {
-		return 0, &logstore.CorruptError{File: filepath.Join(s.dir, metas[0].ID), Reason: err.Error()}
+		return 0, 0, &logstore.CorruptError{File: filepath.Join(s.dir, metas[0].ID), Reason: err.Error()}
 	}
 	s.configured(meta.ConfigurationIndex)
-	return meta.Index, nil
+	return meta.Index, meta.Term, nil
 }
 
 // verifyListed checks that the library sees every snapshot that is there.

@@ -1,0 +1,42 @@
+package logstore
+
+import (
+	"errors"
+
+	"github.com/hashicorp/go-hclog"
+	walfs "github.com/hashicorp/raft-wal/fs"
+	"github.com/hashicorp/raft-wal/types"
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Config sets up a store.
+type Config struct {
+	// Dir holds the store's files.
+	Dir string
+	// CacheBytes bounds the memory for the newest entries. 0 is 64 MiB.
+	CacheBytes int64
+	// Fatal ends the node; it is called once, after a failed write or when an entry that is read fails its CRC. Required.
+	// It must not block.
+	Fatal func(error)
+	// Logger may be nil.
+	Logger hclog.Logger
+	// WriteSeconds is told how long every write to the log took, with its fsync. May be nil.
+	WriteSeconds prometheus.Observer
+
+	vfs types.VFS // of raft-wal; tests put faults there
+}
+
+const defaultCacheBytes = 64 << 20
+
+func (c *Config) setDefaults() error {
+	if c.Dir == "" || c.Fatal == nil {
+		return errors.New("logstore: Dir and Fatal are required")
+	}
+	if c.CacheBytes <= 0 {
+		c.CacheBytes = defaultCacheBytes
+	}
+	if c.vfs == nil {
+		c.vfs = walfs.New()
+	}
+	return nil
+}
