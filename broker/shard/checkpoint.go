@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"time"
 )
 
@@ -52,11 +51,11 @@ func (s *Shard) checkpoint(ctx context.Context) error {
 		err = s.replica.Checkpoint()
 	}
 	first := s.replica.FirstIndex()
-	if first == 0 {
-		first = math.MaxUint64 // the log is empty: what was applied so far is pinned, and nothing is left to point at
-	}
 	s.fsm.mu.Lock()
 	defer s.fsm.mu.Unlock()
+	if first == 0 {
+		first = s.fsm.snapshotted + 1 // the log was empty; entries may have come since
+	}
 	if s.fsm.local == l {
 		l.pin, l.fresh = pinOff, nil
 		l.trim(first)
@@ -71,7 +70,7 @@ func (s *Shard) pinPending(ctx context.Context) (*local, error) {
 	l := s.fsm.local
 	to, first := s.fsm.index, s.replica.FirstIndex()
 	cursors := make(map[uint64]*cursor)
-	ends := make(map[uint64]int64)
+	ends, nexts := make(map[uint64]int64), make(map[uint64]int64)
 	for id, p := range s.fsm.state.partitions {
 		end := p.uploaded
 		if run := l.pinned[id]; len(run) > 0 {
@@ -85,18 +84,21 @@ func (s *Shard) pinPending(ctx context.Context) (*local, error) {
 			s.fsm.mu.Unlock()
 			return l, fmt.Errorf("partition id %d: offset %d is neither in memory nor in the log", id, end)
 		}
-		cursors[id], ends[id] = &cur, end
+		cursors[id], ends[id], nexts[id] = &cur, end, p.next
 	}
 	l.pin, l.fresh = pinFresh, make(map[uint64]memRun)
 	s.fsm.mu.Unlock()
 
 	older := make(map[uint64]memRun)
-	err := s.scan(ctx, to, cursors, func(id uint64, m memBatch) error {
+	err := s.scan(ctx, logRange{local: l, to: to}, cursors, func(id uint64, m memBatch) error {
 		if m.base >= ends[id] {
 			older[id] = append(older[id], m)
 		}
 		return nil
 	})
+	if err == nil {
+		err = checkScanned(cursors, nexts)
+	}
 
 	s.fsm.mu.Lock()
 	defer s.fsm.mu.Unlock()
@@ -116,4 +118,14 @@ func (s *Shard) pinPending(ctx context.Context) (*local, error) {
 		l.unpin(id, s.fsm.state.partitions[id].uploaded)
 	}
 	return l, nil
+}
+
+// checkScanned says whether a scan of everything ended where the state machine was.
+func checkScanned(cursors map[uint64]*cursor, nexts map[uint64]int64) error {
+	for id, c := range cursors {
+		if c.next != nexts[id] {
+			return fmt.Errorf("partition id %d: the log was read up to offset %d, and has %d", id, c.next, nexts[id])
+		}
+	}
+	return nil
 }

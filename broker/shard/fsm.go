@@ -30,7 +30,9 @@ type replicaFSM struct {
 	local   *local
 	waiters map[uint64]chan struct{} // closed when the partition's high watermark or uploaded end moves
 	index   uint64                   // last applied
-	failed  error
+	// snapshotted is the last index that the newest snapshot taken here has.
+	snapshotted uint64
+	failed      error
 }
 
 func newReplicaFSM(shard uint32, tailBytes int64, fatal func(error)) *replicaFSM {
@@ -153,12 +155,17 @@ func (f *replicaFSM) changedLocked(id uint64) <-chan struct{} {
 // Snapshot takes a handle on the state. It runs on Raft's FSM goroutine and copies only small things; the batches that
 // the object store does not have were pinned before (see checkpoint) and are carried by reference.
 func (f *replicaFSM) Snapshot() (raft.FSMSnapshot, error) {
-	f.mu.RLock()
-	defer f.mu.RUnlock()
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	if f.failed != nil {
 		return nil, f.failed
 	}
-	return newSnapshot(f.shard, f.state, f.local)
+	sn, err := newSnapshot(f.shard, f.state, f.local)
+	if err != nil {
+		return nil, err
+	}
+	f.snapshotted = f.index
+	return sn, nil
 }
 
 // Restore replaces the state by a snapshot's. Raft calls nothing else meanwhile; readers wait.

@@ -128,6 +128,8 @@ type local struct {
 	fresh map[uint64]memRun
 	// rejected are the batches, by Raft index and place in the entry, that were not stored.
 	rejected map[uint64][]int
+	// trimmed is the Raft index before which rejected, and the index, know nothing.
+	trimmed uint64
 }
 
 func newLocal(tailBytes int64) *local {
@@ -204,6 +206,7 @@ func (l *local) drop(partitionID uint64) {
 
 // trim forgets what points at Raft entries before first.
 func (l *local) trim(first uint64) {
+	l.trimmed = max(l.trimmed, first)
 	for id, x := range l.index {
 		if x.trim(first); len(x.points) == 0 {
 			delete(l.index, id)

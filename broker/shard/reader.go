@@ -107,7 +107,7 @@ func (s *Shard) readOnce(ctx context.Context, partitionID uint64, offset int64, 
 	}
 	batches := s.fsm.memoryLocked(partitionID, offset, maxBytes)
 	from, inLog := s.fsm.cursorLocked(partitionID, offset, s.replica.FirstIndex())
-	to := s.fsm.index
+	l, to := s.fsm.local, s.fsm.index
 	s.fsm.mu.RUnlock()
 	if len(batches) > 0 {
 		return batches, nil
@@ -115,7 +115,7 @@ func (s *Shard) readOnce(ctx context.Context, partitionID uint64, offset int64, 
 	if !inLog {
 		return nil, ErrBelowLocal
 	}
-	return s.readLog(ctx, partitionID, from, to, offset, maxBytes)
+	return s.readLog(ctx, logRange{local: l, to: to}, partitionID, from, offset, maxBytes)
 }
 
 // memoryLocked returns the batches from offset on that are in the tail or pinned, up to maxBytes and at least one.
@@ -147,10 +147,10 @@ func (f *replicaFSM) cursorLocked(partitionID uint64, offset int64, first uint64
 // errEnough ends a scan early.
 var errEnough = errors.New("enough")
 
-func (s *Shard) readLog(ctx context.Context, partitionID uint64, from cursor, to uint64, offset int64, maxBytes int) ([]memBatch, error) {
+func (s *Shard) readLog(ctx context.Context, r logRange, partitionID uint64, from cursor, offset int64, maxBytes int) ([]memBatch, error) {
 	var batches []memBatch
 	bytes := 0
-	err := s.scan(ctx, to, map[uint64]*cursor{partitionID: &from}, func(_ uint64, m memBatch) error {
+	err := s.scan(ctx, r, map[uint64]*cursor{partitionID: &from}, func(_ uint64, m memBatch) error {
 		if m.next() <= offset {
 			return nil
 		}
@@ -170,14 +170,24 @@ func (s *Shard) readLog(ctx context.Context, partitionID uint64, from cursor, to
 	return batches, nil
 }
 
-// scan calls fn for the stored batches of the cursors' partitions, in the order of the Raft log, up to the entry to.
+// logRange is how far a scan goes, and the index that its cursors came from.
+type logRange struct {
+	local *local
+	to    uint64
+}
+
+// errOvertaken ends a scan when a checkpoint or a snapshot of the leader has overtaken it: which batches were
+// stored is no longer known. It says what raft.ErrLogNotFound says.
+var errOvertaken = fmt.Errorf("the log was cut while it was read: %w", raft.ErrLogNotFound)
+
+// scan calls fn for the stored batches of the cursors' partitions, in the order of the Raft log, up to the range's end.
 // fn may end it with errEnough. The batches alias memory that nobody writes.
-func (s *Shard) scan(ctx context.Context, to uint64, cursors map[uint64]*cursor, fn func(partitionID uint64, m memBatch) error) error {
-	from := to + 1
+func (s *Shard) scan(ctx context.Context, r logRange, cursors map[uint64]*cursor, fn func(partitionID uint64, m memBatch) error) error {
+	from := r.to + 1
 	for _, c := range cursors {
 		from = min(from, c.index)
 	}
-	for index := from; index <= to; index++ {
+	for index := from; index <= r.to; index++ {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
@@ -188,7 +198,7 @@ func (s *Shard) scan(ctx context.Context, to uint64, cursors map[uint64]*cursor,
 		if l.Type != raft.LogCommand {
 			continue
 		}
-		switch err := s.scanEntry(l, cursors, fn); {
+		switch err := s.scanEntry(r.local, l, cursors, fn); {
 		case errors.Is(err, errEnough):
 			return nil
 		case err != nil:
@@ -198,14 +208,18 @@ func (s *Shard) scan(ctx context.Context, to uint64, cursors map[uint64]*cursor,
 	return nil
 }
 
-func (s *Shard) scanEntry(l *raft.Log, cursors map[uint64]*cursor, fn func(uint64, memBatch) error) error {
+func (s *Shard) scanEntry(local *local, l *raft.Log, cursors map[uint64]*cursor, fn func(uint64, memBatch) error) error {
 	kind, _, body, err := entryHeader(l.Data)
 	if err != nil || kind != kindAppend {
 		return err
 	}
 	s.fsm.mu.RLock()
-	rejected := s.fsm.local.rejected[l.Index]
+	known := s.fsm.local == local && l.Index >= local.trimmed
+	rejected := local.rejected[l.Index]
 	s.fsm.mu.RUnlock()
+	if !known {
+		return errOvertaken
+	}
 	return eachAppend(body, func(i int, id uint64, b record.Batch) error {
 		if len(rejected) > 0 && rejected[0] == i {
 			rejected = rejected[1:]

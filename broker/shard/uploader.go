@@ -178,7 +178,7 @@ func (s *Shard) takeCut(ctx context.Context) (cut, error) {
 	c := cut{runs: make(map[uint64]memRun)}
 	cursors := make(map[uint64]*cursor)
 	s.fsm.mu.RLock()
-	to, first := s.fsm.index, s.replica.FirstIndex()
+	local, to, first := s.fsm.local, s.fsm.index, s.replica.FirstIndex()
 	for id, p := range s.fsm.state.partitions {
 		if _, known := view.Partition(id); !known || p.uploaded == p.next {
 			continue
@@ -201,9 +201,10 @@ func (s *Shard) takeCut(ctx context.Context) (cut, error) {
 		}
 		cursors[id] = &cur
 	}
-	ends := make(map[uint64]int64, len(cursors))
+	ends, nexts := make(map[uint64]int64, len(cursors)), make(map[uint64]int64, len(cursors))
 	for id := range cursors {
-		ends[id] = s.fsm.state.partitions[id].uploaded
+		p := s.fsm.state.partitions[id]
+		ends[id], nexts[id] = p.uploaded, p.next
 		if run := c.runs[id]; len(run) > 0 {
 			ends[id] = run[len(run)-1].next()
 		}
@@ -212,16 +213,21 @@ func (s *Shard) takeCut(ctx context.Context) (cut, error) {
 	if c.bytes >= s.cfg.UploadBytes || len(cursors) == 0 {
 		return c, nil
 	}
-	err := s.scan(ctx, to, cursors, func(id uint64, m memBatch) error {
+	whole := true
+	err := s.scan(ctx, logRange{local: local, to: to}, cursors, func(id uint64, m memBatch) error {
 		if m.base < ends[id] {
 			return nil
 		}
 		c.runs[id] = append(c.runs[id], m)
 		if c.bytes += int64(len(m.data)); c.bytes >= s.cfg.UploadBytes {
+			whole = false
 			return errEnough
 		}
 		return nil
 	})
+	if err == nil && whole {
+		err = checkScanned(cursors, nexts)
+	}
 	return c, err
 }
 
