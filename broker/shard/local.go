@@ -85,18 +85,19 @@ type point struct {
 // pointIndex is the sparse index of one partition over the local Raft log.
 type pointIndex struct {
 	points []point
-	bytes  int64
+	bytes  int64  // behind the last point
+	last   uint64 // Raft index of the newest batch
 }
 
+// add notes a batch of this many bytes. Only the first of an entry can be a point.
 func (x *pointIndex) add(p point, bytes int64) {
-	k := len(x.points) - 1
-	if k >= 0 && x.points[k].index == p.index {
-		x.bytes += bytes
-		return
-	}
-	if k < 0 || x.bytes >= pointBytes || p.index-x.points[k].index >= pointEntries {
-		x.points = append(x.points, p)
-		x.bytes = 0
+	if first := p.index != x.last; first {
+		k := len(x.points) - 1
+		if k < 0 || x.bytes >= pointBytes || p.index-x.points[k].index >= pointEntries {
+			x.points = append(x.points, p)
+			x.bytes = 0
+		}
+		x.last = p.index
 	}
 	x.bytes += bytes
 }

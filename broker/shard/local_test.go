@@ -74,3 +74,13 @@ func TestTailDropAndWriteAgain(t *testing.T) {
 	require.Equal(t, int64(1), tl.runs[2][0].base)
 	require.LessOrEqual(t, tl.bytes, tl.maxBytes)
 }
+
+// A point in the middle of an entry would give the entry's first batch the offset of a later one.
+func TestPointIsTheFirstBatchOfItsEntry(t *testing.T) {
+	x := &pointIndex{}
+	x.add(point{base: 0, index: 7}, pointBytes-100)
+	x.add(point{base: 10, index: 8}, 100)
+	x.add(point{base: 20, index: 8}, 100)
+	x.add(point{base: 30, index: 9}, 100)
+	require.Equal(t, []point{{0, 7}, {30, 9}}, x.points)
+}
