@@ -50,6 +50,7 @@ func (n *nemesis) harms() map[string]func() {
 		},
 		"restart": func() {
 			victim := n.node()
+			harness.Eventually(n.t, 10*time.Second, "the node is live", victim.CheckLive)
 			victim.Stop()
 			victim.Start()
 		},

@@ -130,6 +130,15 @@ func (n *Node) Readiness(ctx context.Context) (status int, reason string, err er
 	return status, answer.Reason, nil
 }
 
+// CheckLive returns nil when /live says 200.
+func (n *Node) CheckLive(ctx context.Context) error {
+	status, body, err := get(ctx, n.URL("/live"))
+	if err == nil && status != http.StatusOK {
+		err = fmt.Errorf("/live of %s says %d: %s", n.ID, status, body)
+	}
+	return err
+}
+
 // CheckReady returns nil when /ready says 200.
 func (n *Node) CheckReady(ctx context.Context) error {
 	status, reason, err := n.Readiness(ctx)
