@@ -118,7 +118,8 @@ func (tx *txn) alterTopic(c *metav1.AlterTopic) *Rejection {
 	return nil
 }
 
-// deleteTopic leaves a tombstone until all shards have dropped their partitions.
+// deleteTopic leaves a tombstone until all shards have dropped its partitions: those that hold them, and those that
+// hold offsets which groups have committed for them.
 // A UUID that is gone is no error: this is what was asked for.
 func (tx *txn) deleteTopic(c *metav1.DeleteTopic) *Rejection {
 	uuid, r := parseUUID(c.GetUuid())
@@ -132,10 +133,12 @@ func (tx *txn) deleteTopic(c *metav1.DeleteTopic) *Rejection {
 	if t.Name != c.GetName() {
 		return invalid("name", "the topic's name is %s", t.Name)
 	}
-	pending := make(map[uint32]bool)
+	pending := make([]uint32, 0, tx.NumShards())
+	for number := range tx.NumShards() {
+		pending = append(pending, number)
+	}
 	for _, id := range t.PartitionIDs {
 		p, _ := tx.Partition(id)
-		pending[p.Shard] = true
 		tx.releaseSegments(p.Segments)
 		tx.partitions = tx.partitions.Delete(id)
 	}
@@ -145,7 +148,7 @@ func (tx *txn) deleteTopic(c *metav1.DeleteTopic) *Rejection {
 		UUID:          uuid,
 		Name:          t.Name,
 		PartitionIDs:  t.PartitionIDs,
-		PendingShards: slices.Sorted(maps.Keys(pending)),
+		PendingShards: pending,
 		DeletedMs:     c.GetTimeMs(),
 	})
 	return nil

@@ -132,7 +132,7 @@ type DeletedTopic struct {
 	UUID         [16]byte
 	Name         string
 	PartitionIDs []uint64
-	// PendingShards have not dropped their partitions yet, sorted.
+	// PendingShards have not dropped the partitions yet, sorted.
 	PendingShards []uint32
 	DeletedMs     int64
 }
