@@ -267,7 +267,12 @@ func testConsumeMetrics(t *testing.T, c *harness.Cluster, through *harness.Node)
 	t.Helper()
 	// The log is cut once something comes behind what was uploaded.
 	harness.Eventually(t, 30*time.Second, "the local log is cut", func(ctx context.Context) error {
-		if _, err := produce(ctx, through, "orders", 1, strings.Repeat("x", 500), 0); err != nil {
+		offset, err := produce(ctx, through, "orders", 1, strings.Repeat("x", 500), 0)
+		if err != nil {
+			return err
+		}
+		// Once the node has this record it has let go of what was uploaded before.
+		if _, err := consume(ctx, through, "orders", 1, offset, time.Second); err != nil {
 			return err
 		}
 		m, err := through.Metrics(ctx)

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
 	"github.com/streamhouse/streamhouse/broker"
 )
 
@@ -42,6 +43,9 @@ func newFailureLog(log *slog.Logger) *failureLog {
 func (f *failureLog) note(ctx context.Context, method string, err error) {
 	st, _ := status.FromError(ToStatus(err))
 	level := levelOf(st.Code())
+	if broker.AsError(err).Reason == streamhousev1.ErrorReason_ERROR_REASON_NOT_LEADER {
+		level = slog.LevelDebug // another node asks the next one
+	}
 	if !f.log.Enabled(ctx, level) {
 		return
 	}

@@ -40,7 +40,9 @@ func (s *Shard) runCheckpoints(ctx context.Context) {
 			continue
 		}
 		kept = s.replica.LogBytes()
-		s.log.Info("checkpoint", "log_bytes_before", bytes, "log_bytes", kept)
+		if kept < bytes {
+			s.log.Info("checkpoint", "log_bytes_before", bytes, "log_bytes", kept)
+		}
 	}
 }
 

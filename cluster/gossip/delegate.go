@@ -2,6 +2,7 @@ package gossip
 
 import (
 	"fmt"
+	"log/slog"
 	"net"
 	"strconv"
 
@@ -18,7 +19,10 @@ var (
 
 // delegate is what memberlist calls. Its methods run under memberlist's own
 // lock, so they only touch the table.
-type delegate struct{ t *table }
+type delegate struct {
+	t   *table
+	log *slog.Logger
+}
 
 // NodeMeta returns what the others shall know about this node.
 func (d *delegate) NodeMeta(int) []byte { return d.t.selfMeta() }
@@ -52,13 +56,23 @@ func (d *delegate) NotifyMerge(peers []*memberlist.Node) error {
 }
 
 // NotifyJoin notes a member that is alive.
-func (d *delegate) NotifyJoin(n *memberlist.Node) { d.t.put(n) }
+func (d *delegate) NotifyJoin(n *memberlist.Node) {
+	d.t.put(n)
+	if n.Name != d.t.selfName() {
+		d.log.Info("node is alive", "node", n.Name, "addr", nodeAddr(n))
+	}
+}
 
 // NotifyUpdate notes what changed about a member.
 func (d *delegate) NotifyUpdate(n *memberlist.Node) { d.t.put(n) }
 
 // NotifyLeave notes that a member is dead or has left.
-func (d *delegate) NotifyLeave(n *memberlist.Node) { d.t.remove(n.Name) }
+func (d *delegate) NotifyLeave(n *memberlist.Node) {
+	d.t.remove(n.Name)
+	if n.Name != d.t.selfName() {
+		d.log.Info("node is gone", "node", n.Name, "addr", nodeAddr(n), "left", n.State == memberlist.StateLeft)
+	}
+}
 
 // NotifyConflict notes another node of the same name: the same data directory, copied.
 func (d *delegate) NotifyConflict(existing, other *memberlist.Node) { d.t.conflict(existing, other) }

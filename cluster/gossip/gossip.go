@@ -65,7 +65,7 @@ func New(ctx context.Context, cfg Config) (*Gossip, error) {
 }
 
 func listConfig(ctx context.Context, cfg *Config, t *table) (*memberlist.Config, error) {
-	d := &delegate{t: t}
+	d := &delegate{t: t, log: cfg.Logger}
 	mc := memberlist.DefaultLANConfig()
 	mc.Name = cfg.Self.name()
 	mc.Label = cfg.ClusterName

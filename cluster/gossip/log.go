@@ -25,15 +25,12 @@ func (w logWriter) Write(line []byte) (int, error) {
 	return n, nil
 }
 
-// levelOf maps memberlist's levels one down: what it calls an error (a peer
-// that does not answer) is everyday life of a cluster.
+// levelOf maps memberlist's levels down: what it calls an error (a peer that
+// does not answer) is everyday life of a cluster, and what it warns of (a late
+// ping for a node that was made anew) matters to memberlist alone.
 func levelOf(s string) slog.Level {
-	switch s {
-	case "ERR", "ERROR":
+	if s == "ERR" || s == "ERROR" {
 		return slog.LevelWarn
-	case "WARN":
-		return slog.LevelInfo
-	default:
-		return slog.LevelDebug
 	}
+	return slog.LevelDebug
 }

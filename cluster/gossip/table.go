@@ -63,6 +63,13 @@ func (t *table) selfMember() Member {
 	return t.self
 }
 
+// selfName is the name in memberlist of this node, which never changes.
+func (t *table) selfName() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.self.name()
+}
+
 func (t *table) selfMeta() []byte {
 	t.mu.Lock()
 	defer t.mu.Unlock()
