@@ -2,12 +2,15 @@ package replica
 
 import (
 	"context"
+	"errors"
 	"io"
 	"log"
 	"log/slog"
 	"slices"
 
 	"github.com/hashicorp/go-hclog"
+
+	"github.com/streamhouse/streamhouse/cluster/transport"
 )
 
 // slogger gives a *slog.Logger to libraries that want an hclog.Logger. What they log as information is debug here:
@@ -39,10 +42,18 @@ func level(l hclog.Level) slog.Level {
 // Log implements hclog.Logger.
 func (s *slogger) Log(l hclog.Level, msg string, args ...any) {
 	ctx := context.Background()
-	if !s.log.Enabled(ctx, level(l)) {
-		return
+	at := level(l)
+	if slices.ContainsFunc(args, isNoReplica) {
+		at = slog.LevelDebug // the other node is about to start it
 	}
-	s.log.Log(ctx, level(l), msg, slices.Concat(s.args, args)...)
+	if s.log.Enabled(ctx, at) {
+		s.log.Log(ctx, at, msg, slices.Concat(s.args, args)...)
+	}
+}
+
+func isNoReplica(arg any) bool {
+	err, ok := arg.(error)
+	return ok && errors.Is(err, transport.ErrNoReplica)
 }
 
 func (s *slogger) Trace(msg string, args ...any) { s.Log(hclog.Trace, msg, args...) }
