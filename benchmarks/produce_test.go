@@ -137,7 +137,9 @@ func allocated(b *testing.B, n *harness.Node) float64 {
 func BenchmarkLatency(b *testing.B) {
 	b.Run("record=1KiB/acks=quorum", func(b *testing.B) {
 		c := harness.StartCluster(b, harness.Options{Flags: flags(nil)})
-		leader := leaders(c, c.CreateTopic(topicName, 1, nil))[0]
+		c.CreateTopic(topicName, 1, nil)
+		c.WaitInSync(time.Minute)
+		leader := leaders(c, c.Topic(topicName))[0]
 		g := startBareRaft(b)
 		var ours, bare []float64
 		n := pick(1000, 10)

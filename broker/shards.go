@@ -66,8 +66,9 @@ type ShardsConfig struct {
 	Registerer prometheus.Registerer
 }
 
-// shardLogCacheBytes bounds the entries that one replica keeps for replication.
-const shardLogCacheBytes = 16 << 20
+// minLogCacheBytes is the least memory for a replica's newest log entries. They share it with the tail, which has the
+// same records, so as much as the tail has costs next to nothing more; uploads read from there.
+const minLogCacheBytes = 16 << 20
 
 // hostTick is how often the host looks for what no change of the metadata tells: a removed replica to discard, or a
 // failed step to take again.
@@ -345,6 +346,7 @@ func (s *Shards) shardConfig(view *fsm.View, number uint32, replicaID, dir strin
 	shards := int64(max(view.NumShards(), 1))
 	// The budget is the node's: a shard must be able to cut its log before the sum of all reaches it.
 	share := max(s.cfg.MaxLogBytes/(4*shards), 1)
+	tail := s.cfg.TailBytes / shards
 	return shard.Config{
 		Shard:     number,
 		ClusterID: view.ClusterID(),
@@ -352,11 +354,11 @@ func (s *Shards) shardConfig(view *fsm.View, number uint32, replicaID, dir strin
 		Replica: replica.Config{
 			Dir: dir, ClusterID: view.ClusterID(), Group: transport.Shard(number), ID: replicaID, Addr: s.cfg.RaftAddr,
 			Store: replica.WAL, Transport: s.cfg.Transport, Timeouts: s.cfg.Timeouts, Logger: s.cfg.Logger,
-			Fatal: s.cfg.Fatal, RetainBytes: min(s.cfg.RetainBytes, share), LogCacheBytes: shardLogCacheBytes,
+			Fatal: s.cfg.Fatal, RetainBytes: min(s.cfg.RetainBytes, share), LogCacheBytes: max(tail, minLogCacheBytes),
 		},
 		Metadata: s.cfg.Metadata, Uploads: s.cfg.Uploads, Budget: s.budget, Metrics: s.metrics,
 		UploadBytes: s.cfg.UploadBytes, UploadInterval: s.cfg.UploadInterval,
-		CheckpointBytes: min(s.cfg.CheckpointBytes, share), TailBytes: s.cfg.TailBytes / shards, Logger: s.cfg.Logger,
+		CheckpointBytes: min(s.cfg.CheckpointBytes, share), TailBytes: tail, Logger: s.cfg.Logger,
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
 	wal "github.com/hashicorp/raft-wal"
 	"github.com/hashicorp/raft-wal/metadb"
 	"github.com/hashicorp/raft-wal/segment"
@@ -34,7 +35,7 @@ func OpenWAL(cfg Config) (*Store, error) {
 	panicked := true
 	err = guard(s.stableFile, func() (err error) {
 		b.WAL, err = wal.Open(cfg.Dir, wal.WithMetaStore((*walMeta)(b)), wal.WithSegmentFiler((*walFiler)(b)),
-			wal.WithSegmentSize(walSegmentBytes), wal.WithLogger(log))
+			wal.WithCodec(&b.codec), wal.WithSegmentSize(walSegmentBytes), wal.WithLogger(log))
 		panicked = false
 		return err
 	})
@@ -53,6 +54,7 @@ type walBackend struct {
 	dir     string
 	meta    metadb.BoltMetaDB
 	filer   *segment.Filer
+	codec   walCodec
 	durable uint64 // index at open
 	failed  func(what string, err error) error
 
@@ -94,6 +96,12 @@ func (b *walBackend) visit(first, last uint64, fn func(index, term uint64, bytes
 		return &CorruptError{File: b.dir, Index: index, Reason: "no segment has the entry"}
 	}
 	return nil
+}
+
+// StoreLogs implements backend.
+func (b *walBackend) StoreLogs(logs []*raft.Log) error {
+	defer b.codec.reset()
+	return b.WAL.StoreLogs(logs)
 }
 
 // DeleteRange waits for a rotation: raft-wal does not, and then takes the segment that the deletion made for the full one.
@@ -144,6 +152,7 @@ var _ types.MetaStore = (*walMeta)(nil)
 // Load implements types.MetaStore. It ends the rotation of a full segment that a stop or a crash has cut off: raft-wal
 // would refuse every write to it.
 func (m *walMeta) Load(dir string) (types.PersistentState, error) {
+	m.codec.set = true
 	st, err := m.meta.Load(dir)
 	n := len(st.Segments)
 	if err != nil || n == 0 || !st.Segments[n-1].SealTime.IsZero() {
