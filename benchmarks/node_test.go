@@ -72,7 +72,7 @@ func idle(ctx context.Context, d time.Duration) {
 func BenchmarkRestart(b *testing.B) {
 	b.Run("log=1GiB", func(b *testing.B) {
 		c := harness.StartCluster(b, harness.Options{Flags: flags(map[string]string{
-			"checkpoint-bytes": "64GiB", "log-max-bytes": "64GiB", "upload-bytes": "4GiB", "upload-interval": "24h",
+			"checkpoint-bytes": "32GiB", "log-max-bytes": "64GiB", "upload-bytes": "4GiB", "upload-interval": "24h",
 		})})
 		to := leaders(c, c.CreateTopic(topicName, 3, nil))
 		load(b, to, 5*time.Minute, pick(int64(1<<30), 2<<20), 16)

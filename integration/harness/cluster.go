@@ -172,16 +172,20 @@ func (c *Cluster) WaitInSync(within time.Duration) time.Duration {
 	c.t.Helper()
 	var seen map[uint32]uint64
 	return Eventually(c.t, within, "the cluster is in sync", func(ctx context.Context) error {
-		for _, n := range c.Running() {
+		running := c.Running()
+		if len(running) == 0 {
+			return errors.New("no node runs")
+		}
+		for _, n := range running {
 			if err := n.CheckReady(ctx); err != nil {
 				return err
 			}
 		}
-		st, err := c.Running()[0].ClusterStatus(ctx)
+		st, err := running[0].ClusterStatus(ctx)
 		if err != nil {
 			return err
 		}
-		if err := checkPlaced(st, len(c.Running())); err != nil {
+		if err := checkPlaced(st, len(running)); err != nil {
 			return err
 		}
 		if seen == nil {
