@@ -162,7 +162,7 @@ func TestConsumeWhatWasAcknowledged(t *testing.T) {
 		s := f.shards[1] // led by n2
 		s.applied["n1"] = 1
 
-		time.AfterFunc(100*time.Millisecond, func() { s.set(func() { delete(s.applied, "n1") }) })
+		time.AfterFunc(applyPatience/2, func() { s.set(func() { delete(s.applied, "n1") }) })
 		res, err := f.Consume(t.Context(), &streamhousev1.ConsumeRequest{Topic: "t", Partition: 1, Offset: 1})
 		require.NoError(t, err)
 		require.Equal(t, "1", values(res.GetRecords()))

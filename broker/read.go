@@ -23,7 +23,7 @@ type fetched struct {
 }
 
 // applyPatience is how long an acknowledged record may take to be applied here before it is read from the leader.
-const applyPatience = 300 * time.Millisecond
+const applyPatience = 25 * time.Millisecond
 
 var (
 	// errNotHere says that a source does not have the offset, and another one must be asked.

@@ -78,6 +78,9 @@ func (c *Config) Validate() error {
 const (
 	// maxAppendEntries is how many entries Raft writes and sends at once.
 	maxAppendEntries = 64
+	// commitTimeout is how often a leader without new entries tells the others how far the log is committed, at most
+	// twice as long apart. The library's 50 ms cost an idle node a third of its processor time.
+	commitTimeout = 100 * time.Millisecond
 	// keptSnapshots is how many snapshots stay on disk.
 	keptSnapshots = 2
 	// never is the library's own snapshot interval: checkpoints decide.
@@ -90,6 +93,7 @@ func (c *Config) raftConfig(log *slog.Logger) *raft.Config {
 	rc.HeartbeatTimeout = c.Timeouts.Heartbeat
 	rc.ElectionTimeout = c.Timeouts.Election
 	rc.LeaderLeaseTimeout = c.Timeouts.Lease
+	rc.CommitTimeout = commitTimeout
 	rc.MaxAppendEntries = maxAppendEntries
 	rc.BatchApplyCh = true
 	rc.SnapshotInterval = never
