@@ -46,8 +46,7 @@ type Peers interface {
 
 // Bucket is where the objects are. object.Bucket is one. Safe for concurrent use.
 type Bucket interface {
-	// List calls fn for every object whose name begins with prefix, in order of the names, and ends with fn's error.
-	List(ctx context.Context, prefix string, fn func(object.Attributes) error) error
+	object.Lister
 	// Delete removes an object; one that is not there is no error.
 	Delete(ctx context.Context, name string) error
 }

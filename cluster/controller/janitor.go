@@ -121,7 +121,7 @@ func (j *janitor) dropOrphans(ctx context.Context) error {
 		return nil
 	}
 	var old []string
-	err := j.cfg.Bucket.List(ctx, clusterID+"/", func(a object.Attributes) error {
+	err := object.All(ctx, j.cfg.Bucket, clusterID+"/", func(a object.Attributes) error {
 		if strings.HasSuffix(a.Name, segmentSuffix) && now.Sub(a.ModTime) > j.cfg.ObjectGrace &&
 			!j.cfg.Metadata.View().ObjectKnown(a.Name) {
 			old = append(old, a.Name)

@@ -75,7 +75,7 @@ func (s *stored) names() []string {
 	s.t.Helper()
 	s.broken.Store(false)
 	var names []string
-	require.NoError(s.t, s.bucket.List(s.t.Context(), "", func(a object.Attributes) error {
+	require.NoError(s.t, object.All(s.t.Context(), s.bucket, "", func(a object.Attributes) error {
 		names = append(names, a.Name)
 		return nil
 	}))

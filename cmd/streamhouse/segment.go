@@ -84,7 +84,7 @@ func (a *app) inspect(ctx context.Context, rawURL string, f output.Format) error
 			return fmt.Errorf("URL: %w", err)
 		}
 	}
-	bucket, err := object.Open(ctx, store, object.Options{})
+	bucket, err := object.Open(ctx, store)
 	if err != nil {
 		return err
 	}

@@ -88,7 +88,7 @@ func (n *Node) startHTTP(ctx context.Context, st *stack) error {
 func (n *Node) startStore(ctx context.Context, st *stack) error {
 	octx, cancel := context.WithTimeout(ctx, storeOpenTimeout)
 	defer cancel()
-	b, err := object.Open(octx, n.cfg.ObjectStore, object.Options{})
+	b, err := object.Open(octx, n.cfg.ObjectStore)
 	if err != nil {
 		return fmt.Errorf("--object-store %s: %w", n.cfg.ObjectStore, err)
 	}

@@ -25,8 +25,9 @@ type Bucket interface {
 	Get(ctx context.Context, name string, offset, length int64) (io.ReadCloser, error)
 	// Head returns an object's attributes, or ErrNotFound.
 	Head(ctx context.Context, name string) (Attributes, error)
-	// List calls fn for every object whose name begins with prefix, by name, until fn fails, and returns fn's error.
-	List(ctx context.Context, prefix string, fn func(Attributes) error) error
+	// List returns the objects whose names begin with prefix and come behind after, by name, as many as the store gives
+	// at once. more says that there may be others behind them. See All.
+	List(ctx context.Context, prefix, after string) (page []Attributes, more bool, err error)
 	// Delete removes an object; one that is not there is no error.
 	Delete(ctx context.Context, name string) error
 }
@@ -45,6 +46,32 @@ var (
 	// ErrInvalidName says that a name is not one that every store takes.
 	ErrInvalidName = errors.New("bad object name")
 )
+
+// Lister is the part of a Bucket that All needs.
+type Lister interface {
+	// List is Bucket's.
+	List(ctx context.Context, prefix, after string) (page []Attributes, more bool, err error)
+}
+
+// All calls fn for every object whose name begins with prefix, by name, until fn fails, and returns fn's error.
+func All(ctx context.Context, b Lister, prefix string, fn func(Attributes) error) error {
+	after := ""
+	for more := true; more; {
+		var page []Attributes
+		var err error
+		if page, more, err = b.List(ctx, prefix, after); err != nil {
+			return err
+		}
+		for _, a := range page {
+			if err := fn(a); err != nil {
+				return err
+			}
+			after = a.Name
+		}
+		more = more && len(page) > 0
+	}
+	return nil
+}
 
 // checkName refuses names that a store could misread.
 func checkName(name string) error {

@@ -140,11 +140,10 @@ func (d *directory) Head(ctx context.Context, name string) (Attributes, error) {
 	return Attributes{Name: name, SizeBytes: st.Size(), ModTime: st.ModTime()}, nil
 }
 
-// List implements Bucket.
-func (d *directory) List(ctx context.Context, prefix string, fn func(Attributes) error) error {
+// List implements Bucket, with all objects at once.
+func (d *directory) List(ctx context.Context, prefix, after string) (page []Attributes, more bool, err error) {
 	dir, _, _ := cutLast(prefix, "/")
-	var found []Attributes
-	err := filepath.WalkDir(d.path(dir), func(path string, e fs.DirEntry, err error) error {
+	err = filepath.WalkDir(d.path(dir), func(path string, e fs.DirEntry, err error) error {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil // removed meanwhile, or nothing there
 		}
@@ -153,7 +152,7 @@ func (d *directory) List(ctx context.Context, prefix string, fn func(Attributes)
 		}
 		rel, err := filepath.Rel(d.root, path)
 		name := filepath.ToSlash(rel)
-		if err != nil || e.IsDir() || strings.HasPrefix(e.Name(), temporaryPrefix) || !strings.HasPrefix(name, prefix) {
+		if err != nil || e.IsDir() || strings.HasPrefix(e.Name(), temporaryPrefix) || !strings.HasPrefix(name, prefix) || name <= after {
 			return err
 		}
 		st, err := e.Info()
@@ -161,20 +160,15 @@ func (d *directory) List(ctx context.Context, prefix string, fn func(Attributes)
 			return nil
 		}
 		if err == nil {
-			found = append(found, Attributes{Name: name, SizeBytes: st.Size(), ModTime: st.ModTime()})
+			page = append(page, Attributes{Name: name, SizeBytes: st.Size(), ModTime: st.ModTime()})
 		}
 		return err
 	})
 	if err != nil {
-		return fileError(prefix, err)
+		return nil, false, fileError(prefix, err)
 	}
-	slices.SortFunc(found, func(a, b Attributes) int { return strings.Compare(a.Name, b.Name) })
-	for _, a := range found {
-		if err := fn(a); err != nil {
-			return err
-		}
-	}
-	return nil
+	slices.SortFunc(page, func(a, b Attributes) int { return strings.Compare(a.Name, b.Name) })
+	return page, false, nil
 }
 
 func cutLast(s, sep string) (before, after string, found bool) {

@@ -111,23 +111,25 @@ func (m *Memory) Head(ctx context.Context, name string) (a Attributes, err error
 	return a, err
 }
 
+// memoryPage is how many objects one List gives.
+const memoryPage = 100
+
 // List implements Bucket.
-func (m *Memory) List(ctx context.Context, prefix string, fn func(Attributes) error) error {
+func (m *Memory) List(ctx context.Context, prefix, after string) (page []Attributes, more bool, err error) {
 	if err := errors.Join(ctx.Err(), hook(m.Before, ctx, opList, prefix)); err != nil {
-		return err
+		return nil, false, err
 	}
 	m.mu.Lock()
-	objects := maps.Clone(m.objects)
-	m.mu.Unlock()
-	for _, name := range slices.Sorted(maps.Keys(objects)) {
-		if !strings.HasPrefix(name, prefix) {
-			continue
-		}
-		if err := fn(Attributes{Name: name, SizeBytes: int64(len(objects[name].data)), ModTime: objects[name].modTime}); err != nil {
-			return err
+	for _, name := range slices.Sorted(maps.Keys(m.objects)) {
+		if strings.HasPrefix(name, prefix) && name > after {
+			page = append(page, Attributes{Name: name, SizeBytes: int64(len(m.objects[name].data)), ModTime: m.objects[name].modTime})
 		}
 	}
-	return hook(m.After, ctx, opList, prefix)
+	m.mu.Unlock()
+	if more = len(page) > memoryPage; more {
+		page = page[:memoryPage]
+	}
+	return page, more, hook(m.After, ctx, opList, prefix)
 }
 
 // Delete implements Bucket.

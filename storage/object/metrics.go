@@ -116,9 +116,9 @@ func (c *counted) Head(ctx context.Context, name string) (Attributes, error) {
 }
 
 // List implements Bucket.
-func (c *counted) List(ctx context.Context, prefix string, fn func(Attributes) error) error {
+func (c *counted) List(ctx context.Context, prefix, after string) (page []Attributes, more bool, err error) {
 	defer c.m.begin(opList)()
-	return c.Bucket.List(ctx, prefix, fn)
+	return c.Bucket.List(ctx, prefix, after)
 }
 
 // Delete implements Bucket.

@@ -13,9 +13,6 @@ import (
 	"strings"
 )
 
-// Options are reserved for settings that a URL can't carry.
-type Options struct{}
-
 // s3URL is a parsed s3://BUCKET/PREFIX?region=…&endpoint=…&path_style=true.
 type s3URL struct {
 	text, bucket, prefix, region, endpoint string
@@ -24,7 +21,7 @@ type s3URL struct {
 
 // Open returns the bucket that a URL names: s3://BUCKET/PREFIX?region=…&endpoint=…&path_style=true or file:///DIR. It
 // does not ask the store anything; see Probe.
-func Open(ctx context.Context, rawURL string, _ Options) (Bucket, error) {
+func Open(ctx context.Context, rawURL string) (Bucket, error) {
 	u, err := url.Parse(rawURL)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrInvalidURL, err)

@@ -38,11 +38,15 @@ func (p *prefixed) Head(ctx context.Context, name string) (Attributes, error) {
 }
 
 // List implements Bucket.
-func (p *prefixed) List(ctx context.Context, prefix string, fn func(Attributes) error) error {
-	return p.b.List(ctx, p.prefix+prefix, func(a Attributes) error {
-		a.Name = strings.TrimPrefix(a.Name, p.prefix)
-		return fn(a)
-	})
+func (p *prefixed) List(ctx context.Context, prefix, after string) (page []Attributes, more bool, err error) {
+	if after != "" {
+		after = p.prefix + after
+	}
+	page, more, err = p.b.List(ctx, p.prefix+prefix, after)
+	for i := range page {
+		page[i].Name = strings.TrimPrefix(page[i].Name, p.prefix)
+	}
+	return page, more, err
 }
 
 // Delete implements Bucket.

@@ -146,22 +146,13 @@ func (r *retried) Head(ctx context.Context, name string) (a Attributes, err erro
 	return a, err
 }
 
-// List implements Bucket. It is tried again only while fn was not called, since fn must not see an object twice.
-func (r *retried) List(ctx context.Context, prefix string, fn func(Attributes) error) error {
-	var final error
-	err := r.try(ctx, opList, func(ctx context.Context, _ int) error {
-		called := false
-		err := r.Bucket.List(ctx, prefix, func(a Attributes) error {
-			called = true
-			return fn(a)
-		})
-		if !called {
-			return err
-		}
-		final = err
-		return nil
+// List implements Bucket.
+func (r *retried) List(ctx context.Context, prefix, after string) (page []Attributes, more bool, err error) {
+	err = r.try(ctx, opList, func(ctx context.Context, _ int) (err error) {
+		page, more, err = r.Bucket.List(ctx, prefix, after)
+		return err
 	})
-	return errors.Join(err, final)
+	return page, more, err
 }
 
 // Delete implements Bucket.

@@ -106,21 +106,19 @@ func (b *s3Bucket) Head(ctx context.Context, name string) (Attributes, error) {
 }
 
 // List implements Bucket.
-func (b *s3Bucket) List(ctx context.Context, prefix string, fn func(Attributes) error) error {
-	pages := s3.NewListObjectsV2Paginator(b.client, &s3.ListObjectsV2Input{Bucket: &b.bucket, Prefix: &prefix})
-	for pages.HasMorePages() {
-		page, err := pages.NextPage(ctx)
-		if err != nil {
-			return b.fail(prefix, err)
-		}
-		for _, o := range page.Contents {
-			a := Attributes{Name: aws.ToString(o.Key), SizeBytes: aws.ToInt64(o.Size), ModTime: aws.ToTime(o.LastModified)}
-			if err := fn(a); err != nil {
-				return err
-			}
-		}
+func (b *s3Bucket) List(ctx context.Context, prefix, after string) (page []Attributes, more bool, err error) {
+	in := &s3.ListObjectsV2Input{Bucket: &b.bucket, Prefix: &prefix}
+	if after != "" {
+		in.StartAfter = &after
 	}
-	return nil
+	out, err := b.client.ListObjectsV2(ctx, in)
+	if err != nil {
+		return nil, false, b.fail(prefix, err)
+	}
+	for _, o := range out.Contents {
+		page = append(page, Attributes{Name: aws.ToString(o.Key), SizeBytes: aws.ToInt64(o.Size), ModTime: aws.ToTime(o.LastModified)})
+	}
+	return page, aws.ToBool(out.IsTruncated), nil
 }
 
 // Delete implements Bucket.
