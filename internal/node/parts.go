@@ -39,7 +39,7 @@ func (n *Node) startShards(ctx context.Context, st *stack) error {
 
 // startBroker brings up what clients' calls do, with the history behind it.
 func (n *Node) startBroker(ctx context.Context, st *stack) error {
-	blocks := cache.New(n.bucket, cache.Config{CapacityBytes: n.cfg.CacheBytes, Registerer: n.reg, Logger: n.log})
+	blocks := cache.New(n.bucket, cache.Config{CapacityBytes: n.cfg.CacheBytes, Registerer: n.reg})
 	st.push("cache", blocks.Close)
 	n.groups = broker.NewReplicas(n.group.Replica(), n.shards, n.group.View)
 	var err error

@@ -1,10 +1,6 @@
 package cache
 
-import (
-	"log/slog"
-
-	"github.com/prometheus/client_golang/prometheus"
-)
+import "github.com/prometheus/client_golang/prometheus"
 
 // Config sets up a Cache; the zero value has the defaults.
 type Config struct {
@@ -16,8 +12,6 @@ type Config struct {
 	ReadAheadBlocks int
 	// Registerer may be nil.
 	Registerer prometheus.Registerer
-	// Logger may be nil.
-	Logger *slog.Logger
 }
 
 func (c Config) withDefaults() Config {
@@ -29,9 +23,6 @@ func (c Config) withDefaults() Config {
 	}
 	if c.ReadAheadBlocks == 0 {
 		c.ReadAheadBlocks = 8
-	}
-	if c.Logger == nil {
-		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	return c
 }
