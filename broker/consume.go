@@ -86,9 +86,11 @@ func (b *Broker) ConsumeStream(ctx context.Context, req *streamhousev1.ConsumeSt
 	wait := maxWait
 	if !req.GetFollow() {
 		// Without a leader what is here is sent, and what lies past it is an error.
-		if mark, err := b.leaderMark(ctx, c.at.partition); err == nil {
+		search, cancel := context.WithTimeout(ctx, leaderPatience)
+		if mark, err := b.leaderMark(search, c.at.partition); err == nil {
 			c.end = mark
 		}
+		cancel()
 		wait = 0
 	}
 	left := req.GetMaxRecords()

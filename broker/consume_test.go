@@ -176,7 +176,7 @@ func TestConsumeWhatWasAcknowledged(t *testing.T) {
 	})
 }
 
-// TestConsumeWithoutLeader reads what is there, and says UNAVAILABLE past it.
+// TestConsumeWithoutLeader reads what is there, and says UNAVAILABLE past it when no leader comes in time.
 func TestConsumeWithoutLeader(t *testing.T) {
 	for _, replicas := range []bool{true, false} {
 		synctest.Test(t, func(t *testing.T) {
@@ -185,6 +185,7 @@ func TestConsumeWithoutLeader(t *testing.T) {
 			f.produce(t, 0, "0", "1")
 			f.produce(t, 0, "2")
 			f.upload(t, topic.PartitionIDs[0], 2)
+			leader := f.shards[0].leader
 			f.shards[0].set(func() { f.shards[0].leader = "" })
 			for offset, want := range []string{"0 1", "1", "2"} {
 				res, err := f.Consume(t.Context(), consumeFrom(int64(offset)))
@@ -195,7 +196,14 @@ func TestConsumeWithoutLeader(t *testing.T) {
 				began := time.Now()
 				_, err := f.Consume(t.Context(), consumeFrom(offset))
 				requireReason(t, reasonNoLeader, err)
-				require.Less(t, time.Since(began), 5*time.Second)
+				require.Equal(t, leaderPatience, time.Since(began))
+
+				bounded, cancel := context.WithTimeout(t.Context(), 12*time.Second)
+				began = time.Now()
+				_, err = f.Consume(bounded, consumeFrom(offset))
+				cancel()
+				requireReason(t, reasonNoLeader, err)
+				require.Equal(t, 12*time.Second, time.Since(began))
 			}
 			var sent []string
 			err := f.ConsumeStream(t.Context(), &streamhousev1.ConsumeStreamRequest{Topic: "t"}, func(m *streamhousev1.ConsumeStreamResponse) error {
@@ -204,6 +212,13 @@ func TestConsumeWithoutLeader(t *testing.T) {
 			})
 			requireReason(t, reasonNoLeader, err)
 			require.Equal(t, []string{"0 1", "2"}, sent)
+
+			time.AfterFunc(7*time.Second, func() { f.shards[0].set(func() { f.shards[0].leader = leader }) })
+			bounded, cancel := context.WithTimeout(t.Context(), 12*time.Second)
+			defer cancel()
+			res, err := f.Consume(bounded, consumeFrom(3))
+			require.NoError(t, err, "a read waits for the election")
+			require.Empty(t, res.GetRecords())
 		})
 	}
 }

@@ -99,10 +99,10 @@ func (b *Broker) findTime(ctx context.Context, at place, timestampMs int64) (off
 
 // findNewest asks the shard's leader for what is not in the object store.
 func (b *Broker) findNewest(ctx context.Context, p *fsm.Partition, timestampMs int64) (*nodev1.FindOffsetResponse, error) {
-	patience, cancel := context.WithTimeout(ctx, leaderPatience)
+	search, cancel := searchTime(ctx)
 	defer cancel()
 	var res *nodev1.FindOffsetResponse
-	err := b.onLeader(patience, leaderCall{shard: p.Shard, repeatable: true, read: true}, func(ctx context.Context, t target) error {
+	err := b.onLeader(search, leaderCall{shard: p.Shard, repeatable: true, read: true}, func(ctx context.Context, t target) error {
 		var err error
 		req := &nodev1.FindOffsetRequest{Shard: p.Shard, PartitionId: p.ID, TimestampMs: timestampMs}
 		if t.local != nil {

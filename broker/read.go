@@ -210,6 +210,10 @@ func (b *Broker) readRemote(ctx context.Context, p *fsm.Partition, offset int64,
 			if f, ok := b.fetchAny(ctx, p, offset, maxBytes); ok {
 				return f, nil
 			}
+			_, bounded := ctx.Deadline()
+			if AsError(err).Reason == reasonNoLeader && bounded && !b.ending() && pause(ctx, minRetryDelay) == nil {
+				continue
+			}
 			return fetched{}, err
 		}
 		b.marks.note(p.ID, f.highWatermark)

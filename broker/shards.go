@@ -352,7 +352,7 @@ func (s *Shards) shardConfig(view *fsm.View, number uint32, replicaID, dir strin
 		ClusterID: view.ClusterID(),
 		NodeID:    s.cfg.NodeID,
 		Replica: replica.Config{
-			Dir: dir, ClusterID: view.ClusterID(), Group: transport.Shard(number), ID: replicaID, Addr: s.cfg.RaftAddr,
+			Dir: dir, Group: transport.Shard(number), ID: replicaID, Addr: s.cfg.RaftAddr,
 			Store: replica.WAL, Transport: s.cfg.Transport, Timeouts: s.cfg.Timeouts, Logger: s.cfg.Logger,
 			Fatal: s.cfg.Fatal, RetainBytes: min(s.cfg.RetainBytes, share), LogCacheBytes: max(tail, minLogCacheBytes),
 		},

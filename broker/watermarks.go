@@ -14,8 +14,9 @@ const (
 	markAge = time.Second
 	// markTimeout bounds the question for it.
 	markTimeout = 500 * time.Millisecond
-	// leaderPatience bounds how long a read looks for a leader before it says that there is none.
-	leaderPatience = 3 * time.Second
+	// leaderPatience bounds how long a read looks for a leader where the caller sets no bound, as in a stream. It outlasts
+	// an election.
+	leaderPatience = 5 * time.Second
 )
 
 // watermarks remembers the high watermarks of partitions that this node has no replica of.
@@ -57,10 +58,18 @@ func (w *watermarks) sync(view *fsm.View) {
 	}
 }
 
+// searchTime bounds the search for a leader by the caller's deadline, or else by leaderPatience.
+func searchTime(ctx context.Context) (context.Context, context.CancelFunc) {
+	if _, ok := ctx.Deadline(); ok {
+		return ctx, func() {}
+	}
+	return context.WithTimeout(ctx, leaderPatience)
+}
+
 // leaderMark asks the shard's leader for a partition's high watermark, which includes all that was acknowledged before
 // the call.
 func (b *Broker) leaderMark(ctx context.Context, p *fsm.Partition) (int64, error) {
-	ctx, cancel := context.WithTimeout(ctx, leaderPatience)
+	ctx, cancel := searchTime(ctx)
 	defer cancel()
 	var value int64
 	call := leaderCall{shard: p.Shard, repeatable: true, read: true, attemptTimeout: askTimeout}

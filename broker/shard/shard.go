@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/hashicorp/raft"
 	"github.com/streamhouse/streamhouse/cluster/replica"
 )
 
@@ -252,16 +253,18 @@ func (s *Shard) withLeader(err error) error {
 
 // propose applies an entry of the shard's own and waits until it is applied here.
 func (s *Shard) propose(ctx context.Context, data []byte) (applied, error) {
-	future := s.replica.Raft().Apply(data, enqueueTimeout)
-	done := make(chan error, 1)
-	go func() { done <- future.Error() }() // ends with the entry, or with Raft
-	select {
-	case err := <-done:
-		if err != nil {
-			return applied{}, s.withLeader(proposeError(err))
-		}
-	case <-ctx.Done():
-		return applied{}, errors.Join(ErrUnknownOutcome, ctx.Err())
+	var future raft.ApplyFuture
+	err := s.replica.Await(ctx, func(rf *raft.Raft) raft.Future {
+		future = rf.Apply(data, enqueueTimeout)
+		return future
+	})
+	switch {
+	case errors.Is(err, replica.ErrClosed):
+		return applied{}, ErrClosed
+	case err != nil && ctx.Err() != nil:
+		return applied{}, errors.Join(ErrUnknownOutcome, err)
+	case err != nil:
+		return applied{}, s.withLeader(proposeError(err))
 	}
 	res, _ := future.Response().(applied)
 	return res, res.err

@@ -111,7 +111,7 @@ func (n *node) start() {
 	cfg := Config{
 		ClusterID: "C1", NodeID: "n1",
 		Replica: replica.Config{
-			Dir: n.dir, Group: transport.Shard(0), ClusterID: "C1", ID: "n1/A", Addr: n.tr.Addr().String(), Store: replica.WAL,
+			Dir: n.dir, Group: transport.Shard(0), ID: "n1/A", Addr: n.tr.Addr().String(), Store: replica.WAL,
 			Transport: n.tr, Timeouts: replica.Timeouts{Heartbeat: 100 * time.Millisecond, Election: 100 * time.Millisecond, Lease: 50 * time.Millisecond},
 			Fatal: func(err error) { n.t.Errorf("fatal: %v", err) },
 		},

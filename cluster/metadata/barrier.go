@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"sync"
 
+	"github.com/hashicorp/raft"
+
 	nodev1 "github.com/streamhouse/streamhouse/api/streamhouse/node/v1"
 )
 
@@ -116,7 +118,7 @@ func (g *Group) ReadIndexLocal(ctx context.Context) (uint64, error) {
 		return 0, err
 	}
 	index := g.View().Index()
-	if err := g.await(ctx, g.replica.Raft().VerifyLeader()); err != nil {
+	if err := g.await(ctx, func(rf *raft.Raft) raft.Future { return rf.VerifyLeader() }); err != nil {
 		return 0, fmt.Errorf("%w: %w", ErrNotLeader, err)
 	}
 	if g.replica.Raft().CurrentTerm() != term {
@@ -140,7 +142,7 @@ func (g *Group) ensureBarrier(ctx context.Context) (uint64, error) {
 	if done {
 		return term, nil
 	}
-	if err := g.await(ctx, r.Barrier(enqueueTimeout)); err != nil {
+	if err := g.await(ctx, func(rf *raft.Raft) raft.Future { return rf.Barrier(enqueueTimeout) }); err != nil {
 		return 0, fmt.Errorf("%w: %w", ErrNotLeader, err)
 	}
 	g.leaderMu.Lock()

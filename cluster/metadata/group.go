@@ -37,10 +37,6 @@ type Group struct {
 	closed    chan struct{}
 	closeErr  error
 
-	waitsMu sync.Mutex
-	stopped bool           // guarded by waitsMu; no more goroutines may begin
-	waits   sync.WaitGroup // goroutines that wait for Raft's futures
-
 	unregister func()
 }
 
@@ -85,27 +81,10 @@ func (g *Group) Run(ctx context.Context) error {
 func (g *Group) Close() error {
 	g.closeOnce.Do(func() {
 		close(g.closed)
-		g.waitsMu.Lock()
-		g.stopped = true
-		g.waitsMu.Unlock()
-		// Raft ends every future while it runs: a leader that can't commit steps
-		// down. What is still in its queues when it is shut down never ends.
-		g.waits.Wait()
 		g.closeErr = g.replica.Close()
 		g.unregister()
 	})
 	return g.closeErr
-}
-
-// spawn runs f, which Close waits for. It reports false when the group is closed.
-func (g *Group) spawn(f func()) bool {
-	g.waitsMu.Lock()
-	defer g.waitsMu.Unlock()
-	if g.stopped {
-		return false
-	}
-	g.waits.Go(f)
-	return true
 }
 
 // Replica returns the Raft replica, for membership and leadership.

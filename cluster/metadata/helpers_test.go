@@ -113,7 +113,7 @@ func (c *cluster) start(n *testNode) {
 	n.transport, n.addr = tr, tr.Addr().String()
 	cfg := Config{
 		Replica: replica.Config{
-			Dir: n.dir, ClusterID: testCluster, Group: transport.Metadata, ID: n.replicaID(), Addr: n.addr,
+			Dir: n.dir, Group: transport.Metadata, ID: n.replicaID(), Addr: n.addr,
 			Store: replica.Bolt, Transport: tr, LogCacheBytes: 1 << 20,
 			Timeouts: replica.Timeouts{Heartbeat: 300 * time.Millisecond, Election: 300 * time.Millisecond, Lease: 150 * time.Millisecond},
 		},

@@ -13,6 +13,7 @@ import (
 	metav1 "github.com/streamhouse/streamhouse/api/streamhouse/meta/v1"
 	nodev1 "github.com/streamhouse/streamhouse/api/streamhouse/node/v1"
 	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
+	"github.com/streamhouse/streamhouse/cluster/replica"
 	"github.com/streamhouse/streamhouse/fsm"
 )
 
@@ -151,8 +152,12 @@ func (g *Group) ProposeLocal(ctx context.Context, cmd []byte) (index uint64, res
 	if !g.IsLeader() {
 		return 0, nil, ErrNotLeader
 	}
-	f := g.replica.Raft().Apply(cmd, enqueueTimeout)
-	if err := g.await(ctx, f); err != nil {
+	var f raft.ApplyFuture
+	err = g.await(ctx, func(rf *raft.Raft) raft.Future {
+		f = rf.Apply(cmd, enqueueTimeout)
+		return f
+	})
+	if err != nil {
 		return 0, nil, err
 	}
 	switch v := f.Response().(type) {
@@ -169,17 +174,15 @@ func (g *Group) ProposeLocal(ctx context.Context, cmd []byte) (index uint64, res
 	}
 }
 
-// await waits for a Raft future until ctx ends. Raft's futures end by themselves:
-// a leader that can't commit steps down.
-func (g *Group) await(ctx context.Context, f raft.Future) error {
-	done := make(chan error, 1)
-	if !g.spawn(func() { done <- f.Error() }) {
+// await waits for a Raft future until ctx ends.
+func (g *Group) await(ctx context.Context, begin func(*raft.Raft) raft.Future) error {
+	err := g.replica.Await(ctx, begin)
+	switch {
+	case errors.Is(err, replica.ErrClosed):
 		return ErrClosed
-	}
-	select {
-	case err := <-done:
+	case err != nil && ctx.Err() != nil:
+		return errors.Join(ErrOutcomeUnknown, err)
+	default:
 		return fromRaft(err)
-	case <-ctx.Done():
-		return errors.Join(ErrOutcomeUnknown, ctx.Err())
 	}
 }

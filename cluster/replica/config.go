@@ -37,8 +37,6 @@ type Config struct {
 	Dir string
 	// Group is the Raft group.
 	Group transport.Group
-	// ClusterID is the cluster that the group belongs to.
-	ClusterID string
 	// ID is the replica's id, <node id>/<ULID>: its Raft ServerID.
 	ID string
 	// Addr is the advertised Raft address of this node.

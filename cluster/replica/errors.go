@@ -3,6 +3,8 @@ package replica
 import "errors"
 
 var (
+	// ErrClosed says that the replica is closed. Nothing was done.
+	ErrClosed = errors.New("replica is closed")
 	// ErrMissing says that the replica's files are not there.
 	ErrMissing = errors.New("files of the replica are missing")
 	// ErrNotLeader says that the call works on the group's leader only. Nothing was done.

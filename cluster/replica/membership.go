@@ -63,18 +63,20 @@ func (r *Replica) ChangeMembership(ctx context.Context, change nodev1.Membership
 	if now := r.confIndex.Load(); now != prevIndex || now == 0 {
 		return 0, fmt.Errorf("%w: it is of index %d, decided on was %d", ErrStale, now, prevIndex)
 	}
-	var f raft.IndexFuture
+	id, server := raft.ServerID(replicaID), transport.ServerAddress(replicaID, addr)
+	var begin func(*raft.Raft) raft.IndexFuture
 	switch change {
 	case nodev1.MembershipChange_MEMBERSHIP_CHANGE_ADD_NONVOTER:
-		f = r.raft.AddNonvoter(raft.ServerID(replicaID), transport.ServerAddress(replicaID, addr), prevIndex, changeTimeout)
+		begin = func(rf *raft.Raft) raft.IndexFuture { return rf.AddNonvoter(id, server, prevIndex, changeTimeout) }
 	case nodev1.MembershipChange_MEMBERSHIP_CHANGE_PROMOTE:
-		f = r.raft.AddVoter(raft.ServerID(replicaID), transport.ServerAddress(replicaID, addr), prevIndex, changeTimeout)
+		begin = func(rf *raft.Raft) raft.IndexFuture { return rf.AddVoter(id, server, prevIndex, changeTimeout) }
 	case nodev1.MembershipChange_MEMBERSHIP_CHANGE_REMOVE:
-		f = r.raft.RemoveServer(raft.ServerID(replicaID), prevIndex, changeTimeout)
+		begin = func(rf *raft.Raft) raft.IndexFuture { return rf.RemoveServer(id, prevIndex, changeTimeout) }
 	default:
 		return 0, fmt.Errorf("membership change %s is unknown", change)
 	}
-	if err := await(ctx, f); err != nil {
+	var f raft.IndexFuture
+	if err := r.Await(ctx, func(rf *raft.Raft) raft.Future { f = begin(rf); return f }); err != nil {
 		return 0, fmt.Errorf("change membership of %s: %w", r.cfg.Group, fromRaft(err))
 	}
 	return f.Index(), nil
@@ -88,7 +90,9 @@ func (r *Replica) TransferTo(ctx context.Context, replicaID string) error {
 	}
 	for _, s := range conf.Configuration().Servers {
 		if string(s.ID) == replicaID && s.Suffrage == raft.Voter {
-			return r.transferred(await(ctx, r.raft.LeadershipTransferToServer(s.ID, s.Address)))
+			return r.transferred(r.Await(ctx, func(rf *raft.Raft) raft.Future {
+				return rf.LeadershipTransferToServer(s.ID, s.Address)
+			}))
 		}
 	}
 	return fmt.Errorf("%s, voter %s: %w", r.cfg.Group, replicaID, ErrNoServer)
@@ -108,7 +112,7 @@ func (r *Replica) HandOver(ctx context.Context) error {
 	if voters < 2 {
 		return fmt.Errorf("%s: %w", r.cfg.Group, ErrNoSuccessor)
 	}
-	return r.transferred(await(ctx, r.raft.LeadershipTransfer()))
+	return r.transferred(r.Await(ctx, func(rf *raft.Raft) raft.Future { return rf.LeadershipTransfer() }))
 }
 
 func (r *Replica) transferred(err error) error {
@@ -123,16 +127,4 @@ func fromRaft(err error) error {
 		return errors.Join(ErrNotLeader, err)
 	}
 	return err
-}
-
-// await waits for a future or ctx. The future goes on behind it, and ends with Raft at the latest.
-func await(ctx context.Context, f raft.Future) error {
-	done := make(chan error, 1)
-	go func() { done <- f.Error() }() // ends with the future
-	select {
-	case err := <-done:
-		return err
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }

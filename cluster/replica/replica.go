@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -23,6 +24,9 @@ type Replica struct {
 
 	confIndex    atomic.Uint64 // of the newest committed configuration
 	checkpointMu sync.Mutex    // one checkpoint at a time
+	waitsMu      sync.Mutex
+	closed       bool           // guarded by waitsMu; no more waits may begin
+	waits        sync.WaitGroup // goroutines that wait for Raft's futures
 	closeOnce    sync.Once
 	closeErr     error
 }
@@ -163,9 +167,34 @@ func (r *Replica) Checkpoint() error {
 	return nil
 }
 
+// Await begins something in Raft and waits for its future, or until ctx ends. The error is the future's, ctx's, or
+// ErrClosed where nothing was begun.
+func (r *Replica) Await(ctx context.Context, begin func(*raft.Raft) raft.Future) error {
+	done := make(chan error, 1)
+	r.waitsMu.Lock()
+	if r.closed {
+		r.waitsMu.Unlock()
+		return ErrClosed
+	}
+	r.waits.Go(func() { done <- begin(r.raft).Error() })
+	r.waitsMu.Unlock()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
 // Close stops Raft and closes connections and files. It is idempotent.
 func (r *Replica) Close() error {
 	r.closeOnce.Do(func() {
+		r.waitsMu.Lock()
+		r.closed = true
+		r.waitsMu.Unlock()
+		// A future ends while Raft runs: a leader that can't commit steps down. What is still in Raft's queues when it is
+		// shut down never ends.
+		r.waits.Wait()
 		if r.raft != nil {
 			r.closeErr = r.raft.Shutdown().Error()
 		}

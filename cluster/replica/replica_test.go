@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
@@ -113,7 +114,7 @@ func (m *member) start() error {
 	m.group.addrs[node] = tr.Addr().String()
 	m.group.mu.Unlock()
 	m.replica, err = Open(Config{
-		Dir: m.dir, Group: transport.Shard(1), ClusterID: "c1", ID: m.id, Addr: tr.Addr().String(), Store: m.store, FSM: m.fsm,
+		Dir: m.dir, Group: transport.Shard(1), ID: m.id, Addr: tr.Addr().String(), Store: m.store, FSM: m.fsm,
 		Transport: tr, Timeouts: Timeouts{300 * time.Millisecond, 300 * time.Millisecond, 150 * time.Millisecond},
 		Fatal: func(err error) { m.t.Errorf("fatal: %v", err) }, RetainBytes: 100,
 	})
@@ -366,4 +367,29 @@ func TestTrapBitFlip(t *testing.T) {
 			})
 		}
 	}
+}
+
+// TestCloseEndsWhatIsUnderWay closes the leader while calls wait for what they began: each of them ends.
+func TestCloseEndsWhatIsUnderWay(t *testing.T) {
+	members := newGroup(t, 1, WAL)
+	apply(t, members, "a")
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for i := range 1000 {
+				err := members[0].replica.Await(context.Background(), func(rf *raft.Raft) raft.Future {
+					if i%2 == 0 {
+						return rf.VerifyLeader()
+					}
+					return rf.Apply([]byte("b"), time.Minute)
+				})
+				if err != nil {
+					assert.ErrorIs(t, err, ErrClosed)
+					return
+				}
+			}
+		})
+	}
+	require.NoError(t, members[0].replica.Close())
+	wg.Wait()
 }

@@ -209,7 +209,7 @@ func (n *Node) startMetadata(ctx context.Context, st *stack) error {
 func (n *Node) metadataConfig(replicaID, dir string) metadata.Config {
 	return metadata.Config{
 		Replica: replica.Config{
-			Dir: dir, ClusterID: n.identity.get().ClusterID, Group: transport.Metadata, ID: replicaID,
+			Dir: dir, Group: transport.Metadata, ID: replicaID,
 			Addr: n.self().RaftAddr, Store: replica.Bolt, Transport: n.transport, Timeouts: n.timeouts(),
 			Logger: n.log, LogCacheBytes: metaCacheBytes,
 		},

@@ -64,12 +64,13 @@ type Node struct {
 
 	addr   string
 	server *grpc.Server
+	served chan struct{} // closed when the server has ended
 }
 
 // Start listens on loopback until the test ends.
 func (c *Cluster) Start(tb testing.TB) *Node {
 	tb.Helper()
-	n := &Node{c: c}
+	n := &Node{c: c, served: make(chan struct{})}
 	l, err := new(net.ListenConfig).Listen(tb.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		tb.Fatal(err)
@@ -78,15 +79,11 @@ func (c *Cluster) Start(tb testing.TB) *Node {
 	n.server = grpc.NewServer(grpc.MaxRecvMsgSize(64 << 20))
 	streamhousev1.RegisterStreamHouseServiceServer(n.server, n)
 	streamhousev1.RegisterClusterServiceServer(n.server, n)
-	done := make(chan struct{})
 	go func() {
-		defer close(done)
+		defer close(n.served)
 		_ = n.server.Serve(l) // ends with Stop
 	}()
-	tb.Cleanup(func() {
-		n.server.Stop()
-		<-done
-	})
+	tb.Cleanup(n.Kill)
 	return n
 }
 
@@ -94,7 +91,10 @@ func (c *Cluster) Start(tb testing.TB) *Node {
 func (n *Node) Addr() string { return n.addr }
 
 // Kill breaks all connections and stops listening.
-func (n *Node) Kill() { n.server.Stop() }
+func (n *Node) Kill() {
+	n.server.Stop()
+	<-n.served // before Serve has begun, Stop does not close the listener
+}
 
 // Calls returns the names of all calls so far.
 func (c *Cluster) Calls() []string {
