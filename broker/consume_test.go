@@ -223,6 +223,27 @@ func TestConsumeWithoutLeader(t *testing.T) {
 	}
 }
 
+// TestConsumeWhileTheReplicaComes begins to read on a node that has no replica yet, as right after a restart, and leads
+// the shard a little later.
+func TestConsumeWhileTheReplicaComes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t, false)
+		f.meta.createTopic(t, "t", 1, nil)
+		f.produce(t, 0, "0")
+		shard := f.shards[0]
+		shard.set(func() { shard.leader = "" })
+		time.AfterFunc(time.Second, func() {
+			f.local.add(0, shard.on("n1"))
+			shard.set(func() { shard.leader = "n1/r" })
+		})
+		began := time.Now()
+		res, err := f.Consume(t.Context(), consumeFrom(1))
+		require.NoError(t, err)
+		require.Empty(t, res.GetRecords())
+		require.Less(t, time.Since(began), 2*time.Second)
+	})
+}
+
 func TestConsumeBelowLogStart(t *testing.T) {
 	f := newFixture(t, true)
 	topic := f.meta.createTopic(t, "t", 1, nil)

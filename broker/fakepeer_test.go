@@ -18,7 +18,7 @@ type fakePeer struct {
 	nodev1.NodeServiceClient
 
 	node   string
-	shards fakeShards
+	shards map[uint32]LocalShard
 	down   bool
 	asked  []string
 	mu     sync.Mutex

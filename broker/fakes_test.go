@@ -132,12 +132,23 @@ func (m *fakeMetadata) Propose(_ context.Context, cmd *metav1.Command) (*metav1.
 
 func (m *fakeMetadata) Leader() (string, bool) { return m.leader, m.leader != "" }
 
-// fakeShards are the replicas of one node.
-type fakeShards map[uint32]LocalShard
+// fakeShards are the replicas of the broker's node.
+type fakeShards struct {
+	mu       sync.Mutex
+	replicas map[uint32]LocalShard // guarded by mu
+}
 
-func (f fakeShards) Local(n uint32) (LocalShard, bool) {
-	l, ok := f[n]
+func (f *fakeShards) Local(n uint32) (LocalShard, bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	l, ok := f.replicas[n]
 	return l, ok
+}
+
+func (f *fakeShards) add(n uint32, l LocalShard) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.replicas[n] = l
 }
 
 // fakePeers are the other nodes.
@@ -206,7 +217,7 @@ type fixture struct {
 	*Broker
 	meta    *fakeMetadata
 	shards  []*fakeShard // led by n1 and n2
-	local   fakeShards   // those of n1
+	local   *fakeShards  // those of n1
 	peers   fakePeers
 	history *fakeHistory
 	groups  *fakeGroups
@@ -216,7 +227,7 @@ type fixture struct {
 func newFixture(t *testing.T, replicas bool) *fixture {
 	t.Helper()
 	f := &fixture{
-		meta: newFakeMetadata(t), shards: []*fakeShard{newFakeShard("n1/r"), newFakeShard("n2/r")}, local: fakeShards{},
+		meta: newFakeMetadata(t), shards: []*fakeShard{newFakeShard("n1/r"), newFakeShard("n2/r")}, local: &fakeShards{replicas: make(map[uint32]LocalShard)},
 		peers: fakePeers{}, groups: &fakeGroups{},
 		history: &fakeHistory{logs: make(map[string]*fakeLog), errs: make(map[string]error)},
 	}
@@ -225,11 +236,11 @@ func newFixture(t *testing.T, replicas bool) *fixture {
 	}
 	for n, s := range f.shards {
 		if replicas {
-			f.local[uint32(n)] = s.on("n1")
+			f.local.add(uint32(n), s.on("n1"))
 		}
 		for _, node := range []string{"n2", "n3"} {
 			if f.peers[node] == nil {
-				f.peers[node] = &fakePeer{node: node, shards: fakeShards{}}
+				f.peers[node] = &fakePeer{node: node, shards: make(map[uint32]LocalShard)}
 			}
 			f.peers[node].shards[uint32(n)] = s.on(node)
 		}

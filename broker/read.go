@@ -30,6 +30,8 @@ var (
 	errNotHere = errors.New("offset is not here")
 	// errBehind says that this node's replica has not applied yet what others have.
 	errBehind = errors.New("replica is behind")
+	// errCameHere says that this node leads the shard now, and its replica is the one to read.
+	errCameHere = errors.New("this node leads the shard")
 )
 
 // read returns batches from the offset on. At the high watermark it waits for a first record at most until wait has
@@ -54,7 +56,7 @@ func (b *Broker) read(ctx context.Context, at place, offset int64, maxBytes int,
 			if at, err = b.newer(ctx, at, offset); err != nil {
 				return fetched{}, err
 			}
-		case leftNode(err) && !b.ending():
+		case errors.Is(err, errCameHere), leftNode(err) && !b.ending():
 			if err := pause(ctx, minRetryDelay); err != nil {
 				return fetched{}, err
 			}
@@ -203,7 +205,7 @@ func (b *Broker) readRemote(ctx context.Context, p *fsm.Partition, offset int64,
 			slice = 0
 		}
 		f, err := b.fetchLeader(ctx, p, offset, maxBytes, max(slice, 0))
-		if errors.Is(err, errNotHere) {
+		if errors.Is(err, errNotHere) || errors.Is(err, errCameHere) {
 			return fetched{}, err
 		}
 		if err != nil {
@@ -233,24 +235,26 @@ func (b *Broker) readRemote(ctx context.Context, p *fsm.Partition, offset int64,
 // fetchLeader reads from the shard's leader, which waits at the high watermark.
 func (b *Broker) fetchLeader(ctx context.Context, p *fsm.Partition, offset int64, maxBytes int, wait time.Duration) (fetched, error) {
 	var f fetched
-	below := false
+	var elsewhere error
 	outer, cancel := context.WithTimeout(ctx, leaderPatience+wait)
 	defer cancel()
 	defer b.onEnd(cancel)()
 	call := leaderCall{shard: p.Shard, repeatable: true, read: true, attemptTimeout: askTimeout + wait}
 	err := b.onLeader(outer, call, func(ctx context.Context, t target) error {
 		if t.client == nil {
-			return noLeader(p.Shard) // a replica has just come to this node; the next read uses it
+			elsewhere = errCameHere
+			return nil
 		}
 		var err error
 		f, err = b.fetchOn(ctx, t.client, p, offset, maxBytes, wait)
-		if below = errors.Is(err, errNotHere); below {
+		if errors.Is(err, errNotHere) {
+			elsewhere = errNotHere
 			return nil
 		}
 		return err
 	})
-	if below {
-		return fetched{}, errNotHere
+	if elsewhere != nil {
+		return fetched{}, elsewhere
 	}
 	if err != nil && b.ending() && ctx.Err() == nil {
 		return fetched{}, newError(reasonShuttingDown, "the node is shutting down")

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+
 	"github.com/streamhouse/streamhouse/cluster/replica"
 )
 
