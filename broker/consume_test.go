@@ -173,6 +173,15 @@ func TestConsumeWhatWasAcknowledged(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, "1", values(res.GetRecords()))
 		require.Equal(t, 1, f.peers["n2"].count("Fetch"), "a replica that does not catch up is passed by")
+
+		time.AfterFunc(time.Second, func() { f.produce(t, 1, "2") })
+		began := time.Now()
+		res, err = f.Consume(t.Context(), &streamhousev1.ConsumeRequest{
+			Topic: "t", Partition: 1, Offset: 2, MaxWait: durationpb.New(time.Minute),
+		})
+		require.NoError(t, err)
+		require.Equal(t, "2", values(res.GetRecords()))
+		require.Equal(t, time.Second, time.Since(began), "a long poll waits at the leader")
 	})
 }
 

@@ -28,7 +28,7 @@ const applyPatience = 25 * time.Millisecond
 var (
 	// errNotHere says that a source does not have the offset, and another one must be asked.
 	errNotHere = errors.New("offset is not here")
-	// errBehind says that this node's replica has not applied yet what others have.
+	// errBehind says that this node's replica has not applied yet, or would apply late, what the leader has.
 	errBehind = errors.New("replica is behind")
 	// errCameHere says that this node leads the shard now, and its replica is the one to read.
 	errCameHere = errors.New("this node leads the shard")
@@ -119,7 +119,8 @@ func (b *Broker) readLocal(ctx context.Context, local LocalShard, p *fsm.Partiti
 }
 
 // await asks the leader where the log ends. It returns once this node has applied a record at offset, or when the leader
-// says that offset is the end and the wait for more is over.
+// says that offset is the end and the wait for more is over. Only the leader itself waits here: others hear of a commit
+// later, and wait at the leader.
 func (b *Broker) await(ctx context.Context, local LocalShard, p *fsm.Partition, offset int64, until time.Time) error {
 	for {
 		end, err := b.leaderMark(ctx, p)
@@ -139,6 +140,9 @@ func (b *Broker) await(ctx context.Context, local LocalShard, p *fsm.Partition, 
 		slice := min(time.Until(until), pollSlice)
 		if slice <= 0 || b.ending() {
 			return nil
+		}
+		if leader, ok := local.Leader(); ok && nodeOf(leader) != b.cfg.NodeID {
+			return errBehind
 		}
 		came, err := b.poll(ctx, local, p.ID, offset+1, slice)
 		if came || err != nil {

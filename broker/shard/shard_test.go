@@ -112,7 +112,7 @@ func (n *node) start() {
 		ClusterID: "C1", NodeID: "n1",
 		Replica: replica.Config{
 			Dir: n.dir, Group: transport.Shard(0), ID: "n1/A", Addr: n.tr.Addr().String(), Store: replica.WAL,
-			Transport: n.tr, Timeouts: replica.Timeouts{Heartbeat: 100 * time.Millisecond, Election: 100 * time.Millisecond, Lease: 50 * time.Millisecond},
+			Transport: n.tr, Timeouts: replica.Timeouts{Heartbeat: 100 * time.Millisecond, Election: 100 * time.Millisecond, Lease: 50 * time.Millisecond, Commit: 50 * time.Millisecond},
 			Fatal: func(err error) { n.t.Errorf("fatal: %v", err) },
 		},
 		Metadata: n.metadata, Uploads: n.bucket, Budget: NewBudget(n.t.TempDir(), 1<<40, 0), Metrics: NewMetrics(nil),

@@ -115,7 +115,7 @@ func (c *cluster) start(n *testNode) {
 		Replica: replica.Config{
 			Dir: n.dir, Group: transport.Metadata, ID: n.replicaID(), Addr: n.addr,
 			Store: replica.Bolt, Transport: tr, LogCacheBytes: 1 << 20,
-			Timeouts: replica.Timeouts{Heartbeat: 300 * time.Millisecond, Election: 300 * time.Millisecond, Lease: 150 * time.Millisecond},
+			Timeouts: replica.Timeouts{Heartbeat: 300 * time.Millisecond, Election: 300 * time.Millisecond, Lease: 150 * time.Millisecond, Commit: 50 * time.Millisecond},
 		},
 		Peers: c,
 		Fatal: func(err error) { n.fatal.CompareAndSwap(nil, &err) },

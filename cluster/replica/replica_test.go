@@ -115,7 +115,7 @@ func (m *member) start() error {
 	m.group.mu.Unlock()
 	m.replica, err = Open(Config{
 		Dir: m.dir, Group: transport.Shard(1), ID: m.id, Addr: tr.Addr().String(), Store: m.store, FSM: m.fsm,
-		Transport: tr, Timeouts: Timeouts{300 * time.Millisecond, 300 * time.Millisecond, 150 * time.Millisecond},
+		Transport: tr, Timeouts: Timeouts{300 * time.Millisecond, 300 * time.Millisecond, 150 * time.Millisecond, 50 * time.Millisecond},
 		Fatal: func(err error) { m.t.Errorf("fatal: %v", err) }, RetainBytes: 100,
 	})
 	return err
