@@ -20,6 +20,10 @@ const (
 	maxAsking = 16
 	// looks is how many times in a row a replica must have all to be caught up.
 	looks = 2
+	// lookTime is how long one look waits for what the leader has committed: a follower hears of it with the next message.
+	lookTime = 500 * time.Millisecond
+	// lookTick is how often it asks meanwhile.
+	lookTick = 25 * time.Millisecond
 	// stateLeader is what hashicorp/raft calls the state of a leader.
 	stateLeader = "Leader"
 )
@@ -179,13 +183,32 @@ func (ob *observer) lookAtReplica(ctx context.Context, id GroupID, leader *nodev
 				return answers, false
 			}
 		}
-		r := ob.ask(ctx, id, fsm.NodeOf(replicaID))
-		answers = r.GetReplicaId() == replicaID
-		if !answers || r.GetAppliedIndex() < leader.GetCommitIndex() {
+		if answers, caughtUp = ob.awaitApplied(ctx, id, leader.GetCommitIndex(), replicaID); !caughtUp {
 			return answers, false
 		}
 	}
 	return true, true
+}
+
+// awaitApplied waits until a replica has applied the entry at index, for lookTime.
+func (ob *observer) awaitApplied(ctx context.Context, id GroupID, index uint64, replicaID string) (answers, applied bool) {
+	ctx, cancel := context.WithTimeout(ctx, lookTime)
+	defer cancel()
+	for {
+		r := ob.ask(ctx, id, fsm.NodeOf(replicaID))
+		if r.GetReplicaId() != replicaID {
+			return answers, false
+		}
+		answers = true
+		if r.GetAppliedIndex() >= index {
+			return true, true
+		}
+		select {
+		case <-time.After(lookTick):
+		case <-ctx.Done():
+			return true, false
+		}
+	}
 }
 
 // ask returns nil when the node does not answer or has no replica of the group.
