@@ -27,7 +27,7 @@ const indexCacheBytes = 16 << 20
 func (n *Node) startShards(ctx context.Context, st *stack) error {
 	n.shards = broker.NewShards(broker.ShardsConfig{
 		NodeID: n.cfg.NodeID, Dir: n.shardsDir(), RaftAddr: n.self().RaftAddr,
-		Metadata: n.group, Peers: n.peers, Transport: n.transport, Uploads: n.bucket, Timeouts: n.timeouts(),
+		Metadata: n.group, Peers: n.peers, Transport: n.transport, Uploads: n.bucket, Timeouts: n.timeouts(shardCommit),
 		UploadBytes: n.cfg.UploadBytes, UploadInterval: n.cfg.UploadInterval,
 		CheckpointBytes: n.cfg.CheckpointBytes, RetainBytes: n.cfg.LogRetainBytes,
 		MaxLogBytes: n.cfg.LogMaxBytes, MinFreeBytes: n.cfg.DiskMinFree, TailBytes: n.cfg.TailBytes,

@@ -210,20 +210,24 @@ func (n *Node) metadataConfig(replicaID, dir string) metadata.Config {
 	return metadata.Config{
 		Replica: replica.Config{
 			Dir: dir, Group: transport.Metadata, ID: replicaID,
-			Addr: n.self().RaftAddr, Store: replica.Bolt, Transport: n.transport, Timeouts: n.timeouts(),
+			Addr: n.self().RaftAddr, Store: replica.Bolt, Transport: n.transport, Timeouts: n.timeouts(metaCommit),
 			Logger: n.log, LogCacheBytes: metaCacheBytes,
 		},
 		Peers: n.peers, Fatal: n.fatal, Logger: n.log, Registerer: n.reg,
 	}
 }
 
-// commitTimeout is twice the library's, which costs an idle node a third of its processor time.
-const commitTimeout = 100 * time.Millisecond
+// What a change of the metadata is waited for on every node; what a shard's followers apply late, nobody waits for, and
+// telling them costs an idle node processor time.
+const (
+	metaCommit  = 100 * time.Millisecond
+	shardCommit = 200 * time.Millisecond
+)
 
-func (n *Node) timeouts() replica.Timeouts {
+func (n *Node) timeouts(commit time.Duration) replica.Timeouts {
 	return replica.Timeouts{
 		Heartbeat: n.cfg.RaftHeartbeatTimeout, Election: n.cfg.RaftElectionTimeout, Lease: n.cfg.RaftLeaseTimeout,
-		Commit: commitTimeout,
+		Commit: commit,
 	}
 }
 
