@@ -15,7 +15,7 @@ import (
 
 const (
 	minRetryDelay = 10 * time.Millisecond
-	maxRetryDelay = 200 * time.Millisecond
+	maxRetryDelay = 100 * time.Millisecond
 )
 
 // verdict is what follows from a failed attempt.

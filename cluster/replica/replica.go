@@ -17,6 +17,7 @@ import (
 // Replica is a running replica. Safe for concurrent use.
 type Replica struct {
 	cfg       Config
+	log       *slog.Logger
 	raft      *raft.Raft
 	store     *logstore.Store
 	snapshots *snapshotStore
@@ -24,9 +25,12 @@ type Replica struct {
 
 	confIndex    atomic.Uint64 // of the newest committed configuration
 	checkpointMu sync.Mutex    // one checkpoint at a time
+	reloadMu     sync.Mutex    // one change of Raft's settings at a time
+	opened       chan struct{} // closed when raft is set
 	waitsMu      sync.Mutex
 	closed       bool           // guarded by waitsMu; no more waits may begin
-	waits        sync.WaitGroup // goroutines that wait for Raft's futures
+	hasty        bool           // guarded by waitsMu; see connectionLost
+	waits        sync.WaitGroup // goroutines that use Raft
 	closeOnce    sync.Once
 	closeErr     error
 }
@@ -45,11 +49,11 @@ func Open(cfg Config) (*Replica, error) {
 		log = slog.New(slog.DiscardHandler)
 	}
 	log = log.With("logger", "raft", "group", cfg.Group.String())
-	r := &Replica{cfg: cfg}
+	r := &Replica{cfg: cfg, log: log, opened: make(chan struct{})}
 	if err := r.openFiles(log); err != nil {
 		return nil, errors.Join(err, r.Close())
 	}
-	tr, err := cfg.Transport.Raft(cfg.Group, cfg.ID, cfg.Addr, newHCLog(log))
+	tr, err := cfg.Transport.Raft(cfg.Group, cfg.ID, cfg.Addr, newHCLog(log), r.connectionLost)
 	if err != nil {
 		return nil, errors.Join(err, r.Close())
 	}
@@ -58,6 +62,7 @@ func Open(cfg Config) (*Replica, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("start Raft of %s: %w", cfg.Group, err), r.Close())
 	}
+	close(r.opened)
 	return r, nil
 }
 
@@ -153,18 +158,26 @@ func (r *Replica) LogBytes() int64 { return r.store.LogBytes() }
 func (r *Replica) Checkpoint() error {
 	r.checkpointMu.Lock()
 	defer r.checkpointMu.Unlock()
-	rc := r.raft.ReloadableConfig()
-	rc.TrailingLogs = 0
+	trailing := uint64(0)
 	if last, from := r.raft.LastIndex(), r.store.IndexRetaining(r.cfg.RetainBytes); from <= last {
-		rc.TrailingLogs = last - from + 1
+		trailing = last - from + 1
 	}
-	if err := r.raft.ReloadConfig(rc); err != nil {
+	if err := r.reload(func(rc *raft.ReloadableConfig) { rc.TrailingLogs = trailing }); err != nil {
 		return fmt.Errorf("set trailing logs of %s: %w", r.cfg.Group, err)
 	}
 	if err := r.raft.Snapshot().Error(); err != nil && !errors.Is(err, raft.ErrNothingNewToSnapshot) {
 		return fmt.Errorf("snapshot of %s: %w", r.cfg.Group, err)
 	}
 	return nil
+}
+
+// reload changes some of Raft's settings.
+func (r *Replica) reload(change func(*raft.ReloadableConfig)) error {
+	r.reloadMu.Lock()
+	defer r.reloadMu.Unlock()
+	rc := r.raft.ReloadableConfig()
+	change(&rc)
+	return r.raft.ReloadConfig(rc)
 }
 
 // Await begins something in Raft and waits for its future, or until ctx ends. The error is the future's, ctx's, or

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -260,6 +261,7 @@ func TestCheckpointAndSnapshotInstall(t *testing.T) {
 func TestMembershipIsDecidedOnOneConfiguration(t *testing.T) {
 	members := newGroup(t, 1, WAL)
 	l := leader(t, members)
+	require.Eventually(t, func() bool { return l.replica.Status().ConfigurationIndex > 0 }, waitFor, 10*time.Millisecond)
 	before := l.replica.Status().ConfigurationIndex
 	_, err := l.replica.ChangeMembership(t.Context(), addNonvoter, "n2/A", "127.0.0.1:1", before)
 	require.NoError(t, err)
@@ -267,6 +269,17 @@ func TestMembershipIsDecidedOnOneConfiguration(t *testing.T) {
 	require.ErrorIs(t, err, ErrStale)
 	require.ErrorIs(t, l.replica.HandOver(t.Context()), ErrNoSuccessor)
 	require.ErrorIs(t, l.replica.TransferTo(t.Context(), "n7/A"), ErrNoServer)
+}
+
+func TestElectionDoesNotWaitForADeadLeader(t *testing.T) {
+	members := newGroup(t, 3, WAL)
+	apply(t, members, "a")
+	l := leader(t, members)
+	for _, m := range members {
+		m.replica.setPatience(time.Hour, time.Hour)
+	}
+	l.stop() // its listener and connections close, as those of a process that was killed
+	apply(t, slices.DeleteFunc(slices.Clone(members), func(m *member) bool { return m == l }), "b")
 }
 
 func TestTransferAndHandOver(t *testing.T) {

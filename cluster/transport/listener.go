@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"errors"
 	"net"
 	"sync"
 )
@@ -9,6 +10,9 @@ import (
 type connListener struct {
 	addr  net.Addr
 	conns chan net.Conn
+	// lost is called when the other side has closed an accepted connection that it had used. It may be nil and must not
+	// block.
+	lost func()
 
 	mu     sync.Mutex
 	open   map[*ownedConn]struct{}
@@ -18,8 +22,10 @@ type connListener struct {
 
 var _ net.Listener = (*connListener)(nil)
 
-func newConnListener(addr net.Addr) *connListener {
-	return &connListener{addr: addr, conns: make(chan net.Conn), open: make(map[*ownedConn]struct{}), closed: make(chan struct{})}
+func newConnListener(addr net.Addr, lost func()) *connListener {
+	return &connListener{
+		addr: addr, conns: make(chan net.Conn), lost: lost, open: make(map[*ownedConn]struct{}), closed: make(chan struct{}),
+	}
 }
 
 // deliver gives a connection to Accept; false says that the listener is closed and the connection the caller's.
@@ -28,6 +34,7 @@ func (l *connListener) deliver(c net.Conn) bool {
 	if owned == nil {
 		return false
 	}
+	owned.lost = l.lost
 	select {
 	case l.conns <- owned:
 		return true
@@ -83,6 +90,18 @@ func (l *connListener) Close() error {
 type ownedConn struct {
 	net.Conn
 	owner *connListener
+	lost  func()
+	used  bool // belongs to the one reader
+}
+
+// Read implements net.Conn.
+func (c *ownedConn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	c.used = c.used || n > 0
+	if err != nil && c.used && c.lost != nil && !errors.Is(err, net.ErrClosed) {
+		c.lost()
+	}
+	return n, err
 }
 
 // Close closes the connection.

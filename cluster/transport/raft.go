@@ -89,9 +89,10 @@ func (s *stream) Dial(address raft.ServerAddress, timeout time.Duration) (net.Co
 }
 
 // Raft returns the transport of one replica of a group, and registers it with the listener. addr is this node's
-// advertised address. The replica closes it.
-func (t *Transport) Raft(group Group, replicaID, addr string, log hclog.Logger) (*RaftTransport, error) {
-	s := &stream{t: t, group: group, replicaID: replicaID, in: newConnListener(t.lis.Addr())}
+// advertised address. lost is called when another replica has closed a connection that it had used: it may be nil
+// and must not block. The replica closes the transport.
+func (t *Transport) Raft(group Group, replicaID, addr string, log hclog.Logger, lost func()) (*RaftTransport, error) {
+	s := &stream{t: t, group: group, replicaID: replicaID, in: newConnListener(t.lis.Addr(), lost)}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.closed {
@@ -203,6 +204,16 @@ func (r *RaftTransport) InstallSnapshot(id raft.ServerID, target raft.ServerAddr
 // TimeoutNow implements raft.Transport.
 func (r *RaftTransport) TimeoutNow(id raft.ServerID, target raft.ServerAddress, args *raft.TimeoutNowRequest, resp *raft.TimeoutNowResponse) error {
 	return r.NetworkTransport.TimeoutNow(id, to(id, target), args, resp)
+}
+
+// Reaches reports whether a new connection to a server's replica comes about in time.
+func (r *RaftTransport) Reaches(id raft.ServerID, server raft.ServerAddress, timeout time.Duration) bool {
+	conn, err := r.stream.Dial(to(id, server), timeout)
+	if err != nil {
+		return false
+	}
+	_ = conn.Close()
+	return true
 }
 
 // EncodePeer implements raft.Transport: the leader's address in its messages is the plain one.

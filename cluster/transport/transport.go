@@ -80,7 +80,7 @@ func Listen(cfg Config) (*Transport, error) {
 		return nil, fmt.Errorf("listen for other nodes: %w", err)
 	}
 	return &Transport{
-		cfg: cfg, log: log.With("logger", "transport"), lis: lis, rpc: newConnListener(lis.Addr()),
+		cfg: cfg, log: log.With("logger", "transport"), lis: lis, rpc: newConnListener(lis.Addr(), nil),
 		streams: make(map[Group]*stream), open: make(map[net.Conn]struct{}),
 	}, nil
 }

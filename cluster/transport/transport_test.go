@@ -56,7 +56,7 @@ func listen(t *testing.T, r *addresses, clusterID string) *Transport {
 // answering is a replica that answers every append with the name of its group and replica.
 func answering(t *testing.T, tr *Transport, g Group, replicaID string) *RaftTransport {
 	t.Helper()
-	r, err := tr.Raft(g, replicaID, tr.Addr().String(), nil)
+	r, err := tr.Raft(g, replicaID, tr.Addr().String(), nil, nil)
 	require.NoError(t, err)
 	stop, done := make(chan struct{}), make(chan struct{})
 	go func() {
@@ -92,6 +92,27 @@ func appendTo(r *RaftTransport, replicaID string, addr net.Addr) (uint64, error)
 	var resp raft.AppendEntriesResponse
 	err := r.AppendEntries(raft.ServerID(replicaID), ServerAddress(replicaID, addr.String()), &raft.AppendEntriesRequest{}, &resp)
 	return resp.LastLog, err
+}
+
+func TestALostConnectionIsTold(t *testing.T) {
+	r := &addresses{}
+	a, b := listen(t, r, "C"), listen(t, r, "C")
+	lost := make(chan struct{}, 10)
+	there, err := b.Raft(Shard(1), "n2/B", b.Addr().String(), nil, func() { lost <- struct{}{} })
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, there.Close()) })
+	go func() {
+		rpc := <-there.Consumer()
+		rpc.Respond(&raft.AppendEntriesResponse{}, nil)
+	}()
+	here := answering(t, a, Shard(1), "n1/A")
+	require.True(t, here.Reaches("n2/B", ServerAddress("n2/B", b.Addr().String()), time.Second))
+	require.False(t, here.Reaches("n2/C", ServerAddress("n2/C", b.Addr().String()), time.Second), "another replica")
+	_, err = appendTo(here, "n2/B", b.Addr())
+	require.NoError(t, err)
+	require.Empty(t, lost, "what has not been used is not missed")
+	here.CloseStreams()
+	<-lost
 }
 
 func TestGroupsShareAListener(t *testing.T) {
@@ -199,9 +220,9 @@ func TestReplicaClosedAndOpenedAgain(t *testing.T) {
 	r := &addresses{}
 	here, there := listen(t, r, "C"), listen(t, r, "C")
 	leader := answering(t, here, Shard(1), "n1/A")
-	first, err := there.Raft(Shard(1), "n2/B", there.Addr().String(), nil)
+	first, err := there.Raft(Shard(1), "n2/B", there.Addr().String(), nil, nil)
 	require.NoError(t, err)
-	_, err = there.Raft(Shard(1), "n2/C", there.Addr().String(), nil)
+	_, err = there.Raft(Shard(1), "n2/C", there.Addr().String(), nil, nil)
 	require.ErrorContains(t, err, "n2/B of shard-1 still runs")
 	require.NoError(t, first.Close())
 	answering(t, there, Shard(1), "n2/C")
@@ -242,7 +263,7 @@ func TestCloseEndsWhatWaits(t *testing.T) {
 	_, err = conn.Read(make([]byte, 1))
 	require.Error(t, err)
 	require.NoError(t, conn.Close())
-	_, err = there.Raft(Shard(1), "n1/A", "addr", nil)
+	_, err = there.Raft(Shard(1), "n1/A", "addr", nil, nil)
 	require.ErrorIs(t, err, net.ErrClosed)
 }
 
