@@ -3,7 +3,9 @@ package shard
 import (
 	"bytes"
 	"errors"
+	"flag"
 	"io"
+	"os"
 	"testing"
 
 	"github.com/hashicorp/raft"
@@ -163,6 +165,22 @@ func TestSnapshotRoundTrip(t *testing.T) {
 		require.Equal(t, AppendResult{BaseOffset: 5}, x.append(80, 7, batchConfig{n: 1, id: 5, seq: 5}))
 		require.Equal(t, AppendResult{BaseOffset: 4}, x.append(80, 8, batchConfig{n: 1, id: -1}))
 	}
+}
+
+var update = flag.Bool("update", false, "write the golden file anew")
+
+// Snapshots of version 1 are read for ever, and the same state gives the same bytes.
+func TestGoldenSnapshot(t *testing.T) {
+	const path = "testdata/snapshot-v1.golden"
+	if *update {
+		require.NoError(t, os.WriteFile(path, persist(t, filled(t)), 0o600))
+	}
+	data, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.Equal(t, data, persist(t, filled(t)))
+	restored := newMachine(t)
+	require.NoError(t, restored.fsm.Restore(io.NopCloser(bytes.NewReader(data))))
+	require.Equal(t, data, persist(t, restored))
 }
 
 func TestSnapshotWantsPinnedBatches(t *testing.T) {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"sync"
 	"time"
@@ -34,8 +33,6 @@ type Config struct {
 	Transport *transport.Transport
 	// Resolver finds nodes. Required.
 	Resolver transport.Resolver
-	// Logger may be nil.
-	Logger *slog.Logger
 }
 
 // Pool has one gRPC connection for each node and address. Safe for concurrent use.

@@ -152,7 +152,7 @@ func (n *Node) startWires(ctx context.Context, st *stack) error {
 	n.resolver.gossip.Store(n.gossip)
 	st.push("gossip rejoin", serve(ctx, "gossip", n.fatal, n.gossip.Run).stop)
 	st.push("transport listener", serve(ctx, "transport", n.fatal, n.transport.Run).stop)
-	n.peers = peer.New(peer.Config{Transport: n.transport, Resolver: n.resolver, Logger: n.log})
+	n.peers = peer.New(peer.Config{Transport: n.transport, Resolver: n.resolver})
 	st.push("peers", n.peers.Close)
 	return nil
 }
