@@ -81,8 +81,6 @@ var ErrMetaTooLong = errors.New("addresses and zone are too long to gossip")
 // DuplicateError means that another live node has this node's id.
 type DuplicateError struct {
 	NodeID string
-	// Other is the node that has the id.
-	Other Member
 	// Addr is where the other node was heard.
 	Addr string
 }

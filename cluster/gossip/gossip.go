@@ -249,7 +249,7 @@ func (g *Gossip) checkDuplicates(ctx context.Context) error {
 			g.cfg.Logger.Warn("another live node has this node's id", "addr", other.addr, "incarnation", other.Incarnation)
 			continue
 		}
-		return &DuplicateError{NodeID: self.NodeID, Other: other.Member, Addr: other.addr}
+		return &DuplicateError{NodeID: self.NodeID, Addr: other.addr}
 	}
 	return nil
 }
