@@ -9,6 +9,7 @@ import (
 
 	metav1 "github.com/streamhouse/streamhouse/api/streamhouse/meta/v1"
 	nodev1 "github.com/streamhouse/streamhouse/api/streamhouse/node/v1"
+	"github.com/streamhouse/streamhouse/broker/group"
 	"github.com/streamhouse/streamhouse/broker/shard"
 	"github.com/streamhouse/streamhouse/fsm"
 )
@@ -35,8 +36,17 @@ type ShardWriter interface {
 	Append(ctx context.Context, batches []shard.AppendBatch, durable bool) ([]shard.AppendResult, error)
 	// LeaderHighWatermark returns a high watermark that includes all that was acknowledged before the call.
 	LeaderHighWatermark(partitionID uint64) (int64, error)
+}
+
+// GroupCoordinator is the part of a replica that coordinates consumer groups, on the shard's leader only. Safe for
+// concurrent use.
+type GroupCoordinator interface {
+	// RunGroup applies a command to a group.
+	RunGroup(ctx context.Context, cmd *metav1.GroupCommand) (group.Answer, error)
+	// GroupStates returns these groups, or all when names is empty.
+	GroupStates(names []string) ([]*metav1.ShardGroup, error)
 	// CommitOffsets stores a group's offsets, all or none.
-	CommitOffsets(ctx context.Context, group string, offsets []shard.GroupOffset) error
+	CommitOffsets(ctx context.Context, group string, by shard.Committer, offsets []shard.GroupOffset) error
 	// Offsets returns a group's offsets of these partitions, or of all when ids is empty.
 	Offsets(group string, ids []uint64) ([]shard.GroupOffset, error)
 }
@@ -57,6 +67,7 @@ type ShardReader interface {
 type LocalShard interface {
 	ShardWriter
 	ShardReader
+	GroupCoordinator
 }
 
 var _ LocalShard = (*shard.Shard)(nil)

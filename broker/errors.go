@@ -51,6 +51,13 @@ const (
 	reasonReplicaNotReady   = streamhousev1.ErrorReason_ERROR_REASON_REPLICA_NOT_READY
 	reasonInternal          = streamhousev1.ErrorReason_ERROR_REASON_INTERNAL
 	reasonCanceled          = streamhousev1.ErrorReason_ERROR_REASON_CANCELED
+	reasonUnknownMember     = streamhousev1.ErrorReason_ERROR_REASON_UNKNOWN_MEMBER
+	reasonFencedMember      = streamhousev1.ErrorReason_ERROR_REASON_FENCED_MEMBER_EPOCH
+	reasonInstanceInUse     = streamhousev1.ErrorReason_ERROR_REASON_INSTANCE_ID_IN_USE
+	reasonNotOwned          = streamhousev1.ErrorReason_ERROR_REASON_PARTITION_NOT_OWNED
+	reasonGroupNotFound     = streamhousev1.ErrorReason_ERROR_REASON_GROUP_NOT_FOUND
+	reasonGroupNotEmpty     = streamhousev1.ErrorReason_ERROR_REASON_GROUP_NOT_EMPTY
+	reasonGroupFull         = streamhousev1.ErrorReason_ERROR_REASON_GROUP_FULL
 )
 
 // Error is a failure with its reason. broker/rpc turns it into a gRPC status and back.
@@ -136,6 +143,9 @@ func AsError(err error) *Error {
 		return fromRejection(rej)
 	}
 	if e := fromShard(err); e != nil {
+		return e
+	}
+	if e := fromGroup(err); e != nil {
 		return e
 	}
 	if e := fromStorage(err); e != nil {

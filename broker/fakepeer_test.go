@@ -8,7 +8,9 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
 
+	metav1 "github.com/streamhouse/streamhouse/api/streamhouse/meta/v1"
 	nodev1 "github.com/streamhouse/streamhouse/api/streamhouse/node/v1"
 	"github.com/streamhouse/streamhouse/broker/shard"
 )
@@ -136,7 +138,7 @@ func (p *fakePeer) CommitOffsets(ctx context.Context, req *nodev1.CommitOffsetsR
 	if err := p.begin("CommitOffsets", opts); err != nil {
 		return nil, err
 	}
-	return &nodev1.CommitOffsetsResponse{}, p.shards[req.GetShard()].CommitOffsets(ctx, req.GetGroup(), FromNode(req.GetOffsets()))
+	return &nodev1.CommitOffsetsResponse{}, p.shards[req.GetShard()].CommitOffsets(ctx, req.GetGroup(), shard.Committer{}, FromNode(req.GetOffsets()))
 }
 
 func (p *fakePeer) FetchOffsets(_ context.Context, req *nodev1.FetchOffsetsRequest, opts ...grpc.CallOption) (*nodev1.FetchOffsetsResponse, error) {
@@ -145,6 +147,34 @@ func (p *fakePeer) FetchOffsets(_ context.Context, req *nodev1.FetchOffsetsReque
 	}
 	offsets, err := p.shards[req.GetShard()].Offsets(req.GetGroup(), req.GetPartitionIds())
 	return &nodev1.FetchOffsetsResponse{Offsets: ToNode(offsets)}, err
+}
+
+func (p *fakePeer) RunGroup(ctx context.Context, req *nodev1.RunGroupRequest, opts ...grpc.CallOption) (*nodev1.RunGroupResponse, error) {
+	if err := p.begin("RunGroup", opts); err != nil {
+		return nil, err
+	}
+	cmd := &metav1.GroupCommand{}
+	if err := proto.Unmarshal(req.GetCommand(), cmd); err != nil {
+		return nil, err
+	}
+	answer, err := p.shards[req.GetShard()].RunGroup(ctx, cmd)
+	return &nodev1.RunGroupResponse{MemberEpoch: answer.Epoch, Assigned: answer.Assigned}, err
+}
+
+func (p *fakePeer) GetGroups(_ context.Context, req *nodev1.GetGroupsRequest, opts ...grpc.CallOption) (*nodev1.GetGroupsResponse, error) {
+	if err := p.begin("GetGroups", opts); err != nil {
+		return nil, err
+	}
+	groups, err := p.shards[req.GetShard()].GroupStates(req.GetGroups())
+	res := &nodev1.GetGroupsResponse{}
+	for _, g := range groups {
+		data, err := proto.Marshal(g)
+		if err != nil {
+			return nil, err
+		}
+		res.Groups = append(res.Groups, data)
+	}
+	return res, err
 }
 
 func (p *fakePeer) TransferLeadership(_ context.Context, req *nodev1.TransferLeadershipRequest, opts ...grpc.CallOption) (*nodev1.TransferLeadershipResponse, error) {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"sync"
 
+	metav1 "github.com/streamhouse/streamhouse/api/streamhouse/meta/v1"
+	"github.com/streamhouse/streamhouse/broker/group"
 	"github.com/streamhouse/streamhouse/broker/shard"
 	"github.com/streamhouse/streamhouse/storage/record"
 )
@@ -26,7 +28,10 @@ type fakeShard struct {
 	appends [][]shard.AppendBatch
 	durable []bool
 	offsets map[string][]shard.GroupOffset
-	reasons map[uint64]Reason // what appends to a partition are refused with
+	group   group.Group
+	// groupTopics are the partitions of what its members subscribe to.
+	groupTopics map[string][]uint64
+	reasons     map[uint64]Reason // what appends to a partition are refused with
 }
 
 func newFakeShard(leader string) *fakeShard {
@@ -204,7 +209,41 @@ func (r *fakeReplica) FindTime(_ context.Context, id uint64, timestampMs int64) 
 	return 0, 0, false, nil
 }
 
-func (r *fakeReplica) CommitOffsets(_ context.Context, group string, offsets []shard.GroupOffset) error {
+func (r *fakeReplica) RunGroup(_ context.Context, cmd *metav1.GroupCommand) (group.Answer, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err := r.checkLocked(); err != nil {
+		return group.Answer{}, err
+	}
+	switch c := cmd.GetCommand().(type) {
+	case *metav1.GroupCommand_Heartbeat:
+		h := shard.ToHeartbeat(c.Heartbeat)
+		h.Topics = r.groupTopics
+		return r.group.Heartbeat(h)
+	case *metav1.GroupCommand_Leave:
+		_, err := r.group.Leave(c.Leave.GetMemberId(), c.Leave.GetEpoch(), c.Leave.GetAway())
+		return group.Answer{}, err
+	default:
+		return group.Answer{}, shard.ErrNoGroup
+	}
+}
+
+func (r *fakeReplica) GroupStates(names []string) ([]*metav1.ShardGroup, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err := r.checkLocked(); err != nil {
+		return nil, err
+	}
+	var out []*metav1.ShardGroup
+	for _, name := range names {
+		if !r.group.Empty() {
+			out = append(out, shard.FromState(name, 0, r.group.State()))
+		}
+	}
+	return out, nil
+}
+
+func (r *fakeReplica) CommitOffsets(_ context.Context, group string, _ shard.Committer, offsets []shard.GroupOffset) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if err := r.checkLocked(); err != nil {

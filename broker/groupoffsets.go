@@ -32,13 +32,16 @@ func (b *Broker) CommitOffset(ctx context.Context, req *streamhousev1.CommitOffs
 		}
 		offsets = append(offsets, shard.GroupOffset{PartitionID: at.partition.ID, Offset: o.GetOffset(), Metadata: o.GetMetadata()})
 	}
+	by := shard.Committer{MemberID: req.GetMemberId(), Epoch: req.GetMemberEpoch()}
 	number := b.meta.View().GroupShard(req.GetGroup())
 	// An older commit must not come after a newer one, so it is not made twice where it may have happened.
 	err := b.onLeader(ctx, leaderCall{shard: number}, func(ctx context.Context, t target) error {
 		if t.local != nil {
-			return t.local.CommitOffsets(ctx, req.GetGroup(), offsets)
+			return t.local.CommitOffsets(ctx, req.GetGroup(), by, offsets)
 		}
-		_, err := ask(ctx, b, &nodev1.CommitOffsetsRequest{Shard: number, Group: req.GetGroup(), Offsets: ToNode(offsets)}, t.client.CommitOffsets)
+		_, err := ask(ctx, b, &nodev1.CommitOffsetsRequest{
+			Shard: number, Group: req.GetGroup(), Offsets: ToNode(offsets), MemberId: by.MemberID, MemberEpoch: by.Epoch,
+		}, t.client.CommitOffsets)
 		return err
 	})
 	if err != nil {

@@ -27,6 +27,7 @@ const (
 	typeCanceled    = "canceled"
 	typeOutOfRange  = "out_of_range"
 	typeDataLoss    = "data_loss"
+	typeMembership  = "membership"
 	typeInternal    = "internal"
 )
 
@@ -36,7 +37,7 @@ var (
 		typeCanceled, typeInternal,
 	}
 	consumerErrorTypes = []string{
-		typeInvalid, typeNotFound, typeTooLarge, typeOutOfRange, typeThrottled, typeUnavailable, typeUnknown, typeTimeout,
+		typeInvalid, typeNotFound, typeTooLarge, typeOutOfRange, typeMembership, typeThrottled, typeUnavailable, typeUnknown, typeTimeout,
 		typeCanceled, typeDataLoss, typeInternal,
 	}
 )
@@ -46,13 +47,15 @@ func errorType(reason Reason) string {
 	switch reason {
 	case reasonInvalidField, reasonCorruptBatch, reasonTopicExists:
 		return typeInvalid
-	case reasonTopicNotFound, reasonPartitionNotFound, reasonNodeNotFound:
+	case reasonTopicNotFound, reasonPartitionNotFound, reasonNodeNotFound, reasonGroupNotFound:
 		return typeNotFound
 	case reasonRecordTooLarge, reasonRequestTooLarge:
 		return typeTooLarge
 	case reasonOutOfOrder, reasonFenced, reasonUnknownProducer, reasonDuplicate:
 		return typeSequence
-	case reasonLogFull, reasonDiskFull, reasonTooManyInflight:
+	case reasonUnknownMember, reasonFencedMember, reasonInstanceInUse, reasonNotOwned, reasonGroupNotEmpty:
+		return typeMembership
+	case reasonLogFull, reasonDiskFull, reasonTooManyInflight, reasonGroupFull:
 		return typeThrottled
 	case reasonNoLeader, reasonNotLeader, reasonShuttingDown, reasonStoreUnavailable, reasonShardNotFound, reasonReplicaNotReady:
 		return typeUnavailable
@@ -74,7 +77,7 @@ func errorType(reason Reason) string {
 // producerType is errorType for produce, which knows fewer.
 func producerType(reason Reason) string {
 	switch t := errorType(reason); t {
-	case typeOutOfRange, typeDataLoss:
+	case typeOutOfRange, typeDataLoss, typeMembership:
 		return typeInternal
 	default:
 		return t

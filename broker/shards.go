@@ -53,13 +53,15 @@ type ShardsConfig struct {
 	Timeouts replica.Timeouts
 	// UploadBytes, UploadInterval, CheckpointBytes, RetainBytes, MaxLogBytes, MinFreeBytes and TailBytes are the
 	// settings of the same names; MaxLogBytes and TailBytes are for all shards of the node together.
-	UploadBytes     int64
-	UploadInterval  time.Duration
-	CheckpointBytes int64
-	RetainBytes     int64
-	MaxLogBytes     int64
-	MinFreeBytes    int64
-	TailBytes       int64
+	UploadBytes    int64
+	UploadInterval time.Duration
+	// GroupOffsetsRetention is for how long a consumer group without members is kept. 0: for ever.
+	GroupOffsetsRetention time.Duration
+	CheckpointBytes       int64
+	RetainBytes           int64
+	MaxLogBytes           int64
+	MinFreeBytes          int64
+	TailBytes             int64
 	// Fatal ends the node. It must not block.
 	Fatal      func(error)
 	Logger     *slog.Logger
@@ -357,7 +359,7 @@ func (s *Shards) shardConfig(view *fsm.View, number uint32, replicaID, dir strin
 			Fatal: s.cfg.Fatal, RetainBytes: min(s.cfg.RetainBytes, share), LogCacheBytes: max(tail, minLogCacheBytes),
 		},
 		Metadata: s.cfg.Metadata, Uploads: s.cfg.Uploads, Budget: s.budget, Metrics: s.metrics,
-		UploadBytes: s.cfg.UploadBytes, UploadInterval: s.cfg.UploadInterval,
+		UploadBytes: s.cfg.UploadBytes, UploadInterval: s.cfg.UploadInterval, GroupOffsetsRetention: s.cfg.GroupOffsetsRetention,
 		CheckpointBytes: min(s.cfg.CheckpointBytes, share), TailBytes: tail, Logger: s.cfg.Logger,
 	}
 }

@@ -69,9 +69,8 @@ func (c *shardsCollector) Collect(ch chan<- prometheus.Metric) {
 		gauge(c.backlog, float64(sh.PendingBytes()))
 		gauge(c.log, float64(sh.Replica().LogBytes()))
 		gauge(c.applied, float64(sh.Replica().Raft().AppliedIndex()))
-		for _, group := range sh.Groups() {
-			// Members are not tracked: a group is its committed offsets, and has no generations to complete.
-			ch <- prometheus.MustNewConstMetric(c.rebalances, prometheus.CounterValue, 0, group)
+		for group, completed := range sh.Rebalances() {
+			ch <- prometheus.MustNewConstMetric(c.rebalances, prometheus.CounterValue, float64(completed), group)
 		}
 		for _, o := range sh.CommittedOffsets() {
 			c.collectLag(ch, view, o.Group, o.PartitionID, o.Offset)

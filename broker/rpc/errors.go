@@ -57,6 +57,13 @@ var reasonCodes = map[broker.Reason]codes.Code{
 	streamhousev1.ErrorReason_ERROR_REASON_INTERNAL:                 codes.Internal,
 	streamhousev1.ErrorReason_ERROR_REASON_CANCELED:                 codes.Canceled,
 	streamhousev1.ErrorReason_ERROR_REASON_WRONG_NODE_STATE:         codes.FailedPrecondition,
+	streamhousev1.ErrorReason_ERROR_REASON_UNKNOWN_MEMBER:           codes.FailedPrecondition,
+	streamhousev1.ErrorReason_ERROR_REASON_FENCED_MEMBER_EPOCH:      codes.FailedPrecondition,
+	streamhousev1.ErrorReason_ERROR_REASON_INSTANCE_ID_IN_USE:       codes.FailedPrecondition,
+	streamhousev1.ErrorReason_ERROR_REASON_PARTITION_NOT_OWNED:      codes.FailedPrecondition,
+	streamhousev1.ErrorReason_ERROR_REASON_GROUP_NOT_FOUND:          codes.NotFound,
+	streamhousev1.ErrorReason_ERROR_REASON_GROUP_NOT_EMPTY:          codes.FailedPrecondition,
+	streamhousev1.ErrorReason_ERROR_REASON_GROUP_FULL:               codes.ResourceExhausted,
 }
 
 // retryDelays are what RetryInfo tells a client, by reason of RESOURCE_EXHAUSTED.
@@ -64,6 +71,7 @@ var retryDelays = map[broker.Reason]time.Duration{
 	streamhousev1.ErrorReason_ERROR_REASON_LOG_FULL:                time.Second,
 	streamhousev1.ErrorReason_ERROR_REASON_DISK_FULL:               5 * time.Second,
 	streamhousev1.ErrorReason_ERROR_REASON_TOO_MANY_INFLIGHT_BYTES: 100 * time.Millisecond,
+	streamhousev1.ErrorReason_ERROR_REASON_GROUP_FULL:              5 * time.Second,
 }
 
 func codeOf(reason broker.Reason) codes.Code {

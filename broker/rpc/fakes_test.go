@@ -18,6 +18,7 @@ import (
 	nodev1 "github.com/streamhouse/streamhouse/api/streamhouse/node/v1"
 	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
 	"github.com/streamhouse/streamhouse/broker"
+	"github.com/streamhouse/streamhouse/broker/group"
 	"github.com/streamhouse/streamhouse/broker/shard"
 	"github.com/streamhouse/streamhouse/cluster/metadata"
 	"github.com/streamhouse/streamhouse/fsm"
@@ -142,7 +143,19 @@ func (s *fakeShard) FindTime(context.Context, uint64, int64) (offset, foundMs in
 	return 0, 0, false, nil
 }
 
-func (s *fakeShard) CommitOffsets(context.Context, string, []shard.GroupOffset) error { return nil }
+func (s *fakeShard) RunGroup(context.Context, *metav1.GroupCommand) (group.Answer, error) {
+	return group.Answer{Epoch: 3, Assigned: []uint64{1}}, nil
+}
+
+func (s *fakeShard) GroupStates([]string) ([]*metav1.ShardGroup, error) {
+	return []*metav1.ShardGroup{{Group: "g", Epoch: 3, Members: []*metav1.ShardGroupMember{{
+		Spec: &metav1.GroupMemberSpec{MemberId: "m"}, Epoch: 3, Assigned: []uint64{1},
+	}}}}, nil
+}
+
+func (s *fakeShard) CommitOffsets(context.Context, string, shard.Committer, []shard.GroupOffset) error {
+	return nil
+}
 
 func (s *fakeShard) Offsets(string, []uint64) ([]shard.GroupOffset, error) {
 	return []shard.GroupOffset{{PartitionID: 1, Offset: 5}}, nil

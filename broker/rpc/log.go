@@ -2,6 +2,9 @@ package rpc
 
 import (
 	"context"
+	"net"
+
+	"google.golang.org/grpc/peer"
 
 	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
 	"github.com/streamhouse/streamhouse/broker"
@@ -55,4 +58,42 @@ func (h *logHandler) CommitOffset(ctx context.Context, req *streamhousev1.Commit
 // GetOffset implements the RPC.
 func (h *logHandler) GetOffset(ctx context.Context, req *streamhousev1.GetOffsetRequest) (*streamhousev1.GetOffsetResponse, error) {
 	return h.broker.GetOffset(ctx, req)
+}
+
+// GroupHeartbeat implements the RPC.
+func (h *logHandler) GroupHeartbeat(ctx context.Context, req *streamhousev1.GroupHeartbeatRequest) (*streamhousev1.GroupHeartbeatResponse, error) {
+	return h.broker.GroupHeartbeat(ctx, req, clientHost(ctx))
+}
+
+// clientHost is the address that a call comes from, without the port.
+func clientHost(ctx context.Context) string {
+	p, ok := peer.FromContext(ctx)
+	if !ok || p.Addr == nil {
+		return ""
+	}
+	host, _, err := net.SplitHostPort(p.Addr.String())
+	if err != nil {
+		return p.Addr.String()
+	}
+	return host
+}
+
+// LeaveGroup implements the RPC.
+func (h *logHandler) LeaveGroup(ctx context.Context, req *streamhousev1.LeaveGroupRequest) (*streamhousev1.LeaveGroupResponse, error) {
+	return h.broker.LeaveGroup(ctx, req)
+}
+
+// ListGroups implements the RPC.
+func (h *logHandler) ListGroups(ctx context.Context, req *streamhousev1.ListGroupsRequest) (*streamhousev1.ListGroupsResponse, error) {
+	return h.broker.ListGroups(ctx, req)
+}
+
+// DescribeGroup implements the RPC.
+func (h *logHandler) DescribeGroup(ctx context.Context, req *streamhousev1.DescribeGroupRequest) (*streamhousev1.DescribeGroupResponse, error) {
+	return h.broker.DescribeGroup(ctx, req)
+}
+
+// DeleteGroup implements the RPC.
+func (h *logHandler) DeleteGroup(ctx context.Context, req *streamhousev1.DeleteGroupRequest) (*streamhousev1.DeleteGroupResponse, error) {
+	return h.broker.DeleteGroup(ctx, req)
 }

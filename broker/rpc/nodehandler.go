@@ -7,6 +7,9 @@ import (
 	"sync"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
+	metav1 "github.com/streamhouse/streamhouse/api/streamhouse/meta/v1"
 	nodev1 "github.com/streamhouse/streamhouse/api/streamhouse/node/v1"
 	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
 	"github.com/streamhouse/streamhouse/broker"
@@ -182,7 +185,8 @@ func (h *nodeHandler) CommitOffsets(ctx context.Context, req *nodev1.CommitOffse
 	if err != nil {
 		return nil, err
 	}
-	if err := local.CommitOffsets(ctx, req.GetGroup(), broker.FromNode(req.GetOffsets())); err != nil {
+	by := shard.Committer{MemberID: req.GetMemberId(), Epoch: req.GetMemberEpoch()}
+	if err := local.CommitOffsets(ctx, req.GetGroup(), by, broker.FromNode(req.GetOffsets())); err != nil {
 		return nil, err
 	}
 	return &nodev1.CommitOffsetsResponse{}, nil
@@ -199,6 +203,42 @@ func (h *nodeHandler) FetchOffsets(_ context.Context, req *nodev1.FetchOffsetsRe
 		return nil, err
 	}
 	return &nodev1.FetchOffsetsResponse{Offsets: broker.ToNode(offsets)}, nil
+}
+
+// RunGroup implements the RPC.
+func (h *nodeHandler) RunGroup(ctx context.Context, req *nodev1.RunGroupRequest) (*nodev1.RunGroupResponse, error) {
+	local, err := h.local(req.GetShard())
+	if err != nil {
+		return nil, err
+	}
+	cmd := &metav1.GroupCommand{}
+	if err := proto.Unmarshal(req.GetCommand(), cmd); err != nil {
+		return nil, broker.InvalidField("command", "it does not decode: %s", err)
+	}
+	answer, err := local.RunGroup(ctx, cmd)
+	if err != nil {
+		return nil, err
+	}
+	return &nodev1.RunGroupResponse{MemberEpoch: answer.Epoch, Assigned: answer.Assigned}, nil
+}
+
+// GetGroups implements the RPC.
+func (h *nodeHandler) GetGroups(_ context.Context, req *nodev1.GetGroupsRequest) (*nodev1.GetGroupsResponse, error) {
+	local, err := h.local(req.GetShard())
+	if err != nil {
+		return nil, err
+	}
+	groups, err := local.GroupStates(req.GetGroups())
+	if err != nil {
+		return nil, err
+	}
+	res := &nodev1.GetGroupsResponse{Groups: make([][]byte, len(groups))}
+	for i, g := range groups {
+		if res.Groups[i], err = proto.Marshal(g); err != nil {
+			return nil, err
+		}
+	}
+	return res, nil
 }
 
 // GetReplica implements the RPC.

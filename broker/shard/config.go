@@ -32,6 +32,8 @@ type Config struct {
 	CheckpointBytes int64
 	// TailBytes bounds the memory for the newest batches.
 	TailBytes int64
+	// GroupOffsetsRetention is for how long a consumer group without members is kept. 0: for ever.
+	GroupOffsetsRetention time.Duration
 	// Logger may be nil.
 	Logger *slog.Logger
 }

@@ -32,6 +32,8 @@ const (
 	kindOffsetCommit entryKind = 2
 	kindUploaded     entryKind = 3
 	kindDrop         entryKind = 4
+	kindGroup        entryKind = 5
+	kindMemberCommit entryKind = 6
 )
 
 var (
@@ -50,6 +52,8 @@ type uploadedEnd struct {
 // offsetCommit is a group's committed offsets, all of them or none.
 type offsetCommit struct {
 	group   string
+	member  string // empty where the group has no members
+	epoch   int32
 	offsets []GroupOffset
 }
 
@@ -91,14 +95,19 @@ func encodeDrop(timeMs int64, ids []uint64) []byte {
 }
 
 func encodeOffsetCommit(timeMs int64, c offsetCommit) []byte {
-	dst := appendHeader(nil, kindOffsetCommit, timeMs)
-	dst = binary.AppendUvarint(dst, uint64(len(c.group)))
-	dst = append(dst, c.group...)
+	return appendCommitBody(appendHeader(nil, kindOffsetCommit, timeMs), c)
+}
+
+func appendString(dst []byte, s string) []byte {
+	return append(binary.AppendUvarint(dst, uint64(len(s))), s...)
+}
+
+func appendCommitBody(dst []byte, c offsetCommit) []byte {
+	dst = appendString(dst, c.group)
 	for _, o := range c.offsets {
 		dst = binary.BigEndian.AppendUint64(dst, o.PartitionID)
 		dst = binary.BigEndian.AppendUint64(dst, uint64(o.Offset))
-		dst = binary.AppendUvarint(dst, uint64(len(o.Metadata)))
-		dst = append(dst, o.Metadata...)
+		dst = appendString(dst, o.Metadata)
 	}
 	return dst
 }
@@ -112,7 +121,7 @@ func entryHeader(data []byte) (kind entryKind, timeMs int64, body []byte, err er
 		return 0, 0, nil, fmt.Errorf("%w: version %d", errEntryVersion, data[0])
 	}
 	kind = entryKind(data[1])
-	if kind < kindAppend || kind > kindDrop {
+	if kind < kindAppend || kind > kindMemberCommit {
 		return 0, 0, nil, fmt.Errorf("%w: kind %d", errEntryVersion, data[1])
 	}
 	return kind, int64(binary.BigEndian.Uint64(data[2:])), data[entryHeaderBytes:], nil

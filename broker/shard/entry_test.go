@@ -60,7 +60,7 @@ func TestEntryOfFutureVersion(t *testing.T) {
 	data[0] = entryVersion + 1
 	_, _, _, err := entryHeader(data)
 	require.ErrorIs(t, err, errEntryVersion)
-	data[0], data[1] = entryVersion, byte(kindDrop+1)
+	data[0], data[1] = entryVersion, byte(kindMemberCommit+1)
 	_, _, _, err = entryHeader(data)
 	require.ErrorIs(t, err, errEntryVersion)
 }
@@ -69,7 +69,13 @@ func FuzzEntry(f *testing.F) {
 	f.Add(encodeAppend(5, AppendBatch{PartitionID: 1, Data: plain(f, 3, "a")}))
 	f.Add(encodeUploaded(5, []uploadedEnd{{1, 10}}))
 	f.Add(encodeDrop(5, []uint64{1}))
-	f.Add(encodeOffsetCommit(5, offsetCommit{group: "g", offsets: []GroupOffset{{1, 10, "m"}}}))
+	commit := offsetCommit{group: "g", offsets: []GroupOffset{{1, 10, "m"}}}
+	f.Add(encodeOffsetCommit(5, commit))
+	commit.member, commit.epoch = "m1", 3
+	f.Add(encodeMemberCommit(5, commit))
+	group, err := encodeGroup(5, heartbeat("g", "m1", 0, 1, 1))
+	require.NoError(f, err)
+	f.Add(group)
 	f.Fuzz(func(t *testing.T, data []byte) {
 		kind, timeMs, body, err := entryHeader(data)
 		if err != nil {
@@ -99,6 +105,18 @@ func FuzzEntry(f *testing.F) {
 				again, err := decodeOffsetCommit(body)
 				require.NoError(t, err)
 				require.Equal(t, c, again)
+			}
+		case kindMemberCommit:
+			if c, err := decodeMemberCommit(body); err == nil {
+				_, _, body, err := entryHeader(encodeMemberCommit(timeMs, c))
+				require.NoError(t, err)
+				again, err := decodeMemberCommit(body)
+				require.NoError(t, err)
+				require.Equal(t, c, again)
+			}
+		case kindGroup:
+			if cmd, err := decodeGroup(body); err == nil {
+				_, _ = newState().applyGroup(cmd) // whatever it says, it may be refused and must not panic
 			}
 		}
 	})

@@ -30,6 +30,9 @@ var (
 // ErrDropped says that the topic of a partition was deleted.
 var ErrDropped = errors.New("partition was deleted")
 
+// ErrNoGroup says that there is no group of this name.
+var ErrNoGroup = errors.New("there is no such group")
+
 // NotLeaderError says that this replica does not lead the shard. Nothing was written.
 type NotLeaderError struct {
 	// Shard is the shard's number.
@@ -51,24 +54,4 @@ const reasonNone = streamhousev1.ErrorReason_ERROR_REASON_UNSPECIFIED
 
 func entryError(shard uint32, index uint64, err error) error {
 	return fmt.Errorf("shard %d, log index %d: %w", shard, index, err)
-}
-
-// commitReason turns a refusal of the state machine into a reason.
-func commitReason(err error) streamhousev1.ErrorReason {
-	switch {
-	case err == nil:
-		return reasonNone
-	case errors.Is(err, ErrTooManyOffsets):
-		return streamhousev1.ErrorReason_ERROR_REASON_LOG_FULL
-	default:
-		return streamhousev1.ErrorReason_ERROR_REASON_PARTITION_NOT_FOUND
-	}
-}
-
-// commitError is the way back from commitReason.
-func commitError(r streamhousev1.ErrorReason) error {
-	if r == streamhousev1.ErrorReason_ERROR_REASON_LOG_FULL {
-		return ErrTooManyOffsets
-	}
-	return ErrDropped
 }

@@ -7,6 +7,8 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	metav1 "github.com/streamhouse/streamhouse/api/streamhouse/meta/v1"
+	"github.com/streamhouse/streamhouse/broker/group"
 	"github.com/streamhouse/streamhouse/storage/record"
 )
 
@@ -15,6 +17,9 @@ var _ raft.FSM = (*replicaFSM)(nil)
 // applied is what Apply answers for one entry.
 type applied struct {
 	results []AppendResult
+	group   group.Answer
+	// refused is why a group's command changed nothing.
+	refused error
 	err     error
 }
 
@@ -33,16 +38,22 @@ type replicaFSM struct {
 	// snapshotted is the last index that the newest snapshot taken here has.
 	snapshotted uint64
 	failed      error
+	// leads returns the term in which this replica leads; 0 when it does not.
+	leads func() uint64
+	// rebalances counts, by group, the generations that completed while this replica led.
+	rebalances map[string]uint64
 }
 
 func newReplicaFSM(shard uint32, tailBytes int64, fatal func(error)) *replicaFSM {
 	return &replicaFSM{
-		shard:   shard,
-		fatal:   fatal,
-		wake:    make(chan struct{}, 1),
-		state:   newState(),
-		local:   newLocal(tailBytes),
-		waiters: make(map[uint64]chan struct{}),
+		shard:      shard,
+		fatal:      fatal,
+		wake:       make(chan struct{}, 1),
+		state:      newState(),
+		local:      newLocal(tailBytes),
+		waiters:    make(map[uint64]chan struct{}),
+		leads:      func() uint64 { return 0 },
+		rebalances: make(map[string]uint64),
 	}
 }
 
@@ -84,7 +95,18 @@ func (f *replicaFSM) applyLocked(l *raft.Log) applied {
 	case kindOffsetCommit:
 		var c offsetCommit
 		if c, err = decodeOffsetCommit(body); err == nil {
-			return applied{results: []AppendResult{{Reason: commitReason(f.state.commitOffsets(c))}}}
+			res.refused = f.state.commitOffsets(c)
+		}
+	case kindMemberCommit:
+		var c offsetCommit
+		if c, err = decodeMemberCommit(body); err == nil {
+			res.refused = f.state.commitOffsets(c)
+		}
+	case kindGroup:
+		var cmd *metav1.GroupCommand
+		if cmd, err = decodeGroup(body); err == nil {
+			res.group, res.refused = f.state.applyGroup(cmd)
+			f.countRebalanceLocked(l.Term, cmd.GetGroup(), res.group)
 		}
 	}
 	if err != nil {
@@ -133,6 +155,16 @@ func (f *replicaFSM) applyDropLocked(body []byte) error {
 		f.notifyLocked(id)
 	}
 	return nil
+}
+
+// countRebalanceLocked counts what this replica proposed as leader, so that a generation is counted by one node.
+func (f *replicaFSM) countRebalanceLocked(term uint64, name string, answer group.Answer) {
+	if answer.Completed && f.leads() == term {
+		f.rebalances[name]++
+	}
+	if f.state.groups[name] == nil {
+		delete(f.rebalances, name)
+	}
 }
 
 func (f *replicaFSM) notifyLocked(id uint64) {

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -26,6 +24,7 @@ type Shard struct {
 
 	// readyTerm is the term in which this replica leads and has applied all that was committed before; 0 when none.
 	readyTerm      atomic.Uint64
+	sessions       *sessions
 	durableWaiters atomic.Int64
 	uploadNow      chan struct{}
 	stopping       chan struct{} // closed when Run begins to end
@@ -47,8 +46,10 @@ func Open(cfg Config) (*Shard, error) {
 		log:       log.With("shard", cfg.Shard),
 		uploadNow: make(chan struct{}, 1),
 		stopping:  make(chan struct{}),
+		sessions:  newSessions(),
 	}
 	s.fsm = newReplicaFSM(cfg.Shard, cfg.TailBytes, cfg.Replica.Fatal)
+	s.fsm.leads = s.readyTerm.Load
 	cfg.Replica.FSM = s.fsm
 	rep, err := replica.Open(cfg.Replica)
 	if err != nil {
@@ -128,12 +129,14 @@ func (s *Shard) lead(ctx context.Context) {
 		s.log.Info("leadership ended before its barrier", "error", err)
 		return
 	}
+	s.sessions.begin(s.members(), time.Now().Add(inheritedGrace))
 	s.readyTerm.Store(term)
 	defer s.readyTerm.Store(0)
 	s.log.Info("leads the shard", "term", term)
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() { s.runSweeps(ctx) })
+	wg.Go(func() { s.runSessions(ctx) })
 	for ctx.Err() == nil {
 		if err := s.runUploader(ctx); err != nil && ctx.Err() == nil {
 			s.log.Warn("uploader starts again", "error", err)
@@ -269,59 +272,4 @@ func (s *Shard) propose(ctx context.Context, data []byte) (applied, error) {
 	}
 	res, _ := future.Response().(applied)
 	return res, res.err
-}
-
-// CommitOffsets stores a group's offsets, all or none, on the leader.
-func (s *Shard) CommitOffsets(ctx context.Context, group string, offsets []GroupOffset) error {
-	if !s.replica.IsLeader() {
-		return s.notLeader()
-	}
-	res, err := s.propose(ctx, encodeOffsetCommit(s.nowMs(), offsetCommit{group: group, offsets: offsets}))
-	if err != nil {
-		return err
-	}
-	if len(res.results) == 1 && res.results[0].Reason != reasonNone {
-		return commitError(res.results[0].Reason)
-	}
-	return nil
-}
-
-// Offsets returns a group's committed offsets of these partitions, or of all when ids is empty, on the leader.
-func (s *Shard) Offsets(group string, ids []uint64) ([]GroupOffset, error) {
-	if err := s.checkLeader(); err != nil {
-		return nil, err
-	}
-	s.fsm.mu.RLock()
-	defer s.fsm.mu.RUnlock()
-	return s.fsm.state.groupOffsets(group, ids), nil
-}
-
-// CommittedOffset is a group's committed offset of one partition.
-type CommittedOffset struct {
-	Group       string
-	PartitionID uint64
-	Offset      int64
-}
-
-// CommittedOffsets returns the offsets of all groups that this shard coordinates, while this replica leads it.
-func (s *Shard) CommittedOffsets() []CommittedOffset {
-	if s.checkLeader() != nil {
-		return nil
-	}
-	s.fsm.mu.RLock()
-	defer s.fsm.mu.RUnlock()
-	all := make([]CommittedOffset, 0, s.fsm.state.offsets)
-	for group, offsets := range s.fsm.state.groups {
-		for id, o := range offsets {
-			all = append(all, CommittedOffset{Group: group, PartitionID: id, Offset: o.offset})
-		}
-	}
-	return all
-}
-
-// Groups returns the names of the consumer groups that have committed offsets in this shard, as applied here.
-func (s *Shard) Groups() []string {
-	s.fsm.mu.RLock()
-	defer s.fsm.mu.RUnlock()
-	return slices.Sorted(maps.Keys(s.fsm.state.groups))
 }

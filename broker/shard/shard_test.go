@@ -401,14 +401,14 @@ func TestDeletedTopicIsDropped(t *testing.T) {
 	n := newNode(t, 1, nil)
 	_, err := n.shard.Append(t.Context(), []AppendBatch{{PartitionID: 1, Topic: "t", Data: plain(t, 3, "a")}}, false)
 	require.NoError(t, err)
-	require.NoError(t, n.shard.CommitOffsets(t.Context(), "g", []GroupOffset{{PartitionID: 1, Offset: 2}}))
-	require.Equal(t, []string{"g"}, n.shard.Groups())
+	require.NoError(t, n.shard.CommitOffsets(t.Context(), "g", Committer{}, []GroupOffset{{PartitionID: 1, Offset: 2}}))
+	require.Contains(t, n.shard.Rebalances(), "g")
 	n.propose(&metav1.Command{Command: &metav1.Command_DeleteTopic{DeleteTopic: &metav1.DeleteTopic{
 		Name: "t", Uuid: []byte("uuid-of-the-topic"[:16]),
 	}}})
 	require.Eventually(t, func() bool { return len(n.metadata.View().DeletedTopics()) == 0 }, 20*time.Second, 5*time.Millisecond)
 	require.Zero(t, n.shard.HighWatermark(1))
-	require.Empty(t, n.shard.Groups())
+	require.Empty(t, n.shard.Rebalances())
 	results, err := n.shard.Append(t.Context(), []AppendBatch{{PartitionID: 1, Topic: "t", Data: plain(t, 1, "late")}}, false)
 	require.NoError(t, err)
 	require.Equal(t, streamhousev1.ErrorReason_ERROR_REASON_PARTITION_NOT_FOUND, results[0].Reason)
@@ -422,7 +422,7 @@ func TestRestartKeepsEverything(t *testing.T) {
 			b := AppendBatch{PartitionID: 1, Topic: "t", Data: buildBatch(t, batchConfig{n: 2, id: 1, value: "v"})}
 			_, err := n.shard.Append(t.Context(), []AppendBatch{b}, false)
 			require.NoError(t, err)
-			require.NoError(t, n.shard.CommitOffsets(t.Context(), "g", []GroupOffset{{PartitionID: 1, Offset: 2, Metadata: "m"}}))
+			require.NoError(t, n.shard.CommitOffsets(t.Context(), "g", Committer{}, []GroupOffset{{PartitionID: 1, Offset: 2, Metadata: "m"}}))
 			if checkpoint {
 				n.checkpoint()
 			}

@@ -43,7 +43,7 @@ type snapshot struct {
 	header     *metav1.ShardSnapshotHeader
 	partitions []*metav1.ShardPartition
 	producers  []producerState
-	groups     map[string]map[uint64]groupOffset
+	groups     []*metav1.ShardSnapshotItem
 	dropped    map[uint64]int64
 	pinned     map[uint64]memRun
 }
@@ -53,7 +53,7 @@ var _ raft.FSMSnapshot = (*snapshot)(nil)
 func newSnapshot(shard uint32, s *state, l *local) (*snapshot, error) {
 	sn := &snapshot{
 		header:  &metav1.ShardSnapshotHeader{Version: snapshotVersion, Shard: shard, TimeMs: s.timeMs},
-		groups:  make(map[string]map[uint64]groupOffset, len(s.groups)),
+		groups:  groupItems(s.groups),
 		dropped: maps.Clone(s.dropped),
 		pinned:  make(map[uint64]memRun, len(l.pinned)),
 	}
@@ -75,9 +75,6 @@ func newSnapshot(shard uint32, s *state, l *local) (*snapshot, error) {
 		p := *el.Value.(*producerState)
 		p.batches = slices.Clone(p.batches)
 		sn.producers = append(sn.producers, p)
-	}
-	for group, offsets := range s.groups {
-		sn.groups[group] = maps.Clone(offsets)
 	}
 	return sn, nil
 }
@@ -105,13 +102,8 @@ func (sn *snapshot) write(w io.Writer) error {
 	for i := range sn.producers {
 		fw.put(&metav1.ShardSnapshotItem{Item: &metav1.ShardSnapshotItem_Producer{Producer: producerItem(&sn.producers[i])}})
 	}
-	for _, group := range slices.Sorted(maps.Keys(sn.groups)) {
-		for _, id := range slices.Sorted(maps.Keys(sn.groups[group])) {
-			o := sn.groups[group][id]
-			fw.put(&metav1.ShardSnapshotItem{Item: &metav1.ShardSnapshotItem_GroupOffset{GroupOffset: &metav1.ShardGroupOffset{
-				Group: group, PartitionId: id, Offset: o.offset, Metadata: o.metadata, TimeMs: o.timeMs,
-			}}})
-		}
+	for _, item := range sn.groups {
+		fw.put(item)
 	}
 	for _, id := range slices.Sorted(maps.Keys(sn.dropped)) {
 		fw.put(&metav1.ShardSnapshotItem{Item: &metav1.ShardSnapshotItem_DroppedPartition{DroppedPartition: &metav1.ShardDroppedPartition{
@@ -264,6 +256,8 @@ func (rs *restorer) add(item *metav1.ShardSnapshotItem) error {
 		return rs.addProducer(it.Producer)
 	case *metav1.ShardSnapshotItem_GroupOffset:
 		rs.addOffset(it.GroupOffset)
+	case *metav1.ShardSnapshotItem_Group:
+		return rs.addGroup(it.Group)
 	case *metav1.ShardSnapshotItem_DroppedPartition:
 		rs.state.dropped[it.DroppedPartition.GetPartitionId()] = it.DroppedPartition.GetTimeMs()
 	case *metav1.ShardSnapshotItem_Batch:
@@ -293,18 +287,6 @@ func (rs *restorer) addProducer(item *metav1.ShardProducer) error {
 	}
 	rs.state.producers.restore(p)
 	return nil
-}
-
-func (rs *restorer) addOffset(o *metav1.ShardGroupOffset) {
-	group := rs.state.groups[o.GetGroup()]
-	if group == nil {
-		group = make(map[uint64]groupOffset)
-		rs.state.groups[o.GetGroup()] = group
-	}
-	if _, had := group[o.GetPartitionId()]; !had {
-		rs.state.offsets++
-	}
-	group[o.GetPartitionId()] = groupOffset{offset: o.GetOffset(), metadata: o.GetMetadata(), timeMs: o.GetTimeMs()}
 }
 
 func (rs *restorer) addBatch(item *metav1.ShardBatch) error {

@@ -1,10 +1,6 @@
 package shard
 
 import (
-	"fmt"
-	"maps"
-	"slices"
-
 	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
 	"github.com/streamhouse/streamhouse/storage/record"
 )
@@ -22,7 +18,7 @@ type state struct {
 	timeMs     int64
 	partitions map[uint64]*partition
 	producers  *producers
-	groups     map[string]map[uint64]groupOffset
+	groups     map[string]*consumerGroup
 	offsets    int
 	dropped    map[uint64]int64
 	// pendingBytes are the bytes of batches that are not in the object store.
@@ -47,17 +43,11 @@ type pendingRun struct {
 
 const pendingRunBytes = 256 << 10
 
-type groupOffset struct {
-	offset   int64
-	metadata string
-	timeMs   int64
-}
-
 func newState() *state {
 	return &state{
 		partitions: make(map[uint64]*partition),
 		producers:  newProducers(),
-		groups:     make(map[string]map[uint64]groupOffset),
+		groups:     make(map[string]*consumerGroup),
 		dropped:    make(map[uint64]int64),
 	}
 }
@@ -154,58 +144,13 @@ func (s *state) drop(ids []uint64) {
 		}
 	}
 	s.producers.drop(gone)
-	for group, offsets := range s.groups {
-		for id := range offsets {
+	for name, g := range s.groups {
+		for id := range g.offsets {
 			if gone[id] {
-				delete(offsets, id)
+				delete(g.offsets, id)
 				s.offsets--
 			}
 		}
-		if len(offsets) == 0 {
-			delete(s.groups, group)
-		}
+		s.forgetIdle(name, g)
 	}
-}
-
-// commitOffsets stores a group's offsets, all or none.
-func (s *state) commitOffsets(c offsetCommit) error {
-	group := s.groups[c.group]
-	added := 0
-	for _, o := range c.offsets {
-		if _, gone := s.dropped[o.PartitionID]; gone {
-			return fmt.Errorf("partition id %d: %w", o.PartitionID, ErrDropped)
-		}
-		if _, had := group[o.PartitionID]; !had {
-			added++
-		}
-	}
-	if s.offsets+added > maxGroupOffsets {
-		return ErrTooManyOffsets
-	}
-	if group == nil {
-		group = make(map[uint64]groupOffset, len(c.offsets))
-		s.groups[c.group] = group
-	}
-	for _, o := range c.offsets {
-		if _, had := group[o.PartitionID]; !had {
-			s.offsets++
-		}
-		group[o.PartitionID] = groupOffset{offset: o.Offset, metadata: o.Metadata, timeMs: s.timeMs}
-	}
-	return nil
-}
-
-// groupOffsets returns a group's offsets of these partitions, or of all in order of their ids when ids is empty.
-func (s *state) groupOffsets(group string, ids []uint64) []GroupOffset {
-	offsets := s.groups[group]
-	if len(ids) == 0 {
-		ids = slices.Sorted(maps.Keys(offsets))
-	}
-	var out []GroupOffset
-	for _, id := range ids {
-		if o, ok := offsets[id]; ok {
-			out = append(out, GroupOffset{PartitionID: id, Offset: o.offset, Metadata: o.metadata})
-		}
-	}
-	return out
 }

@@ -30,8 +30,8 @@ var areas = []area{
 	{"client", 10},
 	{"observability", 10},
 	{"cluster/", 20},
+	{"broker/group", 29}, // pure; a shard's log applies it
 	{"broker/shard", 30},
-	{"broker/group", 30},
 	{"broker/rpc", 32},
 	{"broker", 31},
 	{"internal/node", 40},

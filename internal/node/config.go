@@ -28,6 +28,8 @@ type Config struct {
 
 	UploadBytes    int64
 	UploadInterval time.Duration
+	// GroupOffsetsRetention is for how long a consumer group without members is kept.
+	GroupOffsetsRetention time.Duration
 
 	CheckpointBytes int64
 	LogRetainBytes  int64
@@ -98,6 +100,7 @@ func (c *Config) settings() []setting {
 
 		{"upload-bytes", size(&c.UploadBytes, kib, 4*gib), "64MiB", "upload a shard's records to the object store once so many bytes wait"},
 		{"upload-interval", duration(&c.UploadInterval, 10*time.Millisecond, 24*time.Hour), "1m", "upload a shard's records once the oldest waits so long"},
+		{"group-offsets-retention", duration(&c.GroupOffsetsRetention, time.Second, 10*365*24*time.Hour), "168h", "delete a consumer group, with its committed offsets, that had no members and no commit for so long"},
 
 		{"checkpoint-bytes", size(&c.CheckpointBytes, kib, tib), "256MiB", "cut a shard's local log once it is larger than this"},
 		{"log-retain-bytes", size(&c.LogRetainBytes, 0, tib), "256MiB", "keep so much of a shard's local log for slow followers when it is cut"},

@@ -35,7 +35,7 @@ func TestLoadDefaults(t *testing.T) {
 		NodeID: "n1", DataDir: "./data", ClusterName: "streamhouse",
 		GRPCAddr: "127.0.0.1:50051", HTTPAddr: "127.0.0.1:8080", RaftAddr: "127.0.0.1:7000", GossipAddr: "127.0.0.1:7946",
 		ObjectStore: "file://" + store, BootstrapExpect: 1, Shards: 6,
-		UploadBytes: 64 << 20, UploadInterval: time.Minute,
+		UploadBytes: 64 << 20, UploadInterval: time.Minute, GroupOffsetsRetention: 7 * 24 * time.Hour,
 		CheckpointBytes: 256 << 20, LogRetainBytes: 256 << 20, LogMaxBytes: 8 << 30, DiskMinFree: 1 << 30,
 		CacheBytes: 256 << 20, TailBytes: 256 << 20, MaxInflightBytes: 64 << 20,
 		MaxRecordBytes: 8 << 20, MaxRequestBytes: 16 << 20,

@@ -28,7 +28,7 @@ func (n *Node) startShards(ctx context.Context, st *stack) error {
 	n.shards = broker.NewShards(broker.ShardsConfig{
 		NodeID: n.cfg.NodeID, Dir: n.shardsDir(), RaftAddr: n.self().RaftAddr,
 		Metadata: n.group, Peers: n.peers, Transport: n.transport, Uploads: n.bucket, Timeouts: n.timeouts(shardCommit),
-		UploadBytes: n.cfg.UploadBytes, UploadInterval: n.cfg.UploadInterval,
+		UploadBytes: n.cfg.UploadBytes, UploadInterval: n.cfg.UploadInterval, GroupOffsetsRetention: n.cfg.GroupOffsetsRetention,
 		CheckpointBytes: n.cfg.CheckpointBytes, RetainBytes: n.cfg.LogRetainBytes,
 		MaxLogBytes: n.cfg.LogMaxBytes, MinFreeBytes: n.cfg.DiskMinFree, TailBytes: n.cfg.TailBytes,
 		Fatal: n.fatal, Logger: n.log, Registerer: n.reg,

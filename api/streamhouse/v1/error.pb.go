@@ -79,6 +79,19 @@ const (
 	ErrorReason_ERROR_REASON_CANCELED ErrorReason = 30
 	// FAILED_PRECONDITION: the node is in a state that does not allow it.
 	ErrorReason_ERROR_REASON_WRONG_NODE_STATE ErrorReason = 31
+	// FAILED_PRECONDITION: the group has no such member, or the member's epoch is stale. It owns nothing and joins again.
+	ErrorReason_ERROR_REASON_UNKNOWN_MEMBER      ErrorReason = 32
+	ErrorReason_ERROR_REASON_FENCED_MEMBER_EPOCH ErrorReason = 33
+	// FAILED_PRECONDITION: another live member has this instance id.
+	ErrorReason_ERROR_REASON_INSTANCE_ID_IN_USE ErrorReason = 34
+	// FAILED_PRECONDITION: the member does not own the partition.
+	ErrorReason_ERROR_REASON_PARTITION_NOT_OWNED ErrorReason = 35
+	// NOT_FOUND.
+	ErrorReason_ERROR_REASON_GROUP_NOT_FOUND ErrorReason = 36
+	// FAILED_PRECONDITION: the group has members.
+	ErrorReason_ERROR_REASON_GROUP_NOT_EMPTY ErrorReason = 37
+	// RESOURCE_EXHAUSTED: the group has as many members as it may.
+	ErrorReason_ERROR_REASON_GROUP_FULL ErrorReason = 38
 )
 
 // Enum value maps for ErrorReason.
@@ -116,6 +129,13 @@ var (
 		29: "ERROR_REASON_INTERNAL",
 		30: "ERROR_REASON_CANCELED",
 		31: "ERROR_REASON_WRONG_NODE_STATE",
+		32: "ERROR_REASON_UNKNOWN_MEMBER",
+		33: "ERROR_REASON_FENCED_MEMBER_EPOCH",
+		34: "ERROR_REASON_INSTANCE_ID_IN_USE",
+		35: "ERROR_REASON_PARTITION_NOT_OWNED",
+		36: "ERROR_REASON_GROUP_NOT_FOUND",
+		37: "ERROR_REASON_GROUP_NOT_EMPTY",
+		38: "ERROR_REASON_GROUP_FULL",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED":              0,
@@ -150,6 +170,13 @@ var (
 		"ERROR_REASON_INTERNAL":                 29,
 		"ERROR_REASON_CANCELED":                 30,
 		"ERROR_REASON_WRONG_NODE_STATE":         31,
+		"ERROR_REASON_UNKNOWN_MEMBER":           32,
+		"ERROR_REASON_FENCED_MEMBER_EPOCH":      33,
+		"ERROR_REASON_INSTANCE_ID_IN_USE":       34,
+		"ERROR_REASON_PARTITION_NOT_OWNED":      35,
+		"ERROR_REASON_GROUP_NOT_FOUND":          36,
+		"ERROR_REASON_GROUP_NOT_EMPTY":          37,
+		"ERROR_REASON_GROUP_FULL":               38,
 	}
 )
 
@@ -262,7 +289,8 @@ const file_streamhouse_v1_error_proto_rawDesc = "" +
 	"\bmetadata\x18\x04 \x03(\v2#.streamhouse.v1.Error.MetadataEntryR\bmetadata\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01*\xc4\b\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01*\xb7\n" +
+	"\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aERROR_REASON_INVALID_FIELD\x10\x01\x12 \n" +
@@ -296,7 +324,14 @@ const file_streamhouse_v1_error_proto_rawDesc = "" +
 	"\x1aERROR_REASON_WRONG_CLUSTER\x10\x1c\x12\x19\n" +
 	"\x15ERROR_REASON_INTERNAL\x10\x1d\x12\x19\n" +
 	"\x15ERROR_REASON_CANCELED\x10\x1e\x12!\n" +
-	"\x1dERROR_REASON_WRONG_NODE_STATE\x10\x1fBEZCgithub.com/streamhouse/streamhouse/api/streamhouse/v1;streamhousev1b\x06proto3"
+	"\x1dERROR_REASON_WRONG_NODE_STATE\x10\x1f\x12\x1f\n" +
+	"\x1bERROR_REASON_UNKNOWN_MEMBER\x10 \x12$\n" +
+	" ERROR_REASON_FENCED_MEMBER_EPOCH\x10!\x12#\n" +
+	"\x1fERROR_REASON_INSTANCE_ID_IN_USE\x10\"\x12$\n" +
+	" ERROR_REASON_PARTITION_NOT_OWNED\x10#\x12 \n" +
+	"\x1cERROR_REASON_GROUP_NOT_FOUND\x10$\x12 \n" +
+	"\x1cERROR_REASON_GROUP_NOT_EMPTY\x10%\x12\x1b\n" +
+	"\x17ERROR_REASON_GROUP_FULL\x10&BEZCgithub.com/streamhouse/streamhouse/api/streamhouse/v1;streamhousev1b\x06proto3"
 
 var (
 	file_streamhouse_v1_error_proto_rawDescOnce sync.Once

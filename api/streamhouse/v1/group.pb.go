@@ -21,13 +21,70 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type GroupState int32
+
+const (
+	GroupState_GROUP_STATE_UNSPECIFIED GroupState = 0
+	// No members; committed offsets only.
+	GroupState_GROUP_STATE_EMPTY GroupState = 1
+	// Members have not all reached the newest assignment.
+	GroupState_GROUP_STATE_REBALANCING GroupState = 2
+	GroupState_GROUP_STATE_STABLE      GroupState = 3
+)
+
+// Enum value maps for GroupState.
+var (
+	GroupState_name = map[int32]string{
+		0: "GROUP_STATE_UNSPECIFIED",
+		1: "GROUP_STATE_EMPTY",
+		2: "GROUP_STATE_REBALANCING",
+		3: "GROUP_STATE_STABLE",
+	}
+	GroupState_value = map[string]int32{
+		"GROUP_STATE_UNSPECIFIED": 0,
+		"GROUP_STATE_EMPTY":       1,
+		"GROUP_STATE_REBALANCING": 2,
+		"GROUP_STATE_STABLE":      3,
+	}
+)
+
+func (x GroupState) Enum() *GroupState {
+	p := new(GroupState)
+	*p = x
+	return p
+}
+
+func (x GroupState) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (GroupState) Descriptor() protoreflect.EnumDescriptor {
+	return file_streamhouse_v1_group_proto_enumTypes[0].Descriptor()
+}
+
+func (GroupState) Type() protoreflect.EnumType {
+	return &file_streamhouse_v1_group_proto_enumTypes[0]
+}
+
+func (x GroupState) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use GroupState.Descriptor instead.
+func (GroupState) EnumDescriptor() ([]byte, []int) {
+	return file_streamhouse_v1_group_proto_rawDescGZIP(), []int{0}
+}
+
 type CommitOffsetRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Consumer group, [a-zA-Z0-9._-]{1,249}.
 	Group string `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
 	Topic string `protobuf:"bytes,2,opt,name=topic,proto3" json:"topic,omitempty"`
 	// All are committed or none.
-	Offsets       []*CommittedOffset `protobuf:"bytes,3,rep,name=offsets,proto3" json:"offsets,omitempty"`
+	Offsets []*CommittedOffset `protobuf:"bytes,3,rep,name=offsets,proto3" json:"offsets,omitempty"`
+	// The member that commits and its epoch. Empty only where the group has no members.
+	MemberId      string `protobuf:"bytes,4,opt,name=member_id,json=memberId,proto3" json:"member_id,omitempty"`
+	MemberEpoch   int32  `protobuf:"varint,5,opt,name=member_epoch,json=memberEpoch,proto3" json:"member_epoch,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -81,6 +138,20 @@ func (x *CommitOffsetRequest) GetOffsets() []*CommittedOffset {
 		return x.Offsets
 	}
 	return nil
+}
+
+func (x *CommitOffsetRequest) GetMemberId() string {
+	if x != nil {
+		return x.MemberId
+	}
+	return ""
+}
+
+func (x *CommitOffsetRequest) GetMemberEpoch() int32 {
+	if x != nil {
+		return x.MemberEpoch
+	}
+	return 0
 }
 
 // CommittedOffset is the next offset that a group wants of a partition.
@@ -287,15 +358,946 @@ func (x *GetOffsetResponse) GetOffsets() []*CommittedOffset {
 	return nil
 }
 
+// TopicPartitions names partitions of one topic.
+type TopicPartitions struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Topic         string                 `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
+	Partitions    []int32                `protobuf:"varint,2,rep,packed,name=partitions,proto3" json:"partitions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TopicPartitions) Reset() {
+	*x = TopicPartitions{}
+	mi := &file_streamhouse_v1_group_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TopicPartitions) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TopicPartitions) ProtoMessage() {}
+
+func (x *TopicPartitions) ProtoReflect() protoreflect.Message {
+	mi := &file_streamhouse_v1_group_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TopicPartitions.ProtoReflect.Descriptor instead.
+func (*TopicPartitions) Descriptor() ([]byte, []int) {
+	return file_streamhouse_v1_group_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *TopicPartitions) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *TopicPartitions) GetPartitions() []int32 {
+	if x != nil {
+		return x.Partitions
+	}
+	return nil
+}
+
+// GroupHeartbeatRequest is a member's sign of life. The first, with epoch 0, joins. It is the protocol of KIP-848.
+type GroupHeartbeatRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Group string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	// Minted by the client when it starts, unique in the group, [a-zA-Z0-9._-]{1,249}.
+	MemberId string `protobuf:"bytes,2,opt,name=member_id,json=memberId,proto3" json:"member_id,omitempty"`
+	// Makes the member static: it may leave and come back without a rebalance. Same characters; empty is none.
+	InstanceId string `protobuf:"bytes,3,opt,name=instance_id,json=instanceId,proto3" json:"instance_id,omitempty"`
+	// Shown to operators, at most 249 bytes.
+	ClientId string `protobuf:"bytes,4,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
+	// The epoch of the last answer; 0 joins, also again.
+	MemberEpoch int32 `protobuf:"varint,5,opt,name=member_epoch,json=memberEpoch,proto3" json:"member_epoch,omitempty"`
+	// Grows with every heartbeat of the member, also when it joins again.
+	Sequence int64 `protobuf:"varint,6,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	// What it subscribes to, 1 to 1,000 topics. Those that do not exist yet are picked up when they do.
+	Topics []string `protobuf:"bytes,7,rep,name=topics,proto3" json:"topics,omitempty"`
+	// What it still works on, of what it was assigned.
+	Owned []*TopicPartitions `protobuf:"bytes,8,rep,name=owned,proto3" json:"owned,omitempty"`
+	// For how long it may be silent, 1 s to 30 min. 0 is 30 s.
+	SessionTimeoutMs int32 `protobuf:"varint,9,opt,name=session_timeout_ms,json=sessionTimeoutMs,proto3" json:"session_timeout_ms,omitempty"`
+	// For how long it may go on working on what is no longer assigned to it, 1 s to 24 h. 0 is 5 min.
+	RebalanceTimeoutMs int32 `protobuf:"varint,10,opt,name=rebalance_timeout_ms,json=rebalanceTimeoutMs,proto3" json:"rebalance_timeout_ms,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
+}
+
+func (x *GroupHeartbeatRequest) Reset() {
+	*x = GroupHeartbeatRequest{}
+	mi := &file_streamhouse_v1_group_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupHeartbeatRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupHeartbeatRequest) ProtoMessage() {}
+
+func (x *GroupHeartbeatRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_streamhouse_v1_group_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupHeartbeatRequest.ProtoReflect.Descriptor instead.
+func (*GroupHeartbeatRequest) Descriptor() ([]byte, []int) {
+	return file_streamhouse_v1_group_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *GroupHeartbeatRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *GroupHeartbeatRequest) GetMemberId() string {
+	if x != nil {
+		return x.MemberId
+	}
+	return ""
+}
+
+func (x *GroupHeartbeatRequest) GetInstanceId() string {
+	if x != nil {
+		return x.InstanceId
+	}
+	return ""
+}
+
+func (x *GroupHeartbeatRequest) GetClientId() string {
+	if x != nil {
+		return x.ClientId
+	}
+	return ""
+}
+
+func (x *GroupHeartbeatRequest) GetMemberEpoch() int32 {
+	if x != nil {
+		return x.MemberEpoch
+	}
+	return 0
+}
+
+func (x *GroupHeartbeatRequest) GetSequence() int64 {
+	if x != nil {
+		return x.Sequence
+	}
+	return 0
+}
+
+func (x *GroupHeartbeatRequest) GetTopics() []string {
+	if x != nil {
+		return x.Topics
+	}
+	return nil
+}
+
+func (x *GroupHeartbeatRequest) GetOwned() []*TopicPartitions {
+	if x != nil {
+		return x.Owned
+	}
+	return nil
+}
+
+func (x *GroupHeartbeatRequest) GetSessionTimeoutMs() int32 {
+	if x != nil {
+		return x.SessionTimeoutMs
+	}
+	return 0
+}
+
+func (x *GroupHeartbeatRequest) GetRebalanceTimeoutMs() int32 {
+	if x != nil {
+		return x.RebalanceTimeoutMs
+	}
+	return 0
+}
+
+type GroupHeartbeatResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// For the next heartbeat and for commits.
+	MemberEpoch int32 `protobuf:"varint,1,opt,name=member_epoch,json=memberEpoch,proto3" json:"member_epoch,omitempty"`
+	// When to send the next heartbeat; at once where something was given up.
+	HeartbeatIntervalMs int32 `protobuf:"varint,2,opt,name=heartbeat_interval_ms,json=heartbeatIntervalMs,proto3" json:"heartbeat_interval_ms,omitempty"`
+	// What the member may work on. It gives up what else it has, and says so by leaving it out of owned.
+	Assigned      []*TopicPartitions `protobuf:"bytes,3,rep,name=assigned,proto3" json:"assigned,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupHeartbeatResponse) Reset() {
+	*x = GroupHeartbeatResponse{}
+	mi := &file_streamhouse_v1_group_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupHeartbeatResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupHeartbeatResponse) ProtoMessage() {}
+
+func (x *GroupHeartbeatResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_streamhouse_v1_group_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupHeartbeatResponse.ProtoReflect.Descriptor instead.
+func (*GroupHeartbeatResponse) Descriptor() ([]byte, []int) {
+	return file_streamhouse_v1_group_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *GroupHeartbeatResponse) GetMemberEpoch() int32 {
+	if x != nil {
+		return x.MemberEpoch
+	}
+	return 0
+}
+
+func (x *GroupHeartbeatResponse) GetHeartbeatIntervalMs() int32 {
+	if x != nil {
+		return x.HeartbeatIntervalMs
+	}
+	return 0
+}
+
+func (x *GroupHeartbeatResponse) GetAssigned() []*TopicPartitions {
+	if x != nil {
+		return x.Assigned
+	}
+	return nil
+}
+
+type LeaveGroupRequest struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Group       string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	MemberId    string                 `protobuf:"bytes,2,opt,name=member_id,json=memberId,proto3" json:"member_id,omitempty"`
+	MemberEpoch int32                  `protobuf:"varint,3,opt,name=member_epoch,json=memberEpoch,proto3" json:"member_epoch,omitempty"`
+	// A static member comes back: its partitions stay its own until its session ends.
+	Away          bool `protobuf:"varint,4,opt,name=away,proto3" json:"away,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LeaveGroupRequest) Reset() {
+	*x = LeaveGroupRequest{}
+	mi := &file_streamhouse_v1_group_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LeaveGroupRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LeaveGroupRequest) ProtoMessage() {}
+
+func (x *LeaveGroupRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_streamhouse_v1_group_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LeaveGroupRequest.ProtoReflect.Descriptor instead.
+func (*LeaveGroupRequest) Descriptor() ([]byte, []int) {
+	return file_streamhouse_v1_group_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *LeaveGroupRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *LeaveGroupRequest) GetMemberId() string {
+	if x != nil {
+		return x.MemberId
+	}
+	return ""
+}
+
+func (x *LeaveGroupRequest) GetMemberEpoch() int32 {
+	if x != nil {
+		return x.MemberEpoch
+	}
+	return 0
+}
+
+func (x *LeaveGroupRequest) GetAway() bool {
+	if x != nil {
+		return x.Away
+	}
+	return false
+}
+
+type LeaveGroupResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LeaveGroupResponse) Reset() {
+	*x = LeaveGroupResponse{}
+	mi := &file_streamhouse_v1_group_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LeaveGroupResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LeaveGroupResponse) ProtoMessage() {}
+
+func (x *LeaveGroupResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_streamhouse_v1_group_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LeaveGroupResponse.ProtoReflect.Descriptor instead.
+func (*LeaveGroupResponse) Descriptor() ([]byte, []int) {
+	return file_streamhouse_v1_group_proto_rawDescGZIP(), []int{9}
+}
+
+type ListGroupsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListGroupsRequest) Reset() {
+	*x = ListGroupsRequest{}
+	mi := &file_streamhouse_v1_group_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListGroupsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListGroupsRequest) ProtoMessage() {}
+
+func (x *ListGroupsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_streamhouse_v1_group_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListGroupsRequest.ProtoReflect.Descriptor instead.
+func (*ListGroupsRequest) Descriptor() ([]byte, []int) {
+	return file_streamhouse_v1_group_proto_rawDescGZIP(), []int{10}
+}
+
+type ListGroupsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In order of their names.
+	Groups        []*GroupListing `protobuf:"bytes,1,rep,name=groups,proto3" json:"groups,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListGroupsResponse) Reset() {
+	*x = ListGroupsResponse{}
+	mi := &file_streamhouse_v1_group_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListGroupsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListGroupsResponse) ProtoMessage() {}
+
+func (x *ListGroupsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_streamhouse_v1_group_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListGroupsResponse.ProtoReflect.Descriptor instead.
+func (*ListGroupsResponse) Descriptor() ([]byte, []int) {
+	return file_streamhouse_v1_group_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *ListGroupsResponse) GetGroups() []*GroupListing {
+	if x != nil {
+		return x.Groups
+	}
+	return nil
+}
+
+type GroupListing struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Group   string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	State   GroupState             `protobuf:"varint,2,opt,name=state,proto3,enum=streamhouse.v1.GroupState" json:"state,omitempty"`
+	Members int32                  `protobuf:"varint,3,opt,name=members,proto3" json:"members,omitempty"`
+	// Number of the shard whose leader coordinates the group.
+	Shard         uint32 `protobuf:"varint,4,opt,name=shard,proto3" json:"shard,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupListing) Reset() {
+	*x = GroupListing{}
+	mi := &file_streamhouse_v1_group_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupListing) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupListing) ProtoMessage() {}
+
+func (x *GroupListing) ProtoReflect() protoreflect.Message {
+	mi := &file_streamhouse_v1_group_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupListing.ProtoReflect.Descriptor instead.
+func (*GroupListing) Descriptor() ([]byte, []int) {
+	return file_streamhouse_v1_group_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *GroupListing) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *GroupListing) GetState() GroupState {
+	if x != nil {
+		return x.State
+	}
+	return GroupState_GROUP_STATE_UNSPECIFIED
+}
+
+func (x *GroupListing) GetMembers() int32 {
+	if x != nil {
+		return x.Members
+	}
+	return 0
+}
+
+func (x *GroupListing) GetShard() uint32 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+type DescribeGroupRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Group         string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DescribeGroupRequest) Reset() {
+	*x = DescribeGroupRequest{}
+	mi := &file_streamhouse_v1_group_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DescribeGroupRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DescribeGroupRequest) ProtoMessage() {}
+
+func (x *DescribeGroupRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_streamhouse_v1_group_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DescribeGroupRequest.ProtoReflect.Descriptor instead.
+func (*DescribeGroupRequest) Descriptor() ([]byte, []int) {
+	return file_streamhouse_v1_group_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *DescribeGroupRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+type DescribeGroupResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Group string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	State GroupState             `protobuf:"varint,2,opt,name=state,proto3,enum=streamhouse.v1.GroupState" json:"state,omitempty"`
+	Epoch int32                  `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Shard uint32                 `protobuf:"varint,4,opt,name=shard,proto3" json:"shard,omitempty"`
+	// Node that coordinates the group.
+	Coordinator string `protobuf:"bytes,5,opt,name=coordinator,proto3" json:"coordinator,omitempty"`
+	// In order of their ids.
+	Members []*GroupMember `protobuf:"bytes,6,rep,name=members,proto3" json:"members,omitempty"`
+	// Every partition that has a committed offset or an owner, in order.
+	Partitions    []*GroupPartition `protobuf:"bytes,7,rep,name=partitions,proto3" json:"partitions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DescribeGroupResponse) Reset() {
+	*x = DescribeGroupResponse{}
+	mi := &file_streamhouse_v1_group_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DescribeGroupResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DescribeGroupResponse) ProtoMessage() {}
+
+func (x *DescribeGroupResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_streamhouse_v1_group_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DescribeGroupResponse.ProtoReflect.Descriptor instead.
+func (*DescribeGroupResponse) Descriptor() ([]byte, []int) {
+	return file_streamhouse_v1_group_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *DescribeGroupResponse) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *DescribeGroupResponse) GetState() GroupState {
+	if x != nil {
+		return x.State
+	}
+	return GroupState_GROUP_STATE_UNSPECIFIED
+}
+
+func (x *DescribeGroupResponse) GetEpoch() int32 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *DescribeGroupResponse) GetShard() uint32 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *DescribeGroupResponse) GetCoordinator() string {
+	if x != nil {
+		return x.Coordinator
+	}
+	return ""
+}
+
+func (x *DescribeGroupResponse) GetMembers() []*GroupMember {
+	if x != nil {
+		return x.Members
+	}
+	return nil
+}
+
+func (x *DescribeGroupResponse) GetPartitions() []*GroupPartition {
+	if x != nil {
+		return x.Partitions
+	}
+	return nil
+}
+
+type GroupMember struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	MemberId    string                 `protobuf:"bytes,1,opt,name=member_id,json=memberId,proto3" json:"member_id,omitempty"`
+	InstanceId  string                 `protobuf:"bytes,2,opt,name=instance_id,json=instanceId,proto3" json:"instance_id,omitempty"`
+	ClientId    string                 `protobuf:"bytes,3,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
+	ClientHost  string                 `protobuf:"bytes,4,opt,name=client_host,json=clientHost,proto3" json:"client_host,omitempty"`
+	MemberEpoch int32                  `protobuf:"varint,5,opt,name=member_epoch,json=memberEpoch,proto3" json:"member_epoch,omitempty"`
+	Topics      []string               `protobuf:"bytes,6,rep,name=topics,proto3" json:"topics,omitempty"`
+	Assigned    []*TopicPartitions     `protobuf:"bytes,7,rep,name=assigned,proto3" json:"assigned,omitempty"`
+	// What it has yet to give up.
+	Revoking []*TopicPartitions `protobuf:"bytes,8,rep,name=revoking,proto3" json:"revoking,omitempty"`
+	// Set for a static member that has left for a while.
+	Away          bool `protobuf:"varint,9,opt,name=away,proto3" json:"away,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupMember) Reset() {
+	*x = GroupMember{}
+	mi := &file_streamhouse_v1_group_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupMember) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupMember) ProtoMessage() {}
+
+func (x *GroupMember) ProtoReflect() protoreflect.Message {
+	mi := &file_streamhouse_v1_group_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupMember.ProtoReflect.Descriptor instead.
+func (*GroupMember) Descriptor() ([]byte, []int) {
+	return file_streamhouse_v1_group_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *GroupMember) GetMemberId() string {
+	if x != nil {
+		return x.MemberId
+	}
+	return ""
+}
+
+func (x *GroupMember) GetInstanceId() string {
+	if x != nil {
+		return x.InstanceId
+	}
+	return ""
+}
+
+func (x *GroupMember) GetClientId() string {
+	if x != nil {
+		return x.ClientId
+	}
+	return ""
+}
+
+func (x *GroupMember) GetClientHost() string {
+	if x != nil {
+		return x.ClientHost
+	}
+	return ""
+}
+
+func (x *GroupMember) GetMemberEpoch() int32 {
+	if x != nil {
+		return x.MemberEpoch
+	}
+	return 0
+}
+
+func (x *GroupMember) GetTopics() []string {
+	if x != nil {
+		return x.Topics
+	}
+	return nil
+}
+
+func (x *GroupMember) GetAssigned() []*TopicPartitions {
+	if x != nil {
+		return x.Assigned
+	}
+	return nil
+}
+
+func (x *GroupMember) GetRevoking() []*TopicPartitions {
+	if x != nil {
+		return x.Revoking
+	}
+	return nil
+}
+
+func (x *GroupMember) GetAway() bool {
+	if x != nil {
+		return x.Away
+	}
+	return false
+}
+
+type GroupPartition struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Topic     string                 `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
+	Partition int32                  `protobuf:"varint,2,opt,name=partition,proto3" json:"partition,omitempty"`
+	// -1 where nothing was committed.
+	CommittedOffset int64  `protobuf:"varint,3,opt,name=committed_offset,json=committedOffset,proto3" json:"committed_offset,omitempty"`
+	Metadata        string `protobuf:"bytes,4,opt,name=metadata,proto3" json:"metadata,omitempty"`
+	LogStartOffset  int64  `protobuf:"varint,5,opt,name=log_start_offset,json=logStartOffset,proto3" json:"log_start_offset,omitempty"`
+	HighWatermark   int64  `protobuf:"varint,6,opt,name=high_watermark,json=highWatermark,proto3" json:"high_watermark,omitempty"`
+	// Records between the committed offset, or the log start where there is none, and the high watermark.
+	Lag int64 `protobuf:"varint,7,opt,name=lag,proto3" json:"lag,omitempty"`
+	// Member that owns the partition; empty where none does.
+	MemberId      string `protobuf:"bytes,8,opt,name=member_id,json=memberId,proto3" json:"member_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupPartition) Reset() {
+	*x = GroupPartition{}
+	mi := &file_streamhouse_v1_group_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupPartition) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupPartition) ProtoMessage() {}
+
+func (x *GroupPartition) ProtoReflect() protoreflect.Message {
+	mi := &file_streamhouse_v1_group_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupPartition.ProtoReflect.Descriptor instead.
+func (*GroupPartition) Descriptor() ([]byte, []int) {
+	return file_streamhouse_v1_group_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *GroupPartition) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *GroupPartition) GetPartition() int32 {
+	if x != nil {
+		return x.Partition
+	}
+	return 0
+}
+
+func (x *GroupPartition) GetCommittedOffset() int64 {
+	if x != nil {
+		return x.CommittedOffset
+	}
+	return 0
+}
+
+func (x *GroupPartition) GetMetadata() string {
+	if x != nil {
+		return x.Metadata
+	}
+	return ""
+}
+
+func (x *GroupPartition) GetLogStartOffset() int64 {
+	if x != nil {
+		return x.LogStartOffset
+	}
+	return 0
+}
+
+func (x *GroupPartition) GetHighWatermark() int64 {
+	if x != nil {
+		return x.HighWatermark
+	}
+	return 0
+}
+
+func (x *GroupPartition) GetLag() int64 {
+	if x != nil {
+		return x.Lag
+	}
+	return 0
+}
+
+func (x *GroupPartition) GetMemberId() string {
+	if x != nil {
+		return x.MemberId
+	}
+	return ""
+}
+
+type DeleteGroupRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Group         string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteGroupRequest) Reset() {
+	*x = DeleteGroupRequest{}
+	mi := &file_streamhouse_v1_group_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteGroupRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteGroupRequest) ProtoMessage() {}
+
+func (x *DeleteGroupRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_streamhouse_v1_group_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteGroupRequest.ProtoReflect.Descriptor instead.
+func (*DeleteGroupRequest) Descriptor() ([]byte, []int) {
+	return file_streamhouse_v1_group_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *DeleteGroupRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+type DeleteGroupResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteGroupResponse) Reset() {
+	*x = DeleteGroupResponse{}
+	mi := &file_streamhouse_v1_group_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteGroupResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteGroupResponse) ProtoMessage() {}
+
+func (x *DeleteGroupResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_streamhouse_v1_group_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteGroupResponse.ProtoReflect.Descriptor instead.
+func (*DeleteGroupResponse) Descriptor() ([]byte, []int) {
+	return file_streamhouse_v1_group_proto_rawDescGZIP(), []int{18}
+}
+
 var File_streamhouse_v1_group_proto protoreflect.FileDescriptor
 
 const file_streamhouse_v1_group_proto_rawDesc = "" +
 	"\n" +
-	"\x1astreamhouse/v1/group.proto\x12\x0estreamhouse.v1\"|\n" +
+	"\x1astreamhouse/v1/group.proto\x12\x0estreamhouse.v1\"\xbc\x01\n" +
 	"\x13CommitOffsetRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x14\n" +
 	"\x05topic\x18\x02 \x01(\tR\x05topic\x129\n" +
-	"\aoffsets\x18\x03 \x03(\v2\x1f.streamhouse.v1.CommittedOffsetR\aoffsets\"c\n" +
+	"\aoffsets\x18\x03 \x03(\v2\x1f.streamhouse.v1.CommittedOffsetR\aoffsets\x12\x1b\n" +
+	"\tmember_id\x18\x04 \x01(\tR\bmemberId\x12!\n" +
+	"\fmember_epoch\x18\x05 \x01(\x05R\vmemberEpoch\"c\n" +
 	"\x0fCommittedOffset\x12\x1c\n" +
 	"\tpartition\x18\x01 \x01(\x05R\tpartition\x12\x16\n" +
 	"\x06offset\x18\x02 \x01(\x03R\x06offset\x12\x1a\n" +
@@ -308,7 +1310,85 @@ const file_streamhouse_v1_group_proto_rawDesc = "" +
 	"partitions\x18\x03 \x03(\x05R\n" +
 	"partitions\"N\n" +
 	"\x11GetOffsetResponse\x129\n" +
-	"\aoffsets\x18\x01 \x03(\v2\x1f.streamhouse.v1.CommittedOffsetR\aoffsetsBEZCgithub.com/streamhouse/streamhouse/api/streamhouse/v1;streamhousev1b\x06proto3"
+	"\aoffsets\x18\x01 \x03(\v2\x1f.streamhouse.v1.CommittedOffsetR\aoffsets\"G\n" +
+	"\x0fTopicPartitions\x12\x14\n" +
+	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x1e\n" +
+	"\n" +
+	"partitions\x18\x02 \x03(\x05R\n" +
+	"partitions\"\xf6\x02\n" +
+	"\x15GroupHeartbeatRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x1b\n" +
+	"\tmember_id\x18\x02 \x01(\tR\bmemberId\x12\x1f\n" +
+	"\vinstance_id\x18\x03 \x01(\tR\n" +
+	"instanceId\x12\x1b\n" +
+	"\tclient_id\x18\x04 \x01(\tR\bclientId\x12!\n" +
+	"\fmember_epoch\x18\x05 \x01(\x05R\vmemberEpoch\x12\x1a\n" +
+	"\bsequence\x18\x06 \x01(\x03R\bsequence\x12\x16\n" +
+	"\x06topics\x18\a \x03(\tR\x06topics\x125\n" +
+	"\x05owned\x18\b \x03(\v2\x1f.streamhouse.v1.TopicPartitionsR\x05owned\x12,\n" +
+	"\x12session_timeout_ms\x18\t \x01(\x05R\x10sessionTimeoutMs\x120\n" +
+	"\x14rebalance_timeout_ms\x18\n" +
+	" \x01(\x05R\x12rebalanceTimeoutMs\"\xac\x01\n" +
+	"\x16GroupHeartbeatResponse\x12!\n" +
+	"\fmember_epoch\x18\x01 \x01(\x05R\vmemberEpoch\x122\n" +
+	"\x15heartbeat_interval_ms\x18\x02 \x01(\x05R\x13heartbeatIntervalMs\x12;\n" +
+	"\bassigned\x18\x03 \x03(\v2\x1f.streamhouse.v1.TopicPartitionsR\bassigned\"}\n" +
+	"\x11LeaveGroupRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x1b\n" +
+	"\tmember_id\x18\x02 \x01(\tR\bmemberId\x12!\n" +
+	"\fmember_epoch\x18\x03 \x01(\x05R\vmemberEpoch\x12\x12\n" +
+	"\x04away\x18\x04 \x01(\bR\x04away\"\x14\n" +
+	"\x12LeaveGroupResponse\"\x13\n" +
+	"\x11ListGroupsRequest\"J\n" +
+	"\x12ListGroupsResponse\x124\n" +
+	"\x06groups\x18\x01 \x03(\v2\x1c.streamhouse.v1.GroupListingR\x06groups\"\x86\x01\n" +
+	"\fGroupListing\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x120\n" +
+	"\x05state\x18\x02 \x01(\x0e2\x1a.streamhouse.v1.GroupStateR\x05state\x12\x18\n" +
+	"\amembers\x18\x03 \x01(\x05R\amembers\x12\x14\n" +
+	"\x05shard\x18\x04 \x01(\rR\x05shard\",\n" +
+	"\x14DescribeGroupRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\"\xa4\x02\n" +
+	"\x15DescribeGroupResponse\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x120\n" +
+	"\x05state\x18\x02 \x01(\x0e2\x1a.streamhouse.v1.GroupStateR\x05state\x12\x14\n" +
+	"\x05epoch\x18\x03 \x01(\x05R\x05epoch\x12\x14\n" +
+	"\x05shard\x18\x04 \x01(\rR\x05shard\x12 \n" +
+	"\vcoordinator\x18\x05 \x01(\tR\vcoordinator\x125\n" +
+	"\amembers\x18\x06 \x03(\v2\x1b.streamhouse.v1.GroupMemberR\amembers\x12>\n" +
+	"\n" +
+	"partitions\x18\a \x03(\v2\x1e.streamhouse.v1.GroupPartitionR\n" +
+	"partitions\"\xd2\x02\n" +
+	"\vGroupMember\x12\x1b\n" +
+	"\tmember_id\x18\x01 \x01(\tR\bmemberId\x12\x1f\n" +
+	"\vinstance_id\x18\x02 \x01(\tR\n" +
+	"instanceId\x12\x1b\n" +
+	"\tclient_id\x18\x03 \x01(\tR\bclientId\x12\x1f\n" +
+	"\vclient_host\x18\x04 \x01(\tR\n" +
+	"clientHost\x12!\n" +
+	"\fmember_epoch\x18\x05 \x01(\x05R\vmemberEpoch\x12\x16\n" +
+	"\x06topics\x18\x06 \x03(\tR\x06topics\x12;\n" +
+	"\bassigned\x18\a \x03(\v2\x1f.streamhouse.v1.TopicPartitionsR\bassigned\x12;\n" +
+	"\brevoking\x18\b \x03(\v2\x1f.streamhouse.v1.TopicPartitionsR\brevoking\x12\x12\n" +
+	"\x04away\x18\t \x01(\bR\x04away\"\x8b\x02\n" +
+	"\x0eGroupPartition\x12\x14\n" +
+	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x1c\n" +
+	"\tpartition\x18\x02 \x01(\x05R\tpartition\x12)\n" +
+	"\x10committed_offset\x18\x03 \x01(\x03R\x0fcommittedOffset\x12\x1a\n" +
+	"\bmetadata\x18\x04 \x01(\tR\bmetadata\x12(\n" +
+	"\x10log_start_offset\x18\x05 \x01(\x03R\x0elogStartOffset\x12%\n" +
+	"\x0ehigh_watermark\x18\x06 \x01(\x03R\rhighWatermark\x12\x10\n" +
+	"\x03lag\x18\a \x01(\x03R\x03lag\x12\x1b\n" +
+	"\tmember_id\x18\b \x01(\tR\bmemberId\"*\n" +
+	"\x12DeleteGroupRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\"\x15\n" +
+	"\x13DeleteGroupResponse*u\n" +
+	"\n" +
+	"GroupState\x12\x1b\n" +
+	"\x17GROUP_STATE_UNSPECIFIED\x10\x00\x12\x15\n" +
+	"\x11GROUP_STATE_EMPTY\x10\x01\x12\x1b\n" +
+	"\x17GROUP_STATE_REBALANCING\x10\x02\x12\x16\n" +
+	"\x12GROUP_STATE_STABLE\x10\x03BEZCgithub.com/streamhouse/streamhouse/api/streamhouse/v1;streamhousev1b\x06proto3"
 
 var (
 	file_streamhouse_v1_group_proto_rawDescOnce sync.Once
@@ -322,22 +1402,47 @@ func file_streamhouse_v1_group_proto_rawDescGZIP() []byte {
 	return file_streamhouse_v1_group_proto_rawDescData
 }
 
-var file_streamhouse_v1_group_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_streamhouse_v1_group_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_streamhouse_v1_group_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_streamhouse_v1_group_proto_goTypes = []any{
-	(*CommitOffsetRequest)(nil),  // 0: streamhouse.v1.CommitOffsetRequest
-	(*CommittedOffset)(nil),      // 1: streamhouse.v1.CommittedOffset
-	(*CommitOffsetResponse)(nil), // 2: streamhouse.v1.CommitOffsetResponse
-	(*GetOffsetRequest)(nil),     // 3: streamhouse.v1.GetOffsetRequest
-	(*GetOffsetResponse)(nil),    // 4: streamhouse.v1.GetOffsetResponse
+	(GroupState)(0),                // 0: streamhouse.v1.GroupState
+	(*CommitOffsetRequest)(nil),    // 1: streamhouse.v1.CommitOffsetRequest
+	(*CommittedOffset)(nil),        // 2: streamhouse.v1.CommittedOffset
+	(*CommitOffsetResponse)(nil),   // 3: streamhouse.v1.CommitOffsetResponse
+	(*GetOffsetRequest)(nil),       // 4: streamhouse.v1.GetOffsetRequest
+	(*GetOffsetResponse)(nil),      // 5: streamhouse.v1.GetOffsetResponse
+	(*TopicPartitions)(nil),        // 6: streamhouse.v1.TopicPartitions
+	(*GroupHeartbeatRequest)(nil),  // 7: streamhouse.v1.GroupHeartbeatRequest
+	(*GroupHeartbeatResponse)(nil), // 8: streamhouse.v1.GroupHeartbeatResponse
+	(*LeaveGroupRequest)(nil),      // 9: streamhouse.v1.LeaveGroupRequest
+	(*LeaveGroupResponse)(nil),     // 10: streamhouse.v1.LeaveGroupResponse
+	(*ListGroupsRequest)(nil),      // 11: streamhouse.v1.ListGroupsRequest
+	(*ListGroupsResponse)(nil),     // 12: streamhouse.v1.ListGroupsResponse
+	(*GroupListing)(nil),           // 13: streamhouse.v1.GroupListing
+	(*DescribeGroupRequest)(nil),   // 14: streamhouse.v1.DescribeGroupRequest
+	(*DescribeGroupResponse)(nil),  // 15: streamhouse.v1.DescribeGroupResponse
+	(*GroupMember)(nil),            // 16: streamhouse.v1.GroupMember
+	(*GroupPartition)(nil),         // 17: streamhouse.v1.GroupPartition
+	(*DeleteGroupRequest)(nil),     // 18: streamhouse.v1.DeleteGroupRequest
+	(*DeleteGroupResponse)(nil),    // 19: streamhouse.v1.DeleteGroupResponse
 }
 var file_streamhouse_v1_group_proto_depIdxs = []int32{
-	1, // 0: streamhouse.v1.CommitOffsetRequest.offsets:type_name -> streamhouse.v1.CommittedOffset
-	1, // 1: streamhouse.v1.GetOffsetResponse.offsets:type_name -> streamhouse.v1.CommittedOffset
-	2, // [2:2] is the sub-list for method output_type
-	2, // [2:2] is the sub-list for method input_type
-	2, // [2:2] is the sub-list for extension type_name
-	2, // [2:2] is the sub-list for extension extendee
-	0, // [0:2] is the sub-list for field type_name
+	2,  // 0: streamhouse.v1.CommitOffsetRequest.offsets:type_name -> streamhouse.v1.CommittedOffset
+	2,  // 1: streamhouse.v1.GetOffsetResponse.offsets:type_name -> streamhouse.v1.CommittedOffset
+	6,  // 2: streamhouse.v1.GroupHeartbeatRequest.owned:type_name -> streamhouse.v1.TopicPartitions
+	6,  // 3: streamhouse.v1.GroupHeartbeatResponse.assigned:type_name -> streamhouse.v1.TopicPartitions
+	13, // 4: streamhouse.v1.ListGroupsResponse.groups:type_name -> streamhouse.v1.GroupListing
+	0,  // 5: streamhouse.v1.GroupListing.state:type_name -> streamhouse.v1.GroupState
+	0,  // 6: streamhouse.v1.DescribeGroupResponse.state:type_name -> streamhouse.v1.GroupState
+	16, // 7: streamhouse.v1.DescribeGroupResponse.members:type_name -> streamhouse.v1.GroupMember
+	17, // 8: streamhouse.v1.DescribeGroupResponse.partitions:type_name -> streamhouse.v1.GroupPartition
+	6,  // 9: streamhouse.v1.GroupMember.assigned:type_name -> streamhouse.v1.TopicPartitions
+	6,  // 10: streamhouse.v1.GroupMember.revoking:type_name -> streamhouse.v1.TopicPartitions
+	11, // [11:11] is the sub-list for method output_type
+	11, // [11:11] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_streamhouse_v1_group_proto_init() }
@@ -350,13 +1455,14 @@ func file_streamhouse_v1_group_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_streamhouse_v1_group_proto_rawDesc), len(file_streamhouse_v1_group_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   5,
+			NumEnums:      1,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
 		GoTypes:           file_streamhouse_v1_group_proto_goTypes,
 		DependencyIndexes: file_streamhouse_v1_group_proto_depIdxs,
+		EnumInfos:         file_streamhouse_v1_group_proto_enumTypes,
 		MessageInfos:      file_streamhouse_v1_group_proto_msgTypes,
 	}.Build()
 	File_streamhouse_v1_group_proto = out.File

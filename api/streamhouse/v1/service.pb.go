@@ -24,7 +24,7 @@ var File_streamhouse_v1_service_proto protoreflect.FileDescriptor
 
 const file_streamhouse_v1_service_proto_rawDesc = "" +
 	"\n" +
-	"\x1cstreamhouse/v1/service.proto\x12\x0estreamhouse.v1\x1a\x1cstreamhouse/v1/cluster.proto\x1a\x1cstreamhouse/v1/consume.proto\x1a\x1astreamhouse/v1/group.proto\x1a\x1cstreamhouse/v1/produce.proto\x1a\x1astreamhouse/v1/topic.proto2\xb8\v\n" +
+	"\x1cstreamhouse/v1/service.proto\x12\x0estreamhouse.v1\x1a\x1cstreamhouse/v1/cluster.proto\x1a\x1cstreamhouse/v1/consume.proto\x1a\x1astreamhouse/v1/group.proto\x1a\x1cstreamhouse/v1/produce.proto\x1a\x1astreamhouse/v1/topic.proto2\xf9\x0e\n" +
 	"\x12StreamHouseService\x12V\n" +
 	"\vCreateTopic\x12\".streamhouse.v1.CreateTopicRequest\x1a#.streamhouse.v1.CreateTopicResponse\x12M\n" +
 	"\bGetTopic\x12\x1f.streamhouse.v1.GetTopicRequest\x1a .streamhouse.v1.GetTopicResponse\x12S\n" +
@@ -43,7 +43,14 @@ const file_streamhouse_v1_service_proto_rawDesc = "" +
 	"\rConsumeStream\x12$.streamhouse.v1.ConsumeStreamRequest\x1a%.streamhouse.v1.ConsumeStreamResponse0\x01\x12V\n" +
 	"\vListOffsets\x12\".streamhouse.v1.ListOffsetsRequest\x1a#.streamhouse.v1.ListOffsetsResponse\x12Y\n" +
 	"\fCommitOffset\x12#.streamhouse.v1.CommitOffsetRequest\x1a$.streamhouse.v1.CommitOffsetResponse\x12P\n" +
-	"\tGetOffset\x12 .streamhouse.v1.GetOffsetRequest\x1a!.streamhouse.v1.GetOffsetResponse2\xe9\x03\n" +
+	"\tGetOffset\x12 .streamhouse.v1.GetOffsetRequest\x1a!.streamhouse.v1.GetOffsetResponse\x12_\n" +
+	"\x0eGroupHeartbeat\x12%.streamhouse.v1.GroupHeartbeatRequest\x1a&.streamhouse.v1.GroupHeartbeatResponse\x12S\n" +
+	"\n" +
+	"LeaveGroup\x12!.streamhouse.v1.LeaveGroupRequest\x1a\".streamhouse.v1.LeaveGroupResponse\x12S\n" +
+	"\n" +
+	"ListGroups\x12!.streamhouse.v1.ListGroupsRequest\x1a\".streamhouse.v1.ListGroupsResponse\x12\\\n" +
+	"\rDescribeGroup\x12$.streamhouse.v1.DescribeGroupRequest\x1a%.streamhouse.v1.DescribeGroupResponse\x12V\n" +
+	"\vDeleteGroup\x12\".streamhouse.v1.DeleteGroupRequest\x1a#.streamhouse.v1.DeleteGroupResponse2\xe9\x03\n" +
 	"\x0eClusterService\x12e\n" +
 	"\x10GetClusterStatus\x12'.streamhouse.v1.GetClusterStatusRequest\x1a(.streamhouse.v1.GetClusterStatusResponse\x12P\n" +
 	"\tDrainNode\x12 .streamhouse.v1.DrainNodeRequest\x1a!.streamhouse.v1.DrainNodeResponse\x12V\n" +
@@ -68,32 +75,42 @@ var file_streamhouse_v1_service_proto_goTypes = []any{
 	(*ListOffsetsRequest)(nil),           // 13: streamhouse.v1.ListOffsetsRequest
 	(*CommitOffsetRequest)(nil),          // 14: streamhouse.v1.CommitOffsetRequest
 	(*GetOffsetRequest)(nil),             // 15: streamhouse.v1.GetOffsetRequest
-	(*GetClusterStatusRequest)(nil),      // 16: streamhouse.v1.GetClusterStatusRequest
-	(*DrainNodeRequest)(nil),             // 17: streamhouse.v1.DrainNodeRequest
-	(*UndrainNodeRequest)(nil),           // 18: streamhouse.v1.UndrainNodeRequest
-	(*DecommissionNodeRequest)(nil),      // 19: streamhouse.v1.DecommissionNodeRequest
-	(*TransferLeaderRequest)(nil),        // 20: streamhouse.v1.TransferLeaderRequest
-	(*CreateTopicResponse)(nil),          // 21: streamhouse.v1.CreateTopicResponse
-	(*GetTopicResponse)(nil),             // 22: streamhouse.v1.GetTopicResponse
-	(*ListTopicsResponse)(nil),           // 23: streamhouse.v1.ListTopicsResponse
-	(*AlterTopicResponse)(nil),           // 24: streamhouse.v1.AlterTopicResponse
-	(*DeleteTopicResponse)(nil),          // 25: streamhouse.v1.DeleteTopicResponse
-	(*InitProducerResponse)(nil),         // 26: streamhouse.v1.InitProducerResponse
-	(*ProduceResponse)(nil),              // 27: streamhouse.v1.ProduceResponse
-	(*ProduceBatchResponse)(nil),         // 28: streamhouse.v1.ProduceBatchResponse
-	(*ProduceRecordBatchesResponse)(nil), // 29: streamhouse.v1.ProduceRecordBatchesResponse
-	(*ProduceStreamResponse)(nil),        // 30: streamhouse.v1.ProduceStreamResponse
-	(*ConsumeResponse)(nil),              // 31: streamhouse.v1.ConsumeResponse
-	(*ConsumeRecordBatchesResponse)(nil), // 32: streamhouse.v1.ConsumeRecordBatchesResponse
-	(*ConsumeStreamResponse)(nil),        // 33: streamhouse.v1.ConsumeStreamResponse
-	(*ListOffsetsResponse)(nil),          // 34: streamhouse.v1.ListOffsetsResponse
-	(*CommitOffsetResponse)(nil),         // 35: streamhouse.v1.CommitOffsetResponse
-	(*GetOffsetResponse)(nil),            // 36: streamhouse.v1.GetOffsetResponse
-	(*GetClusterStatusResponse)(nil),     // 37: streamhouse.v1.GetClusterStatusResponse
-	(*DrainNodeResponse)(nil),            // 38: streamhouse.v1.DrainNodeResponse
-	(*UndrainNodeResponse)(nil),          // 39: streamhouse.v1.UndrainNodeResponse
-	(*DecommissionNodeResponse)(nil),     // 40: streamhouse.v1.DecommissionNodeResponse
-	(*TransferLeaderResponse)(nil),       // 41: streamhouse.v1.TransferLeaderResponse
+	(*GroupHeartbeatRequest)(nil),        // 16: streamhouse.v1.GroupHeartbeatRequest
+	(*LeaveGroupRequest)(nil),            // 17: streamhouse.v1.LeaveGroupRequest
+	(*ListGroupsRequest)(nil),            // 18: streamhouse.v1.ListGroupsRequest
+	(*DescribeGroupRequest)(nil),         // 19: streamhouse.v1.DescribeGroupRequest
+	(*DeleteGroupRequest)(nil),           // 20: streamhouse.v1.DeleteGroupRequest
+	(*GetClusterStatusRequest)(nil),      // 21: streamhouse.v1.GetClusterStatusRequest
+	(*DrainNodeRequest)(nil),             // 22: streamhouse.v1.DrainNodeRequest
+	(*UndrainNodeRequest)(nil),           // 23: streamhouse.v1.UndrainNodeRequest
+	(*DecommissionNodeRequest)(nil),      // 24: streamhouse.v1.DecommissionNodeRequest
+	(*TransferLeaderRequest)(nil),        // 25: streamhouse.v1.TransferLeaderRequest
+	(*CreateTopicResponse)(nil),          // 26: streamhouse.v1.CreateTopicResponse
+	(*GetTopicResponse)(nil),             // 27: streamhouse.v1.GetTopicResponse
+	(*ListTopicsResponse)(nil),           // 28: streamhouse.v1.ListTopicsResponse
+	(*AlterTopicResponse)(nil),           // 29: streamhouse.v1.AlterTopicResponse
+	(*DeleteTopicResponse)(nil),          // 30: streamhouse.v1.DeleteTopicResponse
+	(*InitProducerResponse)(nil),         // 31: streamhouse.v1.InitProducerResponse
+	(*ProduceResponse)(nil),              // 32: streamhouse.v1.ProduceResponse
+	(*ProduceBatchResponse)(nil),         // 33: streamhouse.v1.ProduceBatchResponse
+	(*ProduceRecordBatchesResponse)(nil), // 34: streamhouse.v1.ProduceRecordBatchesResponse
+	(*ProduceStreamResponse)(nil),        // 35: streamhouse.v1.ProduceStreamResponse
+	(*ConsumeResponse)(nil),              // 36: streamhouse.v1.ConsumeResponse
+	(*ConsumeRecordBatchesResponse)(nil), // 37: streamhouse.v1.ConsumeRecordBatchesResponse
+	(*ConsumeStreamResponse)(nil),        // 38: streamhouse.v1.ConsumeStreamResponse
+	(*ListOffsetsResponse)(nil),          // 39: streamhouse.v1.ListOffsetsResponse
+	(*CommitOffsetResponse)(nil),         // 40: streamhouse.v1.CommitOffsetResponse
+	(*GetOffsetResponse)(nil),            // 41: streamhouse.v1.GetOffsetResponse
+	(*GroupHeartbeatResponse)(nil),       // 42: streamhouse.v1.GroupHeartbeatResponse
+	(*LeaveGroupResponse)(nil),           // 43: streamhouse.v1.LeaveGroupResponse
+	(*ListGroupsResponse)(nil),           // 44: streamhouse.v1.ListGroupsResponse
+	(*DescribeGroupResponse)(nil),        // 45: streamhouse.v1.DescribeGroupResponse
+	(*DeleteGroupResponse)(nil),          // 46: streamhouse.v1.DeleteGroupResponse
+	(*GetClusterStatusResponse)(nil),     // 47: streamhouse.v1.GetClusterStatusResponse
+	(*DrainNodeResponse)(nil),            // 48: streamhouse.v1.DrainNodeResponse
+	(*UndrainNodeResponse)(nil),          // 49: streamhouse.v1.UndrainNodeResponse
+	(*DecommissionNodeResponse)(nil),     // 50: streamhouse.v1.DecommissionNodeResponse
+	(*TransferLeaderResponse)(nil),       // 51: streamhouse.v1.TransferLeaderResponse
 }
 var file_streamhouse_v1_service_proto_depIdxs = []int32{
 	0,  // 0: streamhouse.v1.StreamHouseService.CreateTopic:input_type -> streamhouse.v1.CreateTopicRequest
@@ -112,34 +129,44 @@ var file_streamhouse_v1_service_proto_depIdxs = []int32{
 	13, // 13: streamhouse.v1.StreamHouseService.ListOffsets:input_type -> streamhouse.v1.ListOffsetsRequest
 	14, // 14: streamhouse.v1.StreamHouseService.CommitOffset:input_type -> streamhouse.v1.CommitOffsetRequest
 	15, // 15: streamhouse.v1.StreamHouseService.GetOffset:input_type -> streamhouse.v1.GetOffsetRequest
-	16, // 16: streamhouse.v1.ClusterService.GetClusterStatus:input_type -> streamhouse.v1.GetClusterStatusRequest
-	17, // 17: streamhouse.v1.ClusterService.DrainNode:input_type -> streamhouse.v1.DrainNodeRequest
-	18, // 18: streamhouse.v1.ClusterService.UndrainNode:input_type -> streamhouse.v1.UndrainNodeRequest
-	19, // 19: streamhouse.v1.ClusterService.DecommissionNode:input_type -> streamhouse.v1.DecommissionNodeRequest
-	20, // 20: streamhouse.v1.ClusterService.TransferLeader:input_type -> streamhouse.v1.TransferLeaderRequest
-	21, // 21: streamhouse.v1.StreamHouseService.CreateTopic:output_type -> streamhouse.v1.CreateTopicResponse
-	22, // 22: streamhouse.v1.StreamHouseService.GetTopic:output_type -> streamhouse.v1.GetTopicResponse
-	23, // 23: streamhouse.v1.StreamHouseService.ListTopics:output_type -> streamhouse.v1.ListTopicsResponse
-	24, // 24: streamhouse.v1.StreamHouseService.AlterTopic:output_type -> streamhouse.v1.AlterTopicResponse
-	25, // 25: streamhouse.v1.StreamHouseService.DeleteTopic:output_type -> streamhouse.v1.DeleteTopicResponse
-	26, // 26: streamhouse.v1.StreamHouseService.InitProducer:output_type -> streamhouse.v1.InitProducerResponse
-	27, // 27: streamhouse.v1.StreamHouseService.Produce:output_type -> streamhouse.v1.ProduceResponse
-	28, // 28: streamhouse.v1.StreamHouseService.ProduceBatch:output_type -> streamhouse.v1.ProduceBatchResponse
-	29, // 29: streamhouse.v1.StreamHouseService.ProduceRecordBatches:output_type -> streamhouse.v1.ProduceRecordBatchesResponse
-	30, // 30: streamhouse.v1.StreamHouseService.ProduceStream:output_type -> streamhouse.v1.ProduceStreamResponse
-	31, // 31: streamhouse.v1.StreamHouseService.Consume:output_type -> streamhouse.v1.ConsumeResponse
-	32, // 32: streamhouse.v1.StreamHouseService.ConsumeRecordBatches:output_type -> streamhouse.v1.ConsumeRecordBatchesResponse
-	33, // 33: streamhouse.v1.StreamHouseService.ConsumeStream:output_type -> streamhouse.v1.ConsumeStreamResponse
-	34, // 34: streamhouse.v1.StreamHouseService.ListOffsets:output_type -> streamhouse.v1.ListOffsetsResponse
-	35, // 35: streamhouse.v1.StreamHouseService.CommitOffset:output_type -> streamhouse.v1.CommitOffsetResponse
-	36, // 36: streamhouse.v1.StreamHouseService.GetOffset:output_type -> streamhouse.v1.GetOffsetResponse
-	37, // 37: streamhouse.v1.ClusterService.GetClusterStatus:output_type -> streamhouse.v1.GetClusterStatusResponse
-	38, // 38: streamhouse.v1.ClusterService.DrainNode:output_type -> streamhouse.v1.DrainNodeResponse
-	39, // 39: streamhouse.v1.ClusterService.UndrainNode:output_type -> streamhouse.v1.UndrainNodeResponse
-	40, // 40: streamhouse.v1.ClusterService.DecommissionNode:output_type -> streamhouse.v1.DecommissionNodeResponse
-	41, // 41: streamhouse.v1.ClusterService.TransferLeader:output_type -> streamhouse.v1.TransferLeaderResponse
-	21, // [21:42] is the sub-list for method output_type
-	0,  // [0:21] is the sub-list for method input_type
+	16, // 16: streamhouse.v1.StreamHouseService.GroupHeartbeat:input_type -> streamhouse.v1.GroupHeartbeatRequest
+	17, // 17: streamhouse.v1.StreamHouseService.LeaveGroup:input_type -> streamhouse.v1.LeaveGroupRequest
+	18, // 18: streamhouse.v1.StreamHouseService.ListGroups:input_type -> streamhouse.v1.ListGroupsRequest
+	19, // 19: streamhouse.v1.StreamHouseService.DescribeGroup:input_type -> streamhouse.v1.DescribeGroupRequest
+	20, // 20: streamhouse.v1.StreamHouseService.DeleteGroup:input_type -> streamhouse.v1.DeleteGroupRequest
+	21, // 21: streamhouse.v1.ClusterService.GetClusterStatus:input_type -> streamhouse.v1.GetClusterStatusRequest
+	22, // 22: streamhouse.v1.ClusterService.DrainNode:input_type -> streamhouse.v1.DrainNodeRequest
+	23, // 23: streamhouse.v1.ClusterService.UndrainNode:input_type -> streamhouse.v1.UndrainNodeRequest
+	24, // 24: streamhouse.v1.ClusterService.DecommissionNode:input_type -> streamhouse.v1.DecommissionNodeRequest
+	25, // 25: streamhouse.v1.ClusterService.TransferLeader:input_type -> streamhouse.v1.TransferLeaderRequest
+	26, // 26: streamhouse.v1.StreamHouseService.CreateTopic:output_type -> streamhouse.v1.CreateTopicResponse
+	27, // 27: streamhouse.v1.StreamHouseService.GetTopic:output_type -> streamhouse.v1.GetTopicResponse
+	28, // 28: streamhouse.v1.StreamHouseService.ListTopics:output_type -> streamhouse.v1.ListTopicsResponse
+	29, // 29: streamhouse.v1.StreamHouseService.AlterTopic:output_type -> streamhouse.v1.AlterTopicResponse
+	30, // 30: streamhouse.v1.StreamHouseService.DeleteTopic:output_type -> streamhouse.v1.DeleteTopicResponse
+	31, // 31: streamhouse.v1.StreamHouseService.InitProducer:output_type -> streamhouse.v1.InitProducerResponse
+	32, // 32: streamhouse.v1.StreamHouseService.Produce:output_type -> streamhouse.v1.ProduceResponse
+	33, // 33: streamhouse.v1.StreamHouseService.ProduceBatch:output_type -> streamhouse.v1.ProduceBatchResponse
+	34, // 34: streamhouse.v1.StreamHouseService.ProduceRecordBatches:output_type -> streamhouse.v1.ProduceRecordBatchesResponse
+	35, // 35: streamhouse.v1.StreamHouseService.ProduceStream:output_type -> streamhouse.v1.ProduceStreamResponse
+	36, // 36: streamhouse.v1.StreamHouseService.Consume:output_type -> streamhouse.v1.ConsumeResponse
+	37, // 37: streamhouse.v1.StreamHouseService.ConsumeRecordBatches:output_type -> streamhouse.v1.ConsumeRecordBatchesResponse
+	38, // 38: streamhouse.v1.StreamHouseService.ConsumeStream:output_type -> streamhouse.v1.ConsumeStreamResponse
+	39, // 39: streamhouse.v1.StreamHouseService.ListOffsets:output_type -> streamhouse.v1.ListOffsetsResponse
+	40, // 40: streamhouse.v1.StreamHouseService.CommitOffset:output_type -> streamhouse.v1.CommitOffsetResponse
+	41, // 41: streamhouse.v1.StreamHouseService.GetOffset:output_type -> streamhouse.v1.GetOffsetResponse
+	42, // 42: streamhouse.v1.StreamHouseService.GroupHeartbeat:output_type -> streamhouse.v1.GroupHeartbeatResponse
+	43, // 43: streamhouse.v1.StreamHouseService.LeaveGroup:output_type -> streamhouse.v1.LeaveGroupResponse
+	44, // 44: streamhouse.v1.StreamHouseService.ListGroups:output_type -> streamhouse.v1.ListGroupsResponse
+	45, // 45: streamhouse.v1.StreamHouseService.DescribeGroup:output_type -> streamhouse.v1.DescribeGroupResponse
+	46, // 46: streamhouse.v1.StreamHouseService.DeleteGroup:output_type -> streamhouse.v1.DeleteGroupResponse
+	47, // 47: streamhouse.v1.ClusterService.GetClusterStatus:output_type -> streamhouse.v1.GetClusterStatusResponse
+	48, // 48: streamhouse.v1.ClusterService.DrainNode:output_type -> streamhouse.v1.DrainNodeResponse
+	49, // 49: streamhouse.v1.ClusterService.UndrainNode:output_type -> streamhouse.v1.UndrainNodeResponse
+	50, // 50: streamhouse.v1.ClusterService.DecommissionNode:output_type -> streamhouse.v1.DecommissionNodeResponse
+	51, // 51: streamhouse.v1.ClusterService.TransferLeader:output_type -> streamhouse.v1.TransferLeaderResponse
+	26, // [26:52] is the sub-list for method output_type
+	0,  // [0:26] is the sub-list for method input_type
 	0,  // [0:0] is the sub-list for extension type_name
 	0,  // [0:0] is the sub-list for extension extendee
 	0,  // [0:0] is the sub-list for field type_name

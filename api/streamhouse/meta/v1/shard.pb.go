@@ -33,6 +33,7 @@ type ShardSnapshotItem struct {
 	//	*ShardSnapshotItem_DroppedPartition
 	//	*ShardSnapshotItem_Batch
 	//	*ShardSnapshotItem_End
+	//	*ShardSnapshotItem_Group
 	Item          isShardSnapshotItem_Item `protobuf_oneof:"item"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -138,6 +139,15 @@ func (x *ShardSnapshotItem) GetEnd() *ShardSnapshotEnd {
 	return nil
 }
 
+func (x *ShardSnapshotItem) GetGroup() *ShardGroup {
+	if x != nil {
+		if x, ok := x.Item.(*ShardSnapshotItem_Group); ok {
+			return x.Group
+		}
+	}
+	return nil
+}
+
 type isShardSnapshotItem_Item interface {
 	isShardSnapshotItem_Item()
 }
@@ -170,6 +180,11 @@ type ShardSnapshotItem_End struct {
 	End *ShardSnapshotEnd `protobuf:"bytes,7,opt,name=end,proto3,oneof"`
 }
 
+type ShardSnapshotItem_Group struct {
+	// Before the offsets of the group.
+	Group *ShardGroup `protobuf:"bytes,8,opt,name=group,proto3,oneof"`
+}
+
 func (*ShardSnapshotItem_Header) isShardSnapshotItem_Item() {}
 
 func (*ShardSnapshotItem_Partition) isShardSnapshotItem_Item() {}
@@ -183,6 +198,8 @@ func (*ShardSnapshotItem_DroppedPartition) isShardSnapshotItem_Item() {}
 func (*ShardSnapshotItem_Batch) isShardSnapshotItem_Item() {}
 
 func (*ShardSnapshotItem_End) isShardSnapshotItem_Item() {}
+
+func (*ShardSnapshotItem_Group) isShardSnapshotItem_Item() {}
 
 type ShardSnapshotHeader struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
@@ -683,7 +700,7 @@ var File_streamhouse_meta_v1_shard_proto protoreflect.FileDescriptor
 
 const file_streamhouse_meta_v1_shard_proto_rawDesc = "" +
 	"\n" +
-	"\x1fstreamhouse/meta/v1/shard.proto\x12\x13streamhouse.meta.v1\"\x81\x04\n" +
+	"\x1fstreamhouse/meta/v1/shard.proto\x12\x13streamhouse.meta.v1\x1a\x1fstreamhouse/meta/v1/group.proto\"\xba\x04\n" +
 	"\x11ShardSnapshotItem\x12B\n" +
 	"\x06header\x18\x01 \x01(\v2(.streamhouse.meta.v1.ShardSnapshotHeaderH\x00R\x06header\x12C\n" +
 	"\tpartition\x18\x02 \x01(\v2#.streamhouse.meta.v1.ShardPartitionH\x00R\tpartition\x12@\n" +
@@ -691,7 +708,8 @@ const file_streamhouse_meta_v1_shard_proto_rawDesc = "" +
 	"\fgroup_offset\x18\x04 \x01(\v2%.streamhouse.meta.v1.ShardGroupOffsetH\x00R\vgroupOffset\x12Y\n" +
 	"\x11dropped_partition\x18\x05 \x01(\v2*.streamhouse.meta.v1.ShardDroppedPartitionH\x00R\x10droppedPartition\x127\n" +
 	"\x05batch\x18\x06 \x01(\v2\x1f.streamhouse.meta.v1.ShardBatchH\x00R\x05batch\x129\n" +
-	"\x03end\x18\a \x01(\v2%.streamhouse.meta.v1.ShardSnapshotEndH\x00R\x03endB\x06\n" +
+	"\x03end\x18\a \x01(\v2%.streamhouse.meta.v1.ShardSnapshotEndH\x00R\x03end\x127\n" +
+	"\x05group\x18\b \x01(\v2\x1f.streamhouse.meta.v1.ShardGroupH\x00R\x05groupB\x06\n" +
 	"\x04item\"^\n" +
 	"\x13ShardSnapshotHeader\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x14\n" +
@@ -755,6 +773,7 @@ var file_streamhouse_meta_v1_shard_proto_goTypes = []any{
 	(*ShardDroppedPartition)(nil), // 6: streamhouse.meta.v1.ShardDroppedPartition
 	(*ShardBatch)(nil),            // 7: streamhouse.meta.v1.ShardBatch
 	(*ShardSnapshotEnd)(nil),      // 8: streamhouse.meta.v1.ShardSnapshotEnd
+	(*ShardGroup)(nil),            // 9: streamhouse.meta.v1.ShardGroup
 }
 var file_streamhouse_meta_v1_shard_proto_depIdxs = []int32{
 	1, // 0: streamhouse.meta.v1.ShardSnapshotItem.header:type_name -> streamhouse.meta.v1.ShardSnapshotHeader
@@ -764,12 +783,13 @@ var file_streamhouse_meta_v1_shard_proto_depIdxs = []int32{
 	6, // 4: streamhouse.meta.v1.ShardSnapshotItem.dropped_partition:type_name -> streamhouse.meta.v1.ShardDroppedPartition
 	7, // 5: streamhouse.meta.v1.ShardSnapshotItem.batch:type_name -> streamhouse.meta.v1.ShardBatch
 	8, // 6: streamhouse.meta.v1.ShardSnapshotItem.end:type_name -> streamhouse.meta.v1.ShardSnapshotEnd
-	4, // 7: streamhouse.meta.v1.ShardProducer.batches:type_name -> streamhouse.meta.v1.ShardProducerBatch
-	8, // [8:8] is the sub-list for method output_type
-	8, // [8:8] is the sub-list for method input_type
-	8, // [8:8] is the sub-list for extension type_name
-	8, // [8:8] is the sub-list for extension extendee
-	0, // [0:8] is the sub-list for field type_name
+	9, // 7: streamhouse.meta.v1.ShardSnapshotItem.group:type_name -> streamhouse.meta.v1.ShardGroup
+	4, // 8: streamhouse.meta.v1.ShardProducer.batches:type_name -> streamhouse.meta.v1.ShardProducerBatch
+	9, // [9:9] is the sub-list for method output_type
+	9, // [9:9] is the sub-list for method input_type
+	9, // [9:9] is the sub-list for extension type_name
+	9, // [9:9] is the sub-list for extension extendee
+	0, // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_streamhouse_meta_v1_shard_proto_init() }
@@ -777,6 +797,7 @@ func file_streamhouse_meta_v1_shard_proto_init() {
 	if File_streamhouse_meta_v1_shard_proto != nil {
 		return
 	}
+	file_streamhouse_meta_v1_group_proto_init()
 	file_streamhouse_meta_v1_shard_proto_msgTypes[0].OneofWrappers = []any{
 		(*ShardSnapshotItem_Header)(nil),
 		(*ShardSnapshotItem_Partition)(nil),
@@ -785,6 +806,7 @@ func file_streamhouse_meta_v1_shard_proto_init() {
 		(*ShardSnapshotItem_DroppedPartition)(nil),
 		(*ShardSnapshotItem_Batch)(nil),
 		(*ShardSnapshotItem_End)(nil),
+		(*ShardSnapshotItem_Group)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{

@@ -1039,6 +1039,8 @@ type CommitOffsetsRequest struct {
 	Shard         uint32                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
 	Group         string                 `protobuf:"bytes,2,opt,name=group,proto3" json:"group,omitempty"`
 	Offsets       []*GroupOffset         `protobuf:"bytes,3,rep,name=offsets,proto3" json:"offsets,omitempty"`
+	MemberId      string                 `protobuf:"bytes,4,opt,name=member_id,json=memberId,proto3" json:"member_id,omitempty"`
+	MemberEpoch   int32                  `protobuf:"varint,5,opt,name=member_epoch,json=memberEpoch,proto3" json:"member_epoch,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1092,6 +1094,20 @@ func (x *CommitOffsetsRequest) GetOffsets() []*GroupOffset {
 		return x.Offsets
 	}
 	return nil
+}
+
+func (x *CommitOffsetsRequest) GetMemberId() string {
+	if x != nil {
+		return x.MemberId
+	}
+	return ""
+}
+
+func (x *CommitOffsetsRequest) GetMemberEpoch() int32 {
+	if x != nil {
+		return x.MemberEpoch
+	}
+	return 0
 }
 
 type GroupOffset struct {
@@ -1295,6 +1311,209 @@ func (x *FetchOffsetsResponse) GetOffsets() []*GroupOffset {
 	return nil
 }
 
+type RunGroupRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Shard uint32                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
+	// A streamhouse.meta.v1.GroupCommand.
+	Command       []byte `protobuf:"bytes,2,opt,name=command,proto3" json:"command,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RunGroupRequest) Reset() {
+	*x = RunGroupRequest{}
+	mi := &file_streamhouse_node_v1_node_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RunGroupRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RunGroupRequest) ProtoMessage() {}
+
+func (x *RunGroupRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_streamhouse_node_v1_node_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RunGroupRequest.ProtoReflect.Descriptor instead.
+func (*RunGroupRequest) Descriptor() ([]byte, []int) {
+	return file_streamhouse_node_v1_node_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *RunGroupRequest) GetShard() uint32 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *RunGroupRequest) GetCommand() []byte {
+	if x != nil {
+		return x.Command
+	}
+	return nil
+}
+
+type RunGroupResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	MemberEpoch   int32                  `protobuf:"varint,1,opt,name=member_epoch,json=memberEpoch,proto3" json:"member_epoch,omitempty"`
+	Assigned      []uint64               `protobuf:"varint,2,rep,packed,name=assigned,proto3" json:"assigned,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RunGroupResponse) Reset() {
+	*x = RunGroupResponse{}
+	mi := &file_streamhouse_node_v1_node_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RunGroupResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RunGroupResponse) ProtoMessage() {}
+
+func (x *RunGroupResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_streamhouse_node_v1_node_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RunGroupResponse.ProtoReflect.Descriptor instead.
+func (*RunGroupResponse) Descriptor() ([]byte, []int) {
+	return file_streamhouse_node_v1_node_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *RunGroupResponse) GetMemberEpoch() int32 {
+	if x != nil {
+		return x.MemberEpoch
+	}
+	return 0
+}
+
+func (x *RunGroupResponse) GetAssigned() []uint64 {
+	if x != nil {
+		return x.Assigned
+	}
+	return nil
+}
+
+type GetGroupsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Shard uint32                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
+	// Empty means all.
+	Groups        []string `protobuf:"bytes,2,rep,name=groups,proto3" json:"groups,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetGroupsRequest) Reset() {
+	*x = GetGroupsRequest{}
+	mi := &file_streamhouse_node_v1_node_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetGroupsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetGroupsRequest) ProtoMessage() {}
+
+func (x *GetGroupsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_streamhouse_node_v1_node_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetGroupsRequest.ProtoReflect.Descriptor instead.
+func (*GetGroupsRequest) Descriptor() ([]byte, []int) {
+	return file_streamhouse_node_v1_node_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *GetGroupsRequest) GetShard() uint32 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *GetGroupsRequest) GetGroups() []string {
+	if x != nil {
+		return x.Groups
+	}
+	return nil
+}
+
+type GetGroupsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Each a streamhouse.meta.v1.ShardGroup, in order of their names.
+	Groups        [][]byte `protobuf:"bytes,1,rep,name=groups,proto3" json:"groups,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetGroupsResponse) Reset() {
+	*x = GetGroupsResponse{}
+	mi := &file_streamhouse_node_v1_node_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetGroupsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetGroupsResponse) ProtoMessage() {}
+
+func (x *GetGroupsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_streamhouse_node_v1_node_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetGroupsResponse.ProtoReflect.Descriptor instead.
+func (*GetGroupsResponse) Descriptor() ([]byte, []int) {
+	return file_streamhouse_node_v1_node_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *GetGroupsResponse) GetGroups() [][]byte {
+	if x != nil {
+		return x.Groups
+	}
+	return nil
+}
+
 // Group names one Raft group: the metadata group or a shard.
 type Group struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1306,7 +1525,7 @@ type Group struct {
 
 func (x *Group) Reset() {
 	*x = Group{}
-	mi := &file_streamhouse_node_v1_node_proto_msgTypes[21]
+	mi := &file_streamhouse_node_v1_node_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1318,7 +1537,7 @@ func (x *Group) String() string {
 func (*Group) ProtoMessage() {}
 
 func (x *Group) ProtoReflect() protoreflect.Message {
-	mi := &file_streamhouse_node_v1_node_proto_msgTypes[21]
+	mi := &file_streamhouse_node_v1_node_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1331,7 +1550,7 @@ func (x *Group) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Group.ProtoReflect.Descriptor instead.
 func (*Group) Descriptor() ([]byte, []int) {
-	return file_streamhouse_node_v1_node_proto_rawDescGZIP(), []int{21}
+	return file_streamhouse_node_v1_node_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Group) GetMetadata() bool {
@@ -1357,7 +1576,7 @@ type GetReplicaRequest struct {
 
 func (x *GetReplicaRequest) Reset() {
 	*x = GetReplicaRequest{}
-	mi := &file_streamhouse_node_v1_node_proto_msgTypes[22]
+	mi := &file_streamhouse_node_v1_node_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1369,7 +1588,7 @@ func (x *GetReplicaRequest) String() string {
 func (*GetReplicaRequest) ProtoMessage() {}
 
 func (x *GetReplicaRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_streamhouse_node_v1_node_proto_msgTypes[22]
+	mi := &file_streamhouse_node_v1_node_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1382,7 +1601,7 @@ func (x *GetReplicaRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetReplicaRequest.ProtoReflect.Descriptor instead.
 func (*GetReplicaRequest) Descriptor() ([]byte, []int) {
-	return file_streamhouse_node_v1_node_proto_rawDescGZIP(), []int{22}
+	return file_streamhouse_node_v1_node_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *GetReplicaRequest) GetGroup() *Group {
@@ -1413,7 +1632,7 @@ type GetReplicaResponse struct {
 
 func (x *GetReplicaResponse) Reset() {
 	*x = GetReplicaResponse{}
-	mi := &file_streamhouse_node_v1_node_proto_msgTypes[23]
+	mi := &file_streamhouse_node_v1_node_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1425,7 +1644,7 @@ func (x *GetReplicaResponse) String() string {
 func (*GetReplicaResponse) ProtoMessage() {}
 
 func (x *GetReplicaResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_streamhouse_node_v1_node_proto_msgTypes[23]
+	mi := &file_streamhouse_node_v1_node_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1438,7 +1657,7 @@ func (x *GetReplicaResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetReplicaResponse.ProtoReflect.Descriptor instead.
 func (*GetReplicaResponse) Descriptor() ([]byte, []int) {
-	return file_streamhouse_node_v1_node_proto_rawDescGZIP(), []int{23}
+	return file_streamhouse_node_v1_node_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *GetReplicaResponse) GetReplicaId() string {
@@ -1529,7 +1748,7 @@ type Server struct {
 
 func (x *Server) Reset() {
 	*x = Server{}
-	mi := &file_streamhouse_node_v1_node_proto_msgTypes[24]
+	mi := &file_streamhouse_node_v1_node_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1541,7 +1760,7 @@ func (x *Server) String() string {
 func (*Server) ProtoMessage() {}
 
 func (x *Server) ProtoReflect() protoreflect.Message {
-	mi := &file_streamhouse_node_v1_node_proto_msgTypes[24]
+	mi := &file_streamhouse_node_v1_node_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1554,7 +1773,7 @@ func (x *Server) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Server.ProtoReflect.Descriptor instead.
 func (*Server) Descriptor() ([]byte, []int) {
-	return file_streamhouse_node_v1_node_proto_rawDescGZIP(), []int{24}
+	return file_streamhouse_node_v1_node_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Server) GetReplicaId() string {
@@ -1593,7 +1812,7 @@ type ChangeMembershipRequest struct {
 
 func (x *ChangeMembershipRequest) Reset() {
 	*x = ChangeMembershipRequest{}
-	mi := &file_streamhouse_node_v1_node_proto_msgTypes[25]
+	mi := &file_streamhouse_node_v1_node_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1605,7 +1824,7 @@ func (x *ChangeMembershipRequest) String() string {
 func (*ChangeMembershipRequest) ProtoMessage() {}
 
 func (x *ChangeMembershipRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_streamhouse_node_v1_node_proto_msgTypes[25]
+	mi := &file_streamhouse_node_v1_node_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1618,7 +1837,7 @@ func (x *ChangeMembershipRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeMembershipRequest.ProtoReflect.Descriptor instead.
 func (*ChangeMembershipRequest) Descriptor() ([]byte, []int) {
-	return file_streamhouse_node_v1_node_proto_rawDescGZIP(), []int{25}
+	return file_streamhouse_node_v1_node_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ChangeMembershipRequest) GetGroup() *Group {
@@ -1665,7 +1884,7 @@ type ChangeMembershipResponse struct {
 
 func (x *ChangeMembershipResponse) Reset() {
 	*x = ChangeMembershipResponse{}
-	mi := &file_streamhouse_node_v1_node_proto_msgTypes[26]
+	mi := &file_streamhouse_node_v1_node_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1677,7 +1896,7 @@ func (x *ChangeMembershipResponse) String() string {
 func (*ChangeMembershipResponse) ProtoMessage() {}
 
 func (x *ChangeMembershipResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_streamhouse_node_v1_node_proto_msgTypes[26]
+	mi := &file_streamhouse_node_v1_node_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1690,7 +1909,7 @@ func (x *ChangeMembershipResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeMembershipResponse.ProtoReflect.Descriptor instead.
 func (*ChangeMembershipResponse) Descriptor() ([]byte, []int) {
-	return file_streamhouse_node_v1_node_proto_rawDescGZIP(), []int{26}
+	return file_streamhouse_node_v1_node_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ChangeMembershipResponse) GetIndex() uint64 {
@@ -1710,7 +1929,7 @@ type TransferLeadershipRequest struct {
 
 func (x *TransferLeadershipRequest) Reset() {
 	*x = TransferLeadershipRequest{}
-	mi := &file_streamhouse_node_v1_node_proto_msgTypes[27]
+	mi := &file_streamhouse_node_v1_node_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1722,7 +1941,7 @@ func (x *TransferLeadershipRequest) String() string {
 func (*TransferLeadershipRequest) ProtoMessage() {}
 
 func (x *TransferLeadershipRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_streamhouse_node_v1_node_proto_msgTypes[27]
+	mi := &file_streamhouse_node_v1_node_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1735,7 +1954,7 @@ func (x *TransferLeadershipRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferLeadershipRequest.ProtoReflect.Descriptor instead.
 func (*TransferLeadershipRequest) Descriptor() ([]byte, []int) {
-	return file_streamhouse_node_v1_node_proto_rawDescGZIP(), []int{27}
+	return file_streamhouse_node_v1_node_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *TransferLeadershipRequest) GetGroup() *Group {
@@ -1760,7 +1979,7 @@ type TransferLeadershipResponse struct {
 
 func (x *TransferLeadershipResponse) Reset() {
 	*x = TransferLeadershipResponse{}
-	mi := &file_streamhouse_node_v1_node_proto_msgTypes[28]
+	mi := &file_streamhouse_node_v1_node_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1772,7 +1991,7 @@ func (x *TransferLeadershipResponse) String() string {
 func (*TransferLeadershipResponse) ProtoMessage() {}
 
 func (x *TransferLeadershipResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_streamhouse_node_v1_node_proto_msgTypes[28]
+	mi := &file_streamhouse_node_v1_node_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1785,7 +2004,7 @@ func (x *TransferLeadershipResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferLeadershipResponse.ProtoReflect.Descriptor instead.
 func (*TransferLeadershipResponse) Descriptor() ([]byte, []int) {
-	return file_streamhouse_node_v1_node_proto_rawDescGZIP(), []int{28}
+	return file_streamhouse_node_v1_node_proto_rawDescGZIP(), []int{32}
 }
 
 var File_streamhouse_node_v1_node_proto protoreflect.FileDescriptor
@@ -1860,11 +2079,13 @@ const file_streamhouse_node_v1_node_proto_rawDesc = "" +
 	"\x12FindOffsetResponse\x12\x16\n" +
 	"\x06offset\x18\x01 \x01(\x03R\x06offset\x12!\n" +
 	"\ftimestamp_ms\x18\x02 \x01(\x03R\vtimestampMs\x12%\n" +
-	"\x0ehigh_watermark\x18\x03 \x01(\x03R\rhighWatermark\"~\n" +
+	"\x0ehigh_watermark\x18\x03 \x01(\x03R\rhighWatermark\"\xbe\x01\n" +
 	"\x14CommitOffsetsRequest\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x14\n" +
 	"\x05group\x18\x02 \x01(\tR\x05group\x12:\n" +
-	"\aoffsets\x18\x03 \x03(\v2 .streamhouse.node.v1.GroupOffsetR\aoffsets\"d\n" +
+	"\aoffsets\x18\x03 \x03(\v2 .streamhouse.node.v1.GroupOffsetR\aoffsets\x12\x1b\n" +
+	"\tmember_id\x18\x04 \x01(\tR\bmemberId\x12!\n" +
+	"\fmember_epoch\x18\x05 \x01(\x05R\vmemberEpoch\"d\n" +
 	"\vGroupOffset\x12!\n" +
 	"\fpartition_id\x18\x01 \x01(\x04R\vpartitionId\x12\x16\n" +
 	"\x06offset\x18\x02 \x01(\x03R\x06offset\x12\x1a\n" +
@@ -1875,7 +2096,18 @@ const file_streamhouse_node_v1_node_proto_rawDesc = "" +
 	"\x05group\x18\x02 \x01(\tR\x05group\x12#\n" +
 	"\rpartition_ids\x18\x03 \x03(\x04R\fpartitionIds\"R\n" +
 	"\x14FetchOffsetsResponse\x12:\n" +
-	"\aoffsets\x18\x01 \x03(\v2 .streamhouse.node.v1.GroupOffsetR\aoffsets\"9\n" +
+	"\aoffsets\x18\x01 \x03(\v2 .streamhouse.node.v1.GroupOffsetR\aoffsets\"A\n" +
+	"\x0fRunGroupRequest\x12\x14\n" +
+	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x18\n" +
+	"\acommand\x18\x02 \x01(\fR\acommand\"Q\n" +
+	"\x10RunGroupResponse\x12!\n" +
+	"\fmember_epoch\x18\x01 \x01(\x05R\vmemberEpoch\x12\x1a\n" +
+	"\bassigned\x18\x02 \x03(\x04R\bassigned\"@\n" +
+	"\x10GetGroupsRequest\x12\x14\n" +
+	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x16\n" +
+	"\x06groups\x18\x02 \x03(\tR\x06groups\"+\n" +
+	"\x11GetGroupsResponse\x12\x16\n" +
+	"\x06groups\x18\x01 \x03(\fR\x06groups\"9\n" +
 	"\x05Group\x12\x1a\n" +
 	"\bmetadata\x18\x01 \x01(\bR\bmetadata\x12\x14\n" +
 	"\x05shard\x18\x02 \x01(\rR\x05shard\"E\n" +
@@ -1919,7 +2151,8 @@ const file_streamhouse_node_v1_node_proto_rawDesc = "" +
 	"\x1dMEMBERSHIP_CHANGE_UNSPECIFIED\x10\x00\x12\"\n" +
 	"\x1eMEMBERSHIP_CHANGE_ADD_NONVOTER\x10\x01\x12\x1d\n" +
 	"\x19MEMBERSHIP_CHANGE_PROMOTE\x10\x02\x12\x1c\n" +
-	"\x18MEMBERSHIP_CHANGE_REMOVE\x10\x032\xc3\t\n" +
+	"\x18MEMBERSHIP_CHANGE_REMOVE\x10\x032\xf8\n" +
+	"\n" +
 	"\vNodeService\x12K\n" +
 	"\x04Join\x12 .streamhouse.node.v1.JoinRequest\x1a!.streamhouse.node.v1.JoinResponse\x12l\n" +
 	"\x0fProposeMetadata\x12+.streamhouse.node.v1.ProposeMetadataRequest\x1a,.streamhouse.node.v1.ProposeMetadataResponse\x12r\n" +
@@ -1930,7 +2163,9 @@ const file_streamhouse_node_v1_node_proto_rawDesc = "" +
 	"\n" +
 	"FindOffset\x12&.streamhouse.node.v1.FindOffsetRequest\x1a'.streamhouse.node.v1.FindOffsetResponse\x12f\n" +
 	"\rCommitOffsets\x12).streamhouse.node.v1.CommitOffsetsRequest\x1a*.streamhouse.node.v1.CommitOffsetsResponse\x12c\n" +
-	"\fFetchOffsets\x12(.streamhouse.node.v1.FetchOffsetsRequest\x1a).streamhouse.node.v1.FetchOffsetsResponse\x12]\n" +
+	"\fFetchOffsets\x12(.streamhouse.node.v1.FetchOffsetsRequest\x1a).streamhouse.node.v1.FetchOffsetsResponse\x12W\n" +
+	"\bRunGroup\x12$.streamhouse.node.v1.RunGroupRequest\x1a%.streamhouse.node.v1.RunGroupResponse\x12Z\n" +
+	"\tGetGroups\x12%.streamhouse.node.v1.GetGroupsRequest\x1a&.streamhouse.node.v1.GetGroupsResponse\x12]\n" +
 	"\n" +
 	"GetReplica\x12&.streamhouse.node.v1.GetReplicaRequest\x1a'.streamhouse.node.v1.GetReplicaResponse\x12o\n" +
 	"\x10ChangeMembership\x12,.streamhouse.node.v1.ChangeMembershipRequest\x1a-.streamhouse.node.v1.ChangeMembershipResponse\x12u\n" +
@@ -1949,7 +2184,7 @@ func file_streamhouse_node_v1_node_proto_rawDescGZIP() []byte {
 }
 
 var file_streamhouse_node_v1_node_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_streamhouse_node_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
+var file_streamhouse_node_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
 var file_streamhouse_node_v1_node_proto_goTypes = []any{
 	(MembershipChange)(0),              // 0: streamhouse.node.v1.MembershipChange
 	(*JoinRequest)(nil),                // 1: streamhouse.node.v1.JoinRequest
@@ -1973,25 +2208,29 @@ var file_streamhouse_node_v1_node_proto_goTypes = []any{
 	(*CommitOffsetsResponse)(nil),      // 19: streamhouse.node.v1.CommitOffsetsResponse
 	(*FetchOffsetsRequest)(nil),        // 20: streamhouse.node.v1.FetchOffsetsRequest
 	(*FetchOffsetsResponse)(nil),       // 21: streamhouse.node.v1.FetchOffsetsResponse
-	(*Group)(nil),                      // 22: streamhouse.node.v1.Group
-	(*GetReplicaRequest)(nil),          // 23: streamhouse.node.v1.GetReplicaRequest
-	(*GetReplicaResponse)(nil),         // 24: streamhouse.node.v1.GetReplicaResponse
-	(*Server)(nil),                     // 25: streamhouse.node.v1.Server
-	(*ChangeMembershipRequest)(nil),    // 26: streamhouse.node.v1.ChangeMembershipRequest
-	(*ChangeMembershipResponse)(nil),   // 27: streamhouse.node.v1.ChangeMembershipResponse
-	(*TransferLeadershipRequest)(nil),  // 28: streamhouse.node.v1.TransferLeadershipRequest
-	(*TransferLeadershipResponse)(nil), // 29: streamhouse.node.v1.TransferLeadershipResponse
+	(*RunGroupRequest)(nil),            // 22: streamhouse.node.v1.RunGroupRequest
+	(*RunGroupResponse)(nil),           // 23: streamhouse.node.v1.RunGroupResponse
+	(*GetGroupsRequest)(nil),           // 24: streamhouse.node.v1.GetGroupsRequest
+	(*GetGroupsResponse)(nil),          // 25: streamhouse.node.v1.GetGroupsResponse
+	(*Group)(nil),                      // 26: streamhouse.node.v1.Group
+	(*GetReplicaRequest)(nil),          // 27: streamhouse.node.v1.GetReplicaRequest
+	(*GetReplicaResponse)(nil),         // 28: streamhouse.node.v1.GetReplicaResponse
+	(*Server)(nil),                     // 29: streamhouse.node.v1.Server
+	(*ChangeMembershipRequest)(nil),    // 30: streamhouse.node.v1.ChangeMembershipRequest
+	(*ChangeMembershipResponse)(nil),   // 31: streamhouse.node.v1.ChangeMembershipResponse
+	(*TransferLeadershipRequest)(nil),  // 32: streamhouse.node.v1.TransferLeadershipRequest
+	(*TransferLeadershipResponse)(nil), // 33: streamhouse.node.v1.TransferLeadershipResponse
 }
 var file_streamhouse_node_v1_node_proto_depIdxs = []int32{
 	8,  // 0: streamhouse.node.v1.AppendRequest.batches:type_name -> streamhouse.node.v1.PartitionBatch
 	10, // 1: streamhouse.node.v1.AppendResponse.results:type_name -> streamhouse.node.v1.AppendResult
 	18, // 2: streamhouse.node.v1.CommitOffsetsRequest.offsets:type_name -> streamhouse.node.v1.GroupOffset
 	18, // 3: streamhouse.node.v1.FetchOffsetsResponse.offsets:type_name -> streamhouse.node.v1.GroupOffset
-	22, // 4: streamhouse.node.v1.GetReplicaRequest.group:type_name -> streamhouse.node.v1.Group
-	25, // 5: streamhouse.node.v1.GetReplicaResponse.servers:type_name -> streamhouse.node.v1.Server
-	22, // 6: streamhouse.node.v1.ChangeMembershipRequest.group:type_name -> streamhouse.node.v1.Group
+	26, // 4: streamhouse.node.v1.GetReplicaRequest.group:type_name -> streamhouse.node.v1.Group
+	29, // 5: streamhouse.node.v1.GetReplicaResponse.servers:type_name -> streamhouse.node.v1.Server
+	26, // 6: streamhouse.node.v1.ChangeMembershipRequest.group:type_name -> streamhouse.node.v1.Group
 	0,  // 7: streamhouse.node.v1.ChangeMembershipRequest.change:type_name -> streamhouse.node.v1.MembershipChange
-	22, // 8: streamhouse.node.v1.TransferLeadershipRequest.group:type_name -> streamhouse.node.v1.Group
+	26, // 8: streamhouse.node.v1.TransferLeadershipRequest.group:type_name -> streamhouse.node.v1.Group
 	1,  // 9: streamhouse.node.v1.NodeService.Join:input_type -> streamhouse.node.v1.JoinRequest
 	3,  // 10: streamhouse.node.v1.NodeService.ProposeMetadata:input_type -> streamhouse.node.v1.ProposeMetadataRequest
 	5,  // 11: streamhouse.node.v1.NodeService.ReadMetadataIndex:input_type -> streamhouse.node.v1.ReadMetadataIndexRequest
@@ -2001,23 +2240,27 @@ var file_streamhouse_node_v1_node_proto_depIdxs = []int32{
 	15, // 15: streamhouse.node.v1.NodeService.FindOffset:input_type -> streamhouse.node.v1.FindOffsetRequest
 	17, // 16: streamhouse.node.v1.NodeService.CommitOffsets:input_type -> streamhouse.node.v1.CommitOffsetsRequest
 	20, // 17: streamhouse.node.v1.NodeService.FetchOffsets:input_type -> streamhouse.node.v1.FetchOffsetsRequest
-	23, // 18: streamhouse.node.v1.NodeService.GetReplica:input_type -> streamhouse.node.v1.GetReplicaRequest
-	26, // 19: streamhouse.node.v1.NodeService.ChangeMembership:input_type -> streamhouse.node.v1.ChangeMembershipRequest
-	28, // 20: streamhouse.node.v1.NodeService.TransferLeadership:input_type -> streamhouse.node.v1.TransferLeadershipRequest
-	2,  // 21: streamhouse.node.v1.NodeService.Join:output_type -> streamhouse.node.v1.JoinResponse
-	4,  // 22: streamhouse.node.v1.NodeService.ProposeMetadata:output_type -> streamhouse.node.v1.ProposeMetadataResponse
-	6,  // 23: streamhouse.node.v1.NodeService.ReadMetadataIndex:output_type -> streamhouse.node.v1.ReadMetadataIndexResponse
-	9,  // 24: streamhouse.node.v1.NodeService.Append:output_type -> streamhouse.node.v1.AppendResponse
-	12, // 25: streamhouse.node.v1.NodeService.GetHighWatermark:output_type -> streamhouse.node.v1.GetHighWatermarkResponse
-	14, // 26: streamhouse.node.v1.NodeService.Fetch:output_type -> streamhouse.node.v1.FetchResponse
-	16, // 27: streamhouse.node.v1.NodeService.FindOffset:output_type -> streamhouse.node.v1.FindOffsetResponse
-	19, // 28: streamhouse.node.v1.NodeService.CommitOffsets:output_type -> streamhouse.node.v1.CommitOffsetsResponse
-	21, // 29: streamhouse.node.v1.NodeService.FetchOffsets:output_type -> streamhouse.node.v1.FetchOffsetsResponse
-	24, // 30: streamhouse.node.v1.NodeService.GetReplica:output_type -> streamhouse.node.v1.GetReplicaResponse
-	27, // 31: streamhouse.node.v1.NodeService.ChangeMembership:output_type -> streamhouse.node.v1.ChangeMembershipResponse
-	29, // 32: streamhouse.node.v1.NodeService.TransferLeadership:output_type -> streamhouse.node.v1.TransferLeadershipResponse
-	21, // [21:33] is the sub-list for method output_type
-	9,  // [9:21] is the sub-list for method input_type
+	22, // 18: streamhouse.node.v1.NodeService.RunGroup:input_type -> streamhouse.node.v1.RunGroupRequest
+	24, // 19: streamhouse.node.v1.NodeService.GetGroups:input_type -> streamhouse.node.v1.GetGroupsRequest
+	27, // 20: streamhouse.node.v1.NodeService.GetReplica:input_type -> streamhouse.node.v1.GetReplicaRequest
+	30, // 21: streamhouse.node.v1.NodeService.ChangeMembership:input_type -> streamhouse.node.v1.ChangeMembershipRequest
+	32, // 22: streamhouse.node.v1.NodeService.TransferLeadership:input_type -> streamhouse.node.v1.TransferLeadershipRequest
+	2,  // 23: streamhouse.node.v1.NodeService.Join:output_type -> streamhouse.node.v1.JoinResponse
+	4,  // 24: streamhouse.node.v1.NodeService.ProposeMetadata:output_type -> streamhouse.node.v1.ProposeMetadataResponse
+	6,  // 25: streamhouse.node.v1.NodeService.ReadMetadataIndex:output_type -> streamhouse.node.v1.ReadMetadataIndexResponse
+	9,  // 26: streamhouse.node.v1.NodeService.Append:output_type -> streamhouse.node.v1.AppendResponse
+	12, // 27: streamhouse.node.v1.NodeService.GetHighWatermark:output_type -> streamhouse.node.v1.GetHighWatermarkResponse
+	14, // 28: streamhouse.node.v1.NodeService.Fetch:output_type -> streamhouse.node.v1.FetchResponse
+	16, // 29: streamhouse.node.v1.NodeService.FindOffset:output_type -> streamhouse.node.v1.FindOffsetResponse
+	19, // 30: streamhouse.node.v1.NodeService.CommitOffsets:output_type -> streamhouse.node.v1.CommitOffsetsResponse
+	21, // 31: streamhouse.node.v1.NodeService.FetchOffsets:output_type -> streamhouse.node.v1.FetchOffsetsResponse
+	23, // 32: streamhouse.node.v1.NodeService.RunGroup:output_type -> streamhouse.node.v1.RunGroupResponse
+	25, // 33: streamhouse.node.v1.NodeService.GetGroups:output_type -> streamhouse.node.v1.GetGroupsResponse
+	28, // 34: streamhouse.node.v1.NodeService.GetReplica:output_type -> streamhouse.node.v1.GetReplicaResponse
+	31, // 35: streamhouse.node.v1.NodeService.ChangeMembership:output_type -> streamhouse.node.v1.ChangeMembershipResponse
+	33, // 36: streamhouse.node.v1.NodeService.TransferLeadership:output_type -> streamhouse.node.v1.TransferLeadershipResponse
+	23, // [23:37] is the sub-list for method output_type
+	9,  // [9:23] is the sub-list for method input_type
 	9,  // [9:9] is the sub-list for extension type_name
 	9,  // [9:9] is the sub-list for extension extendee
 	0,  // [0:9] is the sub-list for field type_name
@@ -2034,7 +2277,7 @@ func file_streamhouse_node_v1_node_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_streamhouse_node_v1_node_proto_rawDesc), len(file_streamhouse_node_v1_node_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   29,
+			NumMessages:   33,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -30,6 +30,8 @@ const (
 	NodeService_FindOffset_FullMethodName         = "/streamhouse.node.v1.NodeService/FindOffset"
 	NodeService_CommitOffsets_FullMethodName      = "/streamhouse.node.v1.NodeService/CommitOffsets"
 	NodeService_FetchOffsets_FullMethodName       = "/streamhouse.node.v1.NodeService/FetchOffsets"
+	NodeService_RunGroup_FullMethodName           = "/streamhouse.node.v1.NodeService/RunGroup"
+	NodeService_GetGroups_FullMethodName          = "/streamhouse.node.v1.NodeService/GetGroups"
 	NodeService_GetReplica_FullMethodName         = "/streamhouse.node.v1.NodeService/GetReplica"
 	NodeService_ChangeMembership_FullMethodName   = "/streamhouse.node.v1.NodeService/ChangeMembership"
 	NodeService_TransferLeadership_FullMethodName = "/streamhouse.node.v1.NodeService/TransferLeadership"
@@ -56,6 +58,9 @@ type NodeServiceClient interface {
 	// CommitOffsets and FetchOffsets work on the leader of the group's shard.
 	CommitOffsets(ctx context.Context, in *CommitOffsetsRequest, opts ...grpc.CallOption) (*CommitOffsetsResponse, error)
 	FetchOffsets(ctx context.Context, in *FetchOffsetsRequest, opts ...grpc.CallOption) (*FetchOffsetsResponse, error)
+	// RunGroup applies a command to a consumer group, GetGroups returns groups; both on the leader of their shard.
+	RunGroup(ctx context.Context, in *RunGroupRequest, opts ...grpc.CallOption) (*RunGroupResponse, error)
+	GetGroups(ctx context.Context, in *GetGroupsRequest, opts ...grpc.CallOption) (*GetGroupsResponse, error)
 	// GetReplica describes this node's replica of a group.
 	GetReplica(ctx context.Context, in *GetReplicaRequest, opts ...grpc.CallOption) (*GetReplicaResponse, error)
 	// ChangeMembership changes a group's Raft configuration by one server, on the group's leader.
@@ -162,6 +167,26 @@ func (c *nodeServiceClient) FetchOffsets(ctx context.Context, in *FetchOffsetsRe
 	return out, nil
 }
 
+func (c *nodeServiceClient) RunGroup(ctx context.Context, in *RunGroupRequest, opts ...grpc.CallOption) (*RunGroupResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RunGroupResponse)
+	err := c.cc.Invoke(ctx, NodeService_RunGroup_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *nodeServiceClient) GetGroups(ctx context.Context, in *GetGroupsRequest, opts ...grpc.CallOption) (*GetGroupsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetGroupsResponse)
+	err := c.cc.Invoke(ctx, NodeService_GetGroups_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *nodeServiceClient) GetReplica(ctx context.Context, in *GetReplicaRequest, opts ...grpc.CallOption) (*GetReplicaResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(GetReplicaResponse)
@@ -213,6 +238,9 @@ type NodeServiceServer interface {
 	// CommitOffsets and FetchOffsets work on the leader of the group's shard.
 	CommitOffsets(context.Context, *CommitOffsetsRequest) (*CommitOffsetsResponse, error)
 	FetchOffsets(context.Context, *FetchOffsetsRequest) (*FetchOffsetsResponse, error)
+	// RunGroup applies a command to a consumer group, GetGroups returns groups; both on the leader of their shard.
+	RunGroup(context.Context, *RunGroupRequest) (*RunGroupResponse, error)
+	GetGroups(context.Context, *GetGroupsRequest) (*GetGroupsResponse, error)
 	// GetReplica describes this node's replica of a group.
 	GetReplica(context.Context, *GetReplicaRequest) (*GetReplicaResponse, error)
 	// ChangeMembership changes a group's Raft configuration by one server, on the group's leader.
@@ -255,6 +283,12 @@ func (UnimplementedNodeServiceServer) CommitOffsets(context.Context, *CommitOffs
 }
 func (UnimplementedNodeServiceServer) FetchOffsets(context.Context, *FetchOffsetsRequest) (*FetchOffsetsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method FetchOffsets not implemented")
+}
+func (UnimplementedNodeServiceServer) RunGroup(context.Context, *RunGroupRequest) (*RunGroupResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RunGroup not implemented")
+}
+func (UnimplementedNodeServiceServer) GetGroups(context.Context, *GetGroupsRequest) (*GetGroupsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetGroups not implemented")
 }
 func (UnimplementedNodeServiceServer) GetReplica(context.Context, *GetReplicaRequest) (*GetReplicaResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetReplica not implemented")
@@ -448,6 +482,42 @@ func _NodeService_FetchOffsets_Handler(srv interface{}, ctx context.Context, dec
 	return interceptor(ctx, in, info, handler)
 }
 
+func _NodeService_RunGroup_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RunGroupRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NodeServiceServer).RunGroup(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: NodeService_RunGroup_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NodeServiceServer).RunGroup(ctx, req.(*RunGroupRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _NodeService_GetGroups_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetGroupsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NodeServiceServer).GetGroups(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: NodeService_GetGroups_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NodeServiceServer).GetGroups(ctx, req.(*GetGroupsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _NodeService_GetReplica_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(GetReplicaRequest)
 	if err := dec(in); err != nil {
@@ -544,6 +614,14 @@ var NodeService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "FetchOffsets",
 			Handler:    _NodeService_FetchOffsets_Handler,
+		},
+		{
+			MethodName: "RunGroup",
+			Handler:    _NodeService_RunGroup_Handler,
+		},
+		{
+			MethodName: "GetGroups",
+			Handler:    _NodeService_GetGroups_Handler,
 		},
 		{
 			MethodName: "GetReplica",

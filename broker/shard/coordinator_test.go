@@ -1,0 +1,187 @@
+package shard
+
+import (
+	"bytes"
+	"flag"
+	"io"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	metav1 "github.com/streamhouse/streamhouse/api/streamhouse/meta/v1"
+	"github.com/streamhouse/streamhouse/broker/group"
+)
+
+// heartbeat is one of a member that subscribes to t.
+func heartbeat(name, member string, epoch int32, sequence int64, owned ...uint64) *metav1.GroupCommand {
+	return &metav1.GroupCommand{Group: name, Command: &metav1.GroupCommand_Heartbeat{Heartbeat: &metav1.GroupHeartbeat{
+		Member: &metav1.GroupMemberSpec{MemberId: member, Topics: []string{"t"}, SessionTimeoutMs: 60_000, RebalanceTimeoutMs: 60_000},
+		Epoch:  epoch, Sequence: sequence, Owned: owned,
+	}}}
+}
+
+func leave(name, member string, epoch int32) *metav1.GroupCommand {
+	return &metav1.GroupCommand{Group: name, Command: &metav1.GroupCommand_Leave{Leave: &metav1.GroupLeave{MemberId: member, Epoch: epoch}}}
+}
+
+func deleteGroup(name string) *metav1.GroupCommand {
+	return &metav1.GroupCommand{Group: name, Command: &metav1.GroupCommand_Delete{Delete: &metav1.GroupDelete{}}}
+}
+
+func (n *node) run(cmd *metav1.GroupCommand) group.Answer {
+	n.t.Helper()
+	answer, err := n.shard.RunGroup(n.t.Context(), cmd)
+	require.NoError(n.t, err)
+	return answer
+}
+
+// Two members share a topic: the first gives up what the second gets, and only then does the second get it.
+func TestGroupHandsOverPartitions(t *testing.T) {
+	n := newNode(t, 4, nil)
+	require.Equal(t, group.Answer{Epoch: 1, Assigned: []uint64{1, 2, 3, 4}, Completed: true}, n.run(heartbeat("g", "a", 0, 1)))
+	require.Empty(t, n.run(heartbeat("g", "b", 0, 1)).Assigned)
+	first := n.run(heartbeat("g", "a", 1, 2, 1, 2, 3, 4))
+	require.Equal(t, []uint64{1, 2}, first.Assigned)
+	require.Empty(t, n.run(heartbeat("g", "b", 2, 2)).Assigned, "a still works on them")
+	require.Equal(t, int32(2), n.run(heartbeat("g", "a", 1, 3, 1, 2)).Epoch)
+	require.Equal(t, []uint64{3, 4}, n.run(heartbeat("g", "b", 2, 3)).Assigned)
+	require.Equal(t, map[string]uint64{"g": 2}, n.shard.Rebalances())
+	require.Equal(t, int32(3), n.run(leave("g", "b", 2)).Epoch+3)
+	require.Equal(t, []uint64{1, 2, 3, 4}, n.run(heartbeat("g", "a", 2, 4, 1, 2)).Assigned)
+}
+
+// A heartbeat that changes nothing is not logged.
+func TestSettledHeartbeatIsNotLogged(t *testing.T) {
+	n := newNode(t, 2, nil)
+	n.run(heartbeat("g", "a", 0, 1))
+	before := n.shard.Replica().Raft().LastIndex()
+	for i := range int64(10) {
+		require.Equal(t, []uint64{1, 2}, n.run(heartbeat("g", "a", 1, 2+i, 1, 2)).Assigned)
+	}
+	require.Equal(t, before, n.shard.Replica().Raft().LastIndex())
+	_, err := n.shard.RunGroup(t.Context(), heartbeat("g", "a", 1, 3, 1, 2))
+	require.ErrorIs(t, err, group.ErrFencedEpoch, "a newer one was seen")
+}
+
+// Commits are fenced by membership, epoch and ownership.
+func TestCommitsAreFenced(t *testing.T) {
+	n := newNode(t, 2, nil)
+	commit := func(by Committer, ids ...uint64) error {
+		var offsets []GroupOffset
+		for _, id := range ids {
+			offsets = append(offsets, GroupOffset{PartitionID: id})
+		}
+		return n.shard.CommitOffsets(t.Context(), "g", by, offsets)
+	}
+	require.NoError(t, commit(Committer{}, 1), "nobody is there")
+	require.ErrorIs(t, commit(Committer{MemberID: "a", Epoch: 1}, 1), group.ErrUnknownMember)
+	n.run(heartbeat("g", "a", 0, 1))
+	require.NoError(t, commit(Committer{MemberID: "a", Epoch: 1}, 1, 2))
+	require.ErrorIs(t, commit(Committer{}, 1), group.ErrNotEmpty)
+	require.ErrorIs(t, commit(Committer{MemberID: "a", Epoch: 2}, 1), group.ErrFencedEpoch)
+	n.run(heartbeat("g", "b", 0, 1))
+	require.ErrorIs(t, commit(Committer{MemberID: "b", Epoch: 2}, 2), group.ErrNotOwned)
+	_, err := n.shard.RunGroup(t.Context(), deleteGroup("g"))
+	require.ErrorIs(t, err, group.ErrNotEmpty)
+	n.run(leave("g", "a", 1))
+	n.run(leave("g", "b", 2))
+	n.run(deleteGroup("g"))
+	offsets, err := n.shard.Offsets("g", nil)
+	require.NoError(t, err)
+	require.Empty(t, offsets)
+	_, err = n.shard.RunGroup(t.Context(), deleteGroup("g"))
+	require.ErrorIs(t, err, ErrNoGroup)
+}
+
+// A member that is silent for its session is removed, and its partitions go to the others.
+func TestSilentMemberIsRemoved(t *testing.T) {
+	n := newNode(t, 2, nil)
+	dead := heartbeat("g", "dead", 0, 1)
+	dead.GetHeartbeat().GetMember().SessionTimeoutMs = 100
+	require.Len(t, n.run(dead).Assigned, 2)
+	n.run(heartbeat("g", "a", 0, 1))
+	sequence := int64(1)
+	require.Eventually(t, func() bool {
+		sequence++
+		answer, err := n.shard.RunGroup(t.Context(), heartbeat("g", "a", 2, sequence))
+		if err != nil { // the epoch has grown by the other's end
+			answer = n.run(heartbeat("g", "a", 0, sequence+1))
+			sequence++
+		}
+		return len(answer.Assigned) == 2
+	}, 20*time.Second, 20*time.Millisecond)
+	require.ErrorIs(t, n.shard.CommitOffsets(t.Context(), "g", Committer{MemberID: "dead", Epoch: 1}, []GroupOffset{{PartitionID: 1}}), group.ErrUnknownMember)
+	_, err := n.shard.RunGroup(t.Context(), heartbeat("g", "dead", 1, 2, 1, 2))
+	require.ErrorIs(t, err, group.ErrUnknownMember)
+}
+
+// A group without members goes, with its offsets, when its retention is over; one that is used stays.
+func TestUnusedGroupExpires(t *testing.T) {
+	n := newNode(t, 1, func(c *Config) { c.GroupOffsetsRetention = time.Millisecond })
+	n.run(heartbeat("live", "a", 0, 1))
+	require.NoError(t, n.shard.CommitOffsets(t.Context(), "live", Committer{MemberID: "a", Epoch: 1}, []GroupOffset{{PartitionID: 1}}))
+	require.NoError(t, n.shard.CommitOffsets(t.Context(), "idle", Committer{}, []GroupOffset{{PartitionID: 1}}))
+	require.Eventually(t, func() bool {
+		states, err := n.shard.GroupStates(nil)
+		return err == nil && len(states) == 1 && states[0].GetGroup() == "live"
+	}, 20*time.Second, 20*time.Millisecond)
+}
+
+// Members, epochs and assignments are there after a restart, from the log and from a snapshot.
+func TestRestartKeepsGroups(t *testing.T) {
+	for name, checkpoint := range map[string]bool{"from the log": false, "from a snapshot": true} {
+		t.Run(name, func(t *testing.T) {
+			n := newNode(t, 2, func(c *Config) { c.UploadInterval, c.UploadBytes = time.Hour, 1<<30 })
+			n.run(heartbeat("g", "a", 0, 1))
+			n.run(heartbeat("g", "b", 0, 1))
+			before, err := n.shard.GroupStates([]string{"g", "nope"})
+			require.NoError(t, err)
+			require.Len(t, before, 1)
+			if checkpoint {
+				n.checkpoint()
+			}
+			n.restart()
+			after, err := n.shard.GroupStates(nil)
+			require.NoError(t, err)
+			require.Len(t, after, 1)
+			require.Equal(t, before[0].String(), after[0].String())
+			require.Equal(t, []uint64{1}, n.run(heartbeat("g", "a", 1, 2, 1, 2)).Assigned)
+		})
+	}
+}
+
+var updateGroups = flag.Bool("update-groups", false, "write the golden file of groups anew")
+
+// Snapshots with groups are read for ever, and the same state gives the same bytes.
+func TestGoldenSnapshotOfGroups(t *testing.T) {
+	const path = "testdata/snapshot-v1-groups.golden"
+	m := newMachine(t)
+	apply := func(timeMs int64, cmd *metav1.GroupCommand) {
+		if hb := cmd.GetHeartbeat(); hb != nil {
+			hb.Topics = []*metav1.GroupTopic{{Name: "t", PartitionIds: []uint64{1, 2, 3}}}
+		}
+		data, err := encodeGroup(timeMs, cmd)
+		require.NoError(t, err)
+		res := m.apply(data)
+		require.NoError(t, res.err)
+		require.NoError(t, res.refused)
+	}
+	apply(10, heartbeat("g", "a", 0, 1))
+	apply(20, heartbeat("g", "b", 0, 1))
+	apply(30, heartbeat("g", "a", 1, 2, 1, 2, 3))
+	apply(40, heartbeat("left", "c", 0, 1))
+	require.NoError(t, m.apply(encodeMemberCommit(50, offsetCommit{group: "left", member: "c", epoch: 1, offsets: []GroupOffset{{1, 7, "x"}}})).refused)
+	apply(60, leave("left", "c", 1))
+	if *updateGroups {
+		require.NoError(t, os.WriteFile(path, persist(t, m), 0o600))
+	}
+	data, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.Equal(t, data, persist(t, m))
+	restored := newMachine(t)
+	require.NoError(t, restored.fsm.Restore(io.NopCloser(bytes.NewReader(data))))
+	require.Equal(t, data, persist(t, restored))
+	require.Equal(t, int64(60), restored.fsm.state.groups["left"].changedMs)
+}

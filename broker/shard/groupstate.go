@@ -1,0 +1,151 @@
+package shard
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+
+	metav1 "github.com/streamhouse/streamhouse/api/streamhouse/meta/v1"
+	"github.com/streamhouse/streamhouse/broker/group"
+)
+
+// consumerGroup is one consumer group that the shard coordinates.
+type consumerGroup struct {
+	members group.Group
+	offsets map[uint64]groupOffset
+	// changedMs is when the last member left or the last offset was committed.
+	changedMs int64
+}
+
+type groupOffset struct {
+	offset   int64
+	metadata string
+	timeMs   int64
+}
+
+// group returns a group, which it makes where there is none.
+func (s *state) group(name string) *consumerGroup {
+	g := s.groups[name]
+	if g == nil {
+		g = &consumerGroup{offsets: make(map[uint64]groupOffset), changedMs: s.timeMs}
+		s.groups[name] = g
+	}
+	return g
+}
+
+// forgetIdle forgets a group that has neither members nor offsets.
+func (s *state) forgetIdle(name string, g *consumerGroup) {
+	if g.members.Empty() && len(g.offsets) == 0 {
+		delete(s.groups, name)
+	}
+}
+
+// applyGroup applies a command to a group. The error is a refusal.
+func (s *state) applyGroup(cmd *metav1.GroupCommand) (group.Answer, error) {
+	name := cmd.GetGroup()
+	g := s.groups[name]
+	switch c := cmd.GetCommand().(type) {
+	case *metav1.GroupCommand_Heartbeat:
+		g = s.group(name)
+		answer, err := g.members.Heartbeat(ToHeartbeat(c.Heartbeat))
+		s.forgetIdle(name, g)
+		return answer, err
+	case *metav1.GroupCommand_Leave:
+		if g == nil {
+			return group.Answer{}, group.ErrUnknownMember
+		}
+		completed, err := g.members.Leave(c.Leave.GetMemberId(), c.Leave.GetEpoch(), c.Leave.GetAway())
+		if err == nil && g.members.Empty() {
+			g.changedMs = s.timeMs
+			s.forgetIdle(name, g)
+		}
+		return group.Answer{Completed: completed}, err
+	case *metav1.GroupCommand_Delete:
+		return group.Answer{}, s.deleteGroup(name, g, c.Delete.GetUnchangedSinceMs())
+	default:
+		return group.Answer{}, nil // decodeGroup refuses what is not known
+	}
+}
+
+func (s *state) deleteGroup(name string, g *consumerGroup, unchangedSinceMs int64) error {
+	switch {
+	case g == nil:
+		return ErrNoGroup
+	case !g.members.Empty():
+		return group.ErrNotEmpty
+	case unchangedSinceMs != 0 && g.changedMs > unchangedSinceMs:
+		return nil // it came to life again
+	}
+	s.offsets -= len(g.offsets)
+	delete(s.groups, name)
+	return nil
+}
+
+// commitOffsets stores a group's offsets, all or none.
+func (s *state) commitOffsets(c offsetCommit) error {
+	var has map[uint64]groupOffset
+	g := s.groups[c.group]
+	if g != nil {
+		has = g.offsets
+	}
+	if err := checkMember(g, c); err != nil {
+		return err
+	}
+	added := 0
+	for _, o := range c.offsets {
+		if _, gone := s.dropped[o.PartitionID]; gone {
+			return fmt.Errorf("partition id %d: %w", o.PartitionID, ErrDropped)
+		}
+		if _, had := has[o.PartitionID]; !had {
+			added++
+		}
+	}
+	if s.offsets+added > maxGroupOffsets {
+		return ErrTooManyOffsets
+	}
+	g = s.group(c.group)
+	g.changedMs = s.timeMs
+	before := len(g.offsets)
+	for _, o := range c.offsets {
+		g.offsets[o.PartitionID] = groupOffset{offset: o.Offset, metadata: o.Metadata, timeMs: s.timeMs}
+	}
+	s.offsets += len(g.offsets) - before
+	return nil
+}
+
+// checkMember: where a group has members, they alone may commit, each for what it owns.
+func checkMember(g *consumerGroup, c offsetCommit) error {
+	if c.member == "" {
+		if g != nil && !g.members.Empty() {
+			return group.ErrNotEmpty
+		}
+		return nil
+	}
+	if g == nil {
+		return group.ErrUnknownMember
+	}
+	for _, o := range c.offsets {
+		if err := g.members.Check(c.member, c.epoch, o.PartitionID); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// groupOffsets returns a group's offsets of these partitions, or of all in order of their ids when ids is empty.
+func (s *state) groupOffsets(name string, ids []uint64) []GroupOffset {
+	g := s.groups[name]
+	if g == nil {
+		return nil
+	}
+	if len(ids) == 0 {
+		ids = slices.Sorted(maps.Keys(g.offsets))
+	}
+	var out []GroupOffset
+	for _, id := range ids {
+		if o, ok := g.offsets[id]; ok {
+			out = append(out, GroupOffset{PartitionID: id, Offset: o.offset, Metadata: o.metadata})
+		}
+	}
+	return out
+}
