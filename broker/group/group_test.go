@@ -19,6 +19,7 @@ func beat(id string, epoch int32, sequence int64, owned ...uint64) Heartbeat {
 }
 
 func must(t *testing.T) func(Answer, error) Answer {
+	t.Helper()
 	return func(a Answer, err error) Answer {
 		t.Helper()
 		require.NoError(t, err)

@@ -74,7 +74,7 @@ func commandPath(root *cobra.Command, args []string) string {
 func (a *app) rootCommand() *cobra.Command {
 	root := group("streamhouse", "A durable log service: Kafka-like topics, replicated by Raft, with their history in S3",
 		a.serverCommand(), a.devCommand(),
-		a.topicCommand(), a.produceCommand(), a.consumeCommand(),
+		a.topicCommand(), a.produceCommand(), a.consumeCommand(), a.groupCommand(),
 		a.clusterCommand(), a.segmentCommand(), a.versionCommand(),
 	)
 	root.SilenceErrors, root.SilenceUsage = true, true

@@ -69,7 +69,8 @@ type position struct {
 	offset, timestampMs         *int64
 }
 
-func parsePosition(s string) (position, error) {
+// parsePosition reads the value of a flag; "" is what the group has committed.
+func parsePosition(flag, s string) (position, error) {
 	switch s {
 	case "":
 		return position{committed: true}, nil
@@ -85,7 +86,7 @@ func parsePosition(s string) (position, error) {
 		ms := t.UnixMilli()
 		return position{timestampMs: &ms}, nil
 	}
-	return position{}, fmt.Errorf("--from %q: must be beginning, end, an offset, or a time such as 2026-01-31T12:00:00Z", s)
+	return position{}, fmt.Errorf("%s %q: must be beginning, end, an offset, or a time such as 2026-01-31T12:00:00Z", flag, s)
 }
 
 // consumeJob is a checked command line.
@@ -100,7 +101,7 @@ type consumeJob struct {
 }
 
 func (f *consumeFlags) job(cmd *cobra.Command, topic string) (*consumeJob, error) {
-	from, err := parsePosition(f.from)
+	from, err := parsePosition("--from", f.from)
 	if err != nil {
 		return nil, err
 	}
