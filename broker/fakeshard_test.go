@@ -2,6 +2,8 @@ package broker
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"sync"
 
 	metav1 "github.com/streamhouse/streamhouse/api/streamhouse/meta/v1"
@@ -28,7 +30,7 @@ type fakeShard struct {
 	appends [][]shard.AppendBatch
 	durable []bool
 	offsets map[string][]shard.GroupOffset
-	group   group.Group
+	members map[string]*group.Group // by the group's name
 	// groupTopics are the partitions of what its members subscribe to.
 	groupTopics map[string][]uint64
 	reasons     map[uint64]Reason // what appends to a partition are refused with
@@ -37,7 +39,8 @@ type fakeShard struct {
 func newFakeShard(leader string) *fakeShard {
 	return &fakeShard{
 		logs: make(map[uint64]*fakeLog), leader: leader, applied: make(map[string]int64), cut: make(map[string]int64),
-		changed: make(chan struct{}), offsets: make(map[string][]shard.GroupOffset), reasons: make(map[uint64]Reason),
+		changed: make(chan struct{}), offsets: make(map[string][]shard.GroupOffset),
+		members: make(map[string]*group.Group), reasons: make(map[uint64]Reason),
 	}
 }
 
@@ -215,16 +218,25 @@ func (r *fakeReplica) RunGroup(_ context.Context, cmd *metav1.GroupCommand) (gro
 	if err := r.checkLocked(); err != nil {
 		return group.Answer{}, err
 	}
+	g := r.members[cmd.GetGroup()]
+	if g == nil {
+		g = &group.Group{}
+	}
 	switch c := cmd.GetCommand().(type) {
 	case *metav1.GroupCommand_Heartbeat:
+		r.members[cmd.GetGroup()] = g
 		h := shard.ToHeartbeat(c.Heartbeat)
 		h.Topics = r.groupTopics
-		return r.group.Heartbeat(h)
+		return g.Heartbeat(h)
 	case *metav1.GroupCommand_Leave:
-		_, err := r.group.Leave(c.Leave.GetMemberId(), c.Leave.GetEpoch(), c.Leave.GetAway())
+		_, err := g.Leave(c.Leave.GetMemberId(), c.Leave.GetEpoch(), c.Leave.GetAway())
 		return group.Answer{}, err
 	default:
-		return group.Answer{}, shard.ErrNoGroup
+		if r.members[cmd.GetGroup()] == nil {
+			return group.Answer{}, shard.ErrNoGroup
+		}
+		delete(r.members, cmd.GetGroup())
+		return group.Answer{}, nil
 	}
 }
 
@@ -235,9 +247,9 @@ func (r *fakeReplica) GroupStates(names []string) ([]*metav1.ShardGroup, error) 
 		return nil, err
 	}
 	var out []*metav1.ShardGroup
-	for _, name := range names {
-		if !r.group.Empty() {
-			out = append(out, shard.FromState(name, 0, r.group.State()))
+	for _, name := range slices.Sorted(maps.Keys(r.members)) {
+		if len(names) == 0 || slices.Contains(names, name) {
+			out = append(out, shard.FromState(name, 0, r.members[name].State()))
 		}
 	}
 	return out, nil

@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
+	"github.com/streamhouse/streamhouse/broker/group"
 	"github.com/streamhouse/streamhouse/broker/shard"
 	"github.com/streamhouse/streamhouse/cluster/logstore"
 	"github.com/streamhouse/streamhouse/cluster/metadata"
@@ -144,6 +145,13 @@ func TestAsError(t *testing.T) {
 		{"disk full", shard.ErrDiskFull, reasonDiskFull},
 		{"too many offsets", shard.ErrTooManyOffsets, reasonLogFull},
 		{"closed", shard.ErrClosed, reasonShuttingDown},
+		{"unknown member", group.ErrUnknownMember, reasonUnknownMember},
+		{"fenced member", group.ErrFencedEpoch, reasonFencedMember},
+		{"instance in use", group.ErrInstanceInUse, reasonInstanceInUse},
+		{"not owned", group.ErrNotOwned, reasonNotOwned},
+		{"group full", group.ErrFull, reasonGroupFull},
+		{"group not empty", group.ErrNotEmpty, reasonGroupNotEmpty},
+		{"no group", shard.ErrNoGroup, reasonGroupNotFound},
 		{"dropped", shard.ErrDropped, reasonPartitionNotFound},
 		{"metadata unknown", fmt.Errorf("%w: %w", metadata.ErrOutcomeUnknown, context.DeadlineExceeded), reasonOutcomeUnknown},
 		{"metadata without leader", fmt.Errorf("%w: %w", metadata.ErrNoLeader, context.DeadlineExceeded), reasonNoLeader},
