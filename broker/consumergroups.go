@@ -30,6 +30,8 @@ const (
 	// heartbeatsPerSession is how many heartbeats may be lost, about, before a session ends.
 	heartbeatsPerSession = 6
 	maxHeartbeatInterval = 3 * time.Second
+	// waitingInterval is for a member that waits for partitions, or has some to give up.
+	waitingInterval = 250 * time.Millisecond
 )
 
 // GroupHeartbeat takes a member into a consumer group or keeps it there, and says what it may work on.
@@ -51,6 +53,9 @@ func (b *Broker) GroupHeartbeat(ctx context.Context, req *streamhousev1.GroupHea
 		return nil, err
 	}
 	interval := min(time.Duration(spec.SessionTimeoutMs)*time.Millisecond/heartbeatsPerSession, maxHeartbeatInterval)
+	if answer.Waiting {
+		interval = min(interval, waitingInterval)
+	}
 	return &streamhousev1.GroupHeartbeatResponse{
 		MemberEpoch: answer.Epoch, HeartbeatIntervalMs: int32(interval.Milliseconds()), Assigned: b.topicPartitions(answer.Assigned),
 	}, nil
@@ -160,7 +165,7 @@ func (b *Broker) runGroup(ctx context.Context, cmd *metav1.GroupCommand) (group.
 			return err
 		}
 		res, err := ask(ctx, b, &nodev1.RunGroupRequest{Shard: number, Command: data}, t.client.RunGroup)
-		answer = group.Answer{Epoch: res.GetMemberEpoch(), Assigned: res.GetAssigned()}
+		answer = group.Answer{Epoch: res.GetMemberEpoch(), Assigned: res.GetAssigned(), Waiting: res.GetWaiting()}
 		return again(t, cmd, err)
 	})
 	return answer, err

@@ -158,7 +158,7 @@ func (p *fakePeer) RunGroup(ctx context.Context, req *nodev1.RunGroupRequest, op
 		return nil, err
 	}
 	answer, err := p.shards[req.GetShard()].RunGroup(ctx, cmd)
-	return &nodev1.RunGroupResponse{MemberEpoch: answer.Epoch, Assigned: answer.Assigned}, err
+	return &nodev1.RunGroupResponse{MemberEpoch: answer.Epoch, Assigned: answer.Assigned, Waiting: answer.Waiting}, err
 }
 
 func (p *fakePeer) GetGroups(_ context.Context, req *nodev1.GetGroupsRequest, opts ...grpc.CallOption) (*nodev1.GetGroupsResponse, error) {

@@ -70,6 +70,8 @@ type Answer struct {
 	Epoch int32
 	// Assigned is what the member may work on, in order of ids. What it owns beside that it must give up.
 	Assigned []uint64
+	// Waiting is set while the member has not all that it should have, or too much: its next heartbeat should come soon.
+	Waiting bool
 	// Completed is set when this made the generation complete: every member has what it should have.
 	Completed bool
 }
@@ -143,7 +145,11 @@ func (g *Group) Settled(h Heartbeat) (answer Answer, ok bool) {
 	return m.answer(), true
 }
 
-func (m *member) answer() Answer { return Answer{Epoch: m.epoch, Assigned: slices.Clone(m.assigned)} }
+func (m *member) answer() Answer {
+	return Answer{
+		Epoch: m.epoch, Assigned: slices.Clone(m.assigned), Waiting: len(m.revoking) > 0 || len(m.assigned) != len(m.target),
+	}
+}
 
 // find returns the member that a heartbeat comes from; nil when it is new.
 func (g *Group) find(h Heartbeat) (*member, error) {

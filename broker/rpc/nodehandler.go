@@ -219,7 +219,7 @@ func (h *nodeHandler) RunGroup(ctx context.Context, req *nodev1.RunGroupRequest)
 	if err != nil {
 		return nil, err
 	}
-	return &nodev1.RunGroupResponse{MemberEpoch: answer.Epoch, Assigned: answer.Assigned}, nil
+	return &nodev1.RunGroupResponse{MemberEpoch: answer.Epoch, Assigned: answer.Assigned, Waiting: answer.Waiting}, nil
 }
 
 // GetGroups implements the RPC.

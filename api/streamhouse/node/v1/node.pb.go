@@ -1368,6 +1368,7 @@ type RunGroupResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	MemberEpoch   int32                  `protobuf:"varint,1,opt,name=member_epoch,json=memberEpoch,proto3" json:"member_epoch,omitempty"`
 	Assigned      []uint64               `protobuf:"varint,2,rep,packed,name=assigned,proto3" json:"assigned,omitempty"`
+	Waiting       bool                   `protobuf:"varint,3,opt,name=waiting,proto3" json:"waiting,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1414,6 +1415,13 @@ func (x *RunGroupResponse) GetAssigned() []uint64 {
 		return x.Assigned
 	}
 	return nil
+}
+
+func (x *RunGroupResponse) GetWaiting() bool {
+	if x != nil {
+		return x.Waiting
+	}
+	return false
 }
 
 type GetGroupsRequest struct {
@@ -2099,10 +2107,11 @@ const file_streamhouse_node_v1_node_proto_rawDesc = "" +
 	"\aoffsets\x18\x01 \x03(\v2 .streamhouse.node.v1.GroupOffsetR\aoffsets\"A\n" +
 	"\x0fRunGroupRequest\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x18\n" +
-	"\acommand\x18\x02 \x01(\fR\acommand\"Q\n" +
+	"\acommand\x18\x02 \x01(\fR\acommand\"k\n" +
 	"\x10RunGroupResponse\x12!\n" +
 	"\fmember_epoch\x18\x01 \x01(\x05R\vmemberEpoch\x12\x1a\n" +
-	"\bassigned\x18\x02 \x03(\x04R\bassigned\"@\n" +
+	"\bassigned\x18\x02 \x03(\x04R\bassigned\x12\x18\n" +
+	"\awaiting\x18\x03 \x01(\bR\awaiting\"@\n" +
 	"\x10GetGroupsRequest\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x16\n" +
 	"\x06groups\x18\x02 \x03(\tR\x06groups\"+\n" +
