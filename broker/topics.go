@@ -2,6 +2,8 @@ package broker
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -51,7 +53,8 @@ func (b *Broker) GetTopic(ctx context.Context, req *streamhousev1.GetTopicReques
 	if err != nil {
 		return nil, err
 	}
-	return &streamhousev1.GetTopicResponse{Topic: b.describeTopic(t)}, nil
+	described := b.describeTopic(t)
+	return &streamhousev1.GetTopicResponse{Topic: described, Nodes: b.nodeAddresses(described)}, nil
 }
 
 // ListTopics lists all topics by name: the newest where the metadata leader answers, else what this node knows.
@@ -133,6 +136,25 @@ func (b *Broker) describeTopic(t *fsm.Topic) *streamhousev1.Topic {
 			Partition: p.Number, Id: p.ID, Shard: p.Shard, LogStartOffset: p.LogStart, UploadedEndOffset: p.UploadedEnd,
 			Segments: int64(len(p.Segments)), SegmentBytes: p.SegmentBytes(), Leader: nodes.leader, Replicas: nodes.replicas,
 		})
+	}
+	return out
+}
+
+// nodeAddresses returns where the holders of a topic's shards take calls, in order of their ids.
+func (b *Broker) nodeAddresses(t *streamhousev1.Topic) []*streamhousev1.NodeAddress {
+	ids := make(map[string]bool)
+	for _, p := range t.GetPartitions() {
+		ids[p.GetLeader()] = true
+		for _, id := range p.GetReplicas() {
+			ids[id] = true
+		}
+	}
+	view := b.meta.View()
+	var out []*streamhousev1.NodeAddress
+	for _, id := range slices.Sorted(maps.Keys(ids)) {
+		if n, ok := view.Node(id); ok {
+			out = append(out, &streamhousev1.NodeAddress{NodeId: id, GrpcAddr: n.GRPCAddr})
+		}
 	}
 	return out
 }

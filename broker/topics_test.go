@@ -37,6 +37,11 @@ func TestTopics(t *testing.T) {
 		require.Equal(t, field, requireReason(t, reasonInvalidField, err)["field"])
 	}
 
+	got, err := f.GetTopic(ctx, &streamhousev1.GetTopicRequest{Name: "t"})
+	require.NoError(t, err)
+	require.Len(t, got.GetNodes(), 3)
+	require.Equal(t, "n2:50051", got.GetNodes()[1].GetGrpcAddr(), "so that a client can go to the leader")
+
 	altered, err := f.AlterTopic(ctx, &streamhousev1.AlterTopicRequest{Name: "t", Partitions: 3, UnsetConfig: []string{"retention.ms"}})
 	require.NoError(t, err)
 	require.Len(t, altered.GetTopic().GetPartitions(), 3)

@@ -370,8 +370,10 @@ func (x *GetTopicRequest) GetName() string {
 }
 
 type GetTopicResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Topic         *Topic                 `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Topic *Topic                 `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
+	// Nodes that hold replicas of the topic's shards, so that a client can go to leaders directly.
+	Nodes         []*NodeAddress `protobuf:"bytes,2,rep,name=nodes,proto3" json:"nodes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -413,6 +415,66 @@ func (x *GetTopicResponse) GetTopic() *Topic {
 	return nil
 }
 
+func (x *GetTopicResponse) GetNodes() []*NodeAddress {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+// NodeAddress is where a node takes calls.
+type NodeAddress struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	NodeId        string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	GrpcAddr      string                 `protobuf:"bytes,2,opt,name=grpc_addr,json=grpcAddr,proto3" json:"grpc_addr,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NodeAddress) Reset() {
+	*x = NodeAddress{}
+	mi := &file_streamhouse_v1_topic_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeAddress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeAddress) ProtoMessage() {}
+
+func (x *NodeAddress) ProtoReflect() protoreflect.Message {
+	mi := &file_streamhouse_v1_topic_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeAddress.ProtoReflect.Descriptor instead.
+func (*NodeAddress) Descriptor() ([]byte, []int) {
+	return file_streamhouse_v1_topic_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *NodeAddress) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *NodeAddress) GetGrpcAddr() string {
+	if x != nil {
+		return x.GrpcAddr
+	}
+	return ""
+}
+
 type ListTopicsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -421,7 +483,7 @@ type ListTopicsRequest struct {
 
 func (x *ListTopicsRequest) Reset() {
 	*x = ListTopicsRequest{}
-	mi := &file_streamhouse_v1_topic_proto_msgTypes[6]
+	mi := &file_streamhouse_v1_topic_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -433,7 +495,7 @@ func (x *ListTopicsRequest) String() string {
 func (*ListTopicsRequest) ProtoMessage() {}
 
 func (x *ListTopicsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_streamhouse_v1_topic_proto_msgTypes[6]
+	mi := &file_streamhouse_v1_topic_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -446,7 +508,7 @@ func (x *ListTopicsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTopicsRequest.ProtoReflect.Descriptor instead.
 func (*ListTopicsRequest) Descriptor() ([]byte, []int) {
-	return file_streamhouse_v1_topic_proto_rawDescGZIP(), []int{6}
+	return file_streamhouse_v1_topic_proto_rawDescGZIP(), []int{7}
 }
 
 type ListTopicsResponse struct {
@@ -459,7 +521,7 @@ type ListTopicsResponse struct {
 
 func (x *ListTopicsResponse) Reset() {
 	*x = ListTopicsResponse{}
-	mi := &file_streamhouse_v1_topic_proto_msgTypes[7]
+	mi := &file_streamhouse_v1_topic_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -471,7 +533,7 @@ func (x *ListTopicsResponse) String() string {
 func (*ListTopicsResponse) ProtoMessage() {}
 
 func (x *ListTopicsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_streamhouse_v1_topic_proto_msgTypes[7]
+	mi := &file_streamhouse_v1_topic_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -484,7 +546,7 @@ func (x *ListTopicsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTopicsResponse.ProtoReflect.Descriptor instead.
 func (*ListTopicsResponse) Descriptor() ([]byte, []int) {
-	return file_streamhouse_v1_topic_proto_rawDescGZIP(), []int{7}
+	return file_streamhouse_v1_topic_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ListTopicsResponse) GetTopics() []*TopicSummary {
@@ -507,7 +569,7 @@ type TopicSummary struct {
 
 func (x *TopicSummary) Reset() {
 	*x = TopicSummary{}
-	mi := &file_streamhouse_v1_topic_proto_msgTypes[8]
+	mi := &file_streamhouse_v1_topic_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -519,7 +581,7 @@ func (x *TopicSummary) String() string {
 func (*TopicSummary) ProtoMessage() {}
 
 func (x *TopicSummary) ProtoReflect() protoreflect.Message {
-	mi := &file_streamhouse_v1_topic_proto_msgTypes[8]
+	mi := &file_streamhouse_v1_topic_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -532,7 +594,7 @@ func (x *TopicSummary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TopicSummary.ProtoReflect.Descriptor instead.
 func (*TopicSummary) Descriptor() ([]byte, []int) {
-	return file_streamhouse_v1_topic_proto_rawDescGZIP(), []int{8}
+	return file_streamhouse_v1_topic_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *TopicSummary) GetName() string {
@@ -585,7 +647,7 @@ type AlterTopicRequest struct {
 
 func (x *AlterTopicRequest) Reset() {
 	*x = AlterTopicRequest{}
-	mi := &file_streamhouse_v1_topic_proto_msgTypes[9]
+	mi := &file_streamhouse_v1_topic_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -597,7 +659,7 @@ func (x *AlterTopicRequest) String() string {
 func (*AlterTopicRequest) ProtoMessage() {}
 
 func (x *AlterTopicRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_streamhouse_v1_topic_proto_msgTypes[9]
+	mi := &file_streamhouse_v1_topic_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -610,7 +672,7 @@ func (x *AlterTopicRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AlterTopicRequest.ProtoReflect.Descriptor instead.
 func (*AlterTopicRequest) Descriptor() ([]byte, []int) {
-	return file_streamhouse_v1_topic_proto_rawDescGZIP(), []int{9}
+	return file_streamhouse_v1_topic_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *AlterTopicRequest) GetName() string {
@@ -650,7 +712,7 @@ type AlterTopicResponse struct {
 
 func (x *AlterTopicResponse) Reset() {
 	*x = AlterTopicResponse{}
-	mi := &file_streamhouse_v1_topic_proto_msgTypes[10]
+	mi := &file_streamhouse_v1_topic_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -662,7 +724,7 @@ func (x *AlterTopicResponse) String() string {
 func (*AlterTopicResponse) ProtoMessage() {}
 
 func (x *AlterTopicResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_streamhouse_v1_topic_proto_msgTypes[10]
+	mi := &file_streamhouse_v1_topic_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -675,7 +737,7 @@ func (x *AlterTopicResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AlterTopicResponse.ProtoReflect.Descriptor instead.
 func (*AlterTopicResponse) Descriptor() ([]byte, []int) {
-	return file_streamhouse_v1_topic_proto_rawDescGZIP(), []int{10}
+	return file_streamhouse_v1_topic_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *AlterTopicResponse) GetTopic() *Topic {
@@ -694,7 +756,7 @@ type DeleteTopicRequest struct {
 
 func (x *DeleteTopicRequest) Reset() {
 	*x = DeleteTopicRequest{}
-	mi := &file_streamhouse_v1_topic_proto_msgTypes[11]
+	mi := &file_streamhouse_v1_topic_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -706,7 +768,7 @@ func (x *DeleteTopicRequest) String() string {
 func (*DeleteTopicRequest) ProtoMessage() {}
 
 func (x *DeleteTopicRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_streamhouse_v1_topic_proto_msgTypes[11]
+	mi := &file_streamhouse_v1_topic_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -719,7 +781,7 @@ func (x *DeleteTopicRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteTopicRequest.ProtoReflect.Descriptor instead.
 func (*DeleteTopicRequest) Descriptor() ([]byte, []int) {
-	return file_streamhouse_v1_topic_proto_rawDescGZIP(), []int{11}
+	return file_streamhouse_v1_topic_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *DeleteTopicRequest) GetName() string {
@@ -737,7 +799,7 @@ type DeleteTopicResponse struct {
 
 func (x *DeleteTopicResponse) Reset() {
 	*x = DeleteTopicResponse{}
-	mi := &file_streamhouse_v1_topic_proto_msgTypes[12]
+	mi := &file_streamhouse_v1_topic_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -749,7 +811,7 @@ func (x *DeleteTopicResponse) String() string {
 func (*DeleteTopicResponse) ProtoMessage() {}
 
 func (x *DeleteTopicResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_streamhouse_v1_topic_proto_msgTypes[12]
+	mi := &file_streamhouse_v1_topic_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -762,7 +824,7 @@ func (x *DeleteTopicResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteTopicResponse.ProtoReflect.Descriptor instead.
 func (*DeleteTopicResponse) Descriptor() ([]byte, []int) {
-	return file_streamhouse_v1_topic_proto_rawDescGZIP(), []int{12}
+	return file_streamhouse_v1_topic_proto_rawDescGZIP(), []int{13}
 }
 
 var File_streamhouse_v1_topic_proto protoreflect.FileDescriptor
@@ -804,9 +866,13 @@ const file_streamhouse_v1_topic_proto_rawDesc = "" +
 	"\x13CreateTopicResponse\x12+\n" +
 	"\x05topic\x18\x01 \x01(\v2\x15.streamhouse.v1.TopicR\x05topic\"%\n" +
 	"\x0fGetTopicRequest\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\"?\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"r\n" +
 	"\x10GetTopicResponse\x12+\n" +
-	"\x05topic\x18\x01 \x01(\v2\x15.streamhouse.v1.TopicR\x05topic\"\x13\n" +
+	"\x05topic\x18\x01 \x01(\v2\x15.streamhouse.v1.TopicR\x05topic\x121\n" +
+	"\x05nodes\x18\x02 \x03(\v2\x1b.streamhouse.v1.NodeAddressR\x05nodes\"C\n" +
+	"\vNodeAddress\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1b\n" +
+	"\tgrpc_addr\x18\x02 \x01(\tR\bgrpcAddr\"\x13\n" +
 	"\x11ListTopicsRequest\"J\n" +
 	"\x12ListTopicsResponse\x124\n" +
 	"\x06topics\x18\x01 \x03(\v2\x1c.streamhouse.v1.TopicSummaryR\x06topics\"\xf2\x01\n" +
@@ -851,7 +917,7 @@ func file_streamhouse_v1_topic_proto_rawDescGZIP() []byte {
 	return file_streamhouse_v1_topic_proto_rawDescData
 }
 
-var file_streamhouse_v1_topic_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_streamhouse_v1_topic_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_streamhouse_v1_topic_proto_goTypes = []any{
 	(*Topic)(nil),               // 0: streamhouse.v1.Topic
 	(*Partition)(nil),           // 1: streamhouse.v1.Partition
@@ -859,33 +925,35 @@ var file_streamhouse_v1_topic_proto_goTypes = []any{
 	(*CreateTopicResponse)(nil), // 3: streamhouse.v1.CreateTopicResponse
 	(*GetTopicRequest)(nil),     // 4: streamhouse.v1.GetTopicRequest
 	(*GetTopicResponse)(nil),    // 5: streamhouse.v1.GetTopicResponse
-	(*ListTopicsRequest)(nil),   // 6: streamhouse.v1.ListTopicsRequest
-	(*ListTopicsResponse)(nil),  // 7: streamhouse.v1.ListTopicsResponse
-	(*TopicSummary)(nil),        // 8: streamhouse.v1.TopicSummary
-	(*AlterTopicRequest)(nil),   // 9: streamhouse.v1.AlterTopicRequest
-	(*AlterTopicResponse)(nil),  // 10: streamhouse.v1.AlterTopicResponse
-	(*DeleteTopicRequest)(nil),  // 11: streamhouse.v1.DeleteTopicRequest
-	(*DeleteTopicResponse)(nil), // 12: streamhouse.v1.DeleteTopicResponse
-	nil,                         // 13: streamhouse.v1.Topic.ConfigEntry
-	nil,                         // 14: streamhouse.v1.CreateTopicRequest.ConfigEntry
-	nil,                         // 15: streamhouse.v1.TopicSummary.ConfigEntry
-	nil,                         // 16: streamhouse.v1.AlterTopicRequest.SetConfigEntry
+	(*NodeAddress)(nil),         // 6: streamhouse.v1.NodeAddress
+	(*ListTopicsRequest)(nil),   // 7: streamhouse.v1.ListTopicsRequest
+	(*ListTopicsResponse)(nil),  // 8: streamhouse.v1.ListTopicsResponse
+	(*TopicSummary)(nil),        // 9: streamhouse.v1.TopicSummary
+	(*AlterTopicRequest)(nil),   // 10: streamhouse.v1.AlterTopicRequest
+	(*AlterTopicResponse)(nil),  // 11: streamhouse.v1.AlterTopicResponse
+	(*DeleteTopicRequest)(nil),  // 12: streamhouse.v1.DeleteTopicRequest
+	(*DeleteTopicResponse)(nil), // 13: streamhouse.v1.DeleteTopicResponse
+	nil,                         // 14: streamhouse.v1.Topic.ConfigEntry
+	nil,                         // 15: streamhouse.v1.CreateTopicRequest.ConfigEntry
+	nil,                         // 16: streamhouse.v1.TopicSummary.ConfigEntry
+	nil,                         // 17: streamhouse.v1.AlterTopicRequest.SetConfigEntry
 }
 var file_streamhouse_v1_topic_proto_depIdxs = []int32{
 	1,  // 0: streamhouse.v1.Topic.partitions:type_name -> streamhouse.v1.Partition
-	13, // 1: streamhouse.v1.Topic.config:type_name -> streamhouse.v1.Topic.ConfigEntry
-	14, // 2: streamhouse.v1.CreateTopicRequest.config:type_name -> streamhouse.v1.CreateTopicRequest.ConfigEntry
+	14, // 1: streamhouse.v1.Topic.config:type_name -> streamhouse.v1.Topic.ConfigEntry
+	15, // 2: streamhouse.v1.CreateTopicRequest.config:type_name -> streamhouse.v1.CreateTopicRequest.ConfigEntry
 	0,  // 3: streamhouse.v1.CreateTopicResponse.topic:type_name -> streamhouse.v1.Topic
 	0,  // 4: streamhouse.v1.GetTopicResponse.topic:type_name -> streamhouse.v1.Topic
-	8,  // 5: streamhouse.v1.ListTopicsResponse.topics:type_name -> streamhouse.v1.TopicSummary
-	15, // 6: streamhouse.v1.TopicSummary.config:type_name -> streamhouse.v1.TopicSummary.ConfigEntry
-	16, // 7: streamhouse.v1.AlterTopicRequest.set_config:type_name -> streamhouse.v1.AlterTopicRequest.SetConfigEntry
-	0,  // 8: streamhouse.v1.AlterTopicResponse.topic:type_name -> streamhouse.v1.Topic
-	9,  // [9:9] is the sub-list for method output_type
-	9,  // [9:9] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	6,  // 5: streamhouse.v1.GetTopicResponse.nodes:type_name -> streamhouse.v1.NodeAddress
+	9,  // 6: streamhouse.v1.ListTopicsResponse.topics:type_name -> streamhouse.v1.TopicSummary
+	16, // 7: streamhouse.v1.TopicSummary.config:type_name -> streamhouse.v1.TopicSummary.ConfigEntry
+	17, // 8: streamhouse.v1.AlterTopicRequest.set_config:type_name -> streamhouse.v1.AlterTopicRequest.SetConfigEntry
+	0,  // 9: streamhouse.v1.AlterTopicResponse.topic:type_name -> streamhouse.v1.Topic
+	10, // [10:10] is the sub-list for method output_type
+	10, // [10:10] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_streamhouse_v1_topic_proto_init() }
@@ -899,7 +967,7 @@ func file_streamhouse_v1_topic_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_streamhouse_v1_topic_proto_rawDesc), len(file_streamhouse_v1_topic_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   17,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
