@@ -40,15 +40,21 @@ func NewBuilder(c BuilderConfig) *Builder {
 
 // Reset forgets the records and begins a new batch. A batch that was built before is no longer valid.
 func (bl *Builder) Reset(c BuilderConfig) {
-	if c.ProducerID < 0 {
-		c.ProducerID, c.ProducerEpoch, c.BaseSequence = -1, -1, -1
-	}
-	bl.config = c
+	bl.Configure(c)
 	bl.records, bl.base, bl.newest, bl.err = 0, 0, 0, nil
 	if cap(bl.buf) < HeaderBytes {
 		bl.buf = make([]byte, HeaderBytes, 1024)
 	}
 	bl.buf = bl.buf[:HeaderBytes]
+}
+
+// Configure says anew what the batch carries besides its records, for a batch that is built before that is known, or is
+// built again for another try.
+func (bl *Builder) Configure(c BuilderConfig) {
+	if c.ProducerID < 0 {
+		c.ProducerID, c.ProducerEpoch, c.BaseSequence = -1, -1, -1
+	}
+	bl.config = c
 }
 
 // Len returns the number of records so far.
