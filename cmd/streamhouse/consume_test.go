@@ -12,7 +12,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
-	"github.com/streamhouse/streamhouse/cmd/streamhouse/internal/fakecluster"
+	"github.com/streamhouse/streamhouse/client/clienttest"
 )
 
 func TestConsumePositions(t *testing.T) {
@@ -98,7 +98,7 @@ func TestConsumeWithoutALeader(t *testing.T) {
 	s.ok("a\nb\n", "produce", "t")
 	s.node.Before = func(method string) error {
 		if method == "ListEnds" {
-			return fakecluster.Error(codes.Unavailable, streamhousev1.ErrorReason_ERROR_REASON_NO_LEADER, "no leader", nil)
+			return clienttest.Error(codes.Unavailable, streamhousev1.ErrorReason_ERROR_REASON_NO_LEADER, "no leader", nil)
 		}
 		return nil
 	}

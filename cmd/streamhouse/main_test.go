@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
-	"github.com/streamhouse/streamhouse/cmd/streamhouse/internal/fakecluster"
+	"github.com/streamhouse/streamhouse/client/clienttest"
 )
 
 var updateGolden = flag.Bool("update", false, "write golden files anew")
@@ -43,13 +43,13 @@ func runWith(ctx context.Context, stdin string, args ...string) result {
 // shell runs command lines against a cluster in memory.
 type shell struct {
 	t       *testing.T
-	cluster *fakecluster.Cluster
-	node    *fakecluster.Node
+	cluster *clienttest.Cluster
+	node    *clienttest.Node
 }
 
 func newShell(t *testing.T) *shell {
 	t.Helper()
-	s := &shell{t: t, cluster: fakecluster.New()}
+	s := &shell{t: t, cluster: clienttest.New()}
 	s.node = s.cluster.Start(t)
 	t.Setenv("STREAMHOUSE_ADDR", s.node.Addr())
 	return s

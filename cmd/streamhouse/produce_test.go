@@ -16,7 +16,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
-	"github.com/streamhouse/streamhouse/cmd/streamhouse/internal/fakecluster"
+	"github.com/streamhouse/streamhouse/client/clienttest"
 )
 
 func TestLinesComeBackByteForByte(t *testing.T) {
@@ -174,7 +174,7 @@ func TestProduceFailsOver(t *testing.T) {
 	var writes atomic.Int32
 	s.node.Before = func(method string) error {
 		if method == "write" && writes.Add(1) > 3 {
-			return fakecluster.Break()
+			return clienttest.Break()
 		}
 		return nil
 	}
@@ -188,7 +188,7 @@ func TestProduceUnknownProducerIsFinal(t *testing.T) {
 	s.ok("", "topic", "create", "t")
 	s.node.Before = func(method string) error {
 		if method == "write" {
-			return fakecluster.StreamError(codes.FailedPrecondition, streamhousev1.ErrorReason_ERROR_REASON_UNKNOWN_PRODUCER, "its state has expired")
+			return clienttest.StreamError(codes.FailedPrecondition, streamhousev1.ErrorReason_ERROR_REASON_UNKNOWN_PRODUCER, "its state has expired")
 		}
 		return nil
 	}

@@ -8,7 +8,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
-	"github.com/streamhouse/streamhouse/cmd/streamhouse/internal/fakecluster"
+	"github.com/streamhouse/streamhouse/client/clienttest"
 )
 
 func TestTopicCommands(t *testing.T) {
@@ -50,7 +50,7 @@ func TestDescribeWithoutWatermarks(t *testing.T) {
 	s.ok("", "topic", "create", "a")
 	s.node.Before = func(method string) error {
 		if method == "ListEnds" {
-			return fakecluster.Error(codes.DataLoss, streamhousev1.ErrorReason_ERROR_REASON_CORRUPT_DATA, "a checksum is wrong", nil)
+			return clienttest.Error(codes.DataLoss, streamhousev1.ErrorReason_ERROR_REASON_CORRUPT_DATA, "a checksum is wrong", nil)
 		}
 		return nil
 	}

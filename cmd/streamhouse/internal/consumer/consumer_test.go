@@ -13,8 +13,8 @@ import (
 	"google.golang.org/grpc/codes"
 
 	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
+	"github.com/streamhouse/streamhouse/client/clienttest"
 	"github.com/streamhouse/streamhouse/cmd/streamhouse/internal/consumer"
-	"github.com/streamhouse/streamhouse/cmd/streamhouse/internal/fakecluster"
 	"github.com/streamhouse/streamhouse/cmd/streamhouse/internal/producer"
 	"github.com/streamhouse/streamhouse/cmd/streamhouse/internal/remote"
 )
@@ -22,10 +22,10 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // start returns a cluster of two nodes with n records in a topic.
-func start(t *testing.T, n int) (*fakecluster.Cluster, [2]*fakecluster.Node, *remote.Pool) {
+func start(t *testing.T, n int) (*clienttest.Cluster, [2]*clienttest.Node, *remote.Pool) {
 	t.Helper()
-	c := fakecluster.New()
-	nodes := [2]*fakecluster.Node{c.Start(t), c.Start(t)}
+	c := clienttest.New()
+	nodes := [2]*clienttest.Node{c.Start(t), c.Start(t)}
 	pool, err := remote.Open(nodes[0].Addr() + "," + nodes[1].Addr())
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, pool.Close()) })
@@ -86,9 +86,9 @@ func TestReadThroughFaults(t *testing.T) {
 		n.Before = func(string) error {
 			switch calls.Add(1) % 4 {
 			case 1:
-				return fakecluster.Error(codes.Unavailable, streamhousev1.ErrorReason_ERROR_REASON_NO_LEADER, "no leader", nil)
+				return clienttest.Error(codes.Unavailable, streamhousev1.ErrorReason_ERROR_REASON_NO_LEADER, "no leader", nil)
 			case 2:
-				return fakecluster.Break()
+				return clienttest.Break()
 			default:
 				return nil
 			}
@@ -142,7 +142,7 @@ func TestReadToAnUnknownEnd(t *testing.T) {
 	for _, n := range nodes {
 		n.Before = func(string) error {
 			if calls.Add(1) > 2 {
-				return fakecluster.Error(codes.Unavailable, streamhousev1.ErrorReason_ERROR_REASON_NO_LEADER, "no leader", nil)
+				return clienttest.Error(codes.Unavailable, streamhousev1.ErrorReason_ERROR_REASON_NO_LEADER, "no leader", nil)
 			}
 			return nil
 		}

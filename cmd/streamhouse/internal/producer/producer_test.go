@@ -15,7 +15,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
-	"github.com/streamhouse/streamhouse/cmd/streamhouse/internal/fakecluster"
+	"github.com/streamhouse/streamhouse/client/clienttest"
 	"github.com/streamhouse/streamhouse/cmd/streamhouse/internal/producer"
 	"github.com/streamhouse/streamhouse/cmd/streamhouse/internal/remote"
 )
@@ -23,16 +23,16 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 type fixture struct {
-	cluster *fakecluster.Cluster
-	nodes   [2]*fakecluster.Node
+	cluster *clienttest.Cluster
+	nodes   [2]*clienttest.Node
 	pool    *remote.Pool
 	acked   atomic.Int64
 }
 
 func start(t *testing.T, partitions int32) *fixture {
 	t.Helper()
-	f := &fixture{cluster: fakecluster.New()}
-	f.nodes = [2]*fakecluster.Node{f.cluster.Start(t), f.cluster.Start(t)}
+	f := &fixture{cluster: clienttest.New()}
+	f.nodes = [2]*clienttest.Node{f.cluster.Start(t), f.cluster.Start(t)}
 	var err error
 	f.pool, err = remote.Open(f.nodes[0].Addr() + "," + f.nodes[1].Addr())
 	require.NoError(t, err)
@@ -100,11 +100,11 @@ func everyNth(n int32, failure error) func() error {
 
 func TestProduceThroughFaults(t *testing.T) {
 	for name, failure := range map[string]error{
-		"no leader":         fakecluster.StreamError(codes.Unavailable, streamhousev1.ErrorReason_ERROR_REASON_NO_LEADER, "no leader"),
-		"outcome unknown":   fakecluster.StreamError(codes.Unavailable, streamhousev1.ErrorReason_ERROR_REASON_OUTCOME_UNKNOWN, "who knows"),
-		"deadline":          fakecluster.StreamError(codes.DeadlineExceeded, streamhousev1.ErrorReason_ERROR_REASON_DEADLINE_EXCEEDED, "too late"),
-		"log full":          fakecluster.StreamError(codes.ResourceExhausted, streamhousev1.ErrorReason_ERROR_REASON_LOG_FULL, "full"),
-		"broken connection": fakecluster.Break(),
+		"no leader":         clienttest.StreamError(codes.Unavailable, streamhousev1.ErrorReason_ERROR_REASON_NO_LEADER, "no leader"),
+		"outcome unknown":   clienttest.StreamError(codes.Unavailable, streamhousev1.ErrorReason_ERROR_REASON_OUTCOME_UNKNOWN, "who knows"),
+		"deadline":          clienttest.StreamError(codes.DeadlineExceeded, streamhousev1.ErrorReason_ERROR_REASON_DEADLINE_EXCEEDED, "too late"),
+		"log full":          clienttest.StreamError(codes.ResourceExhausted, streamhousev1.ErrorReason_ERROR_REASON_LOG_FULL, "full"),
+		"broken connection": clienttest.Break(),
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := start(t, 2)
@@ -147,7 +147,7 @@ func TestProduceIsRefused(t *testing.T) {
 	var writes atomic.Int32
 	f.nodes[0].Before = func(method string) error {
 		if method == "write" && writes.Add(1) == 4 {
-			return fakecluster.StreamError(codes.InvalidArgument, streamhousev1.ErrorReason_ERROR_REASON_RECORD_TOO_LARGE, "9 bytes are too many")
+			return clienttest.StreamError(codes.InvalidArgument, streamhousev1.ErrorReason_ERROR_REASON_RECORD_TOO_LARGE, "9 bytes are too many")
 		}
 		return nil
 	}
@@ -160,7 +160,7 @@ func TestProduceGivesUp(t *testing.T) {
 	for _, n := range f.nodes {
 		n.Before = func(method string) error {
 			if method == "write" {
-				return fakecluster.StreamError(codes.Unavailable, streamhousev1.ErrorReason_ERROR_REASON_NO_LEADER, "no leader")
+				return clienttest.StreamError(codes.Unavailable, streamhousev1.ErrorReason_ERROR_REASON_NO_LEADER, "no leader")
 			}
 			return nil
 		}
@@ -175,7 +175,7 @@ func TestProduceGapForEver(t *testing.T) {
 	for _, n := range f.nodes {
 		n.Before = func(method string) error {
 			if method == "write" {
-				return fakecluster.StreamError(codes.FailedPrecondition, streamhousev1.ErrorReason_ERROR_REASON_OUT_OF_ORDER_SEQUENCE, "expected 4")
+				return clienttest.StreamError(codes.FailedPrecondition, streamhousev1.ErrorReason_ERROR_REASON_OUT_OF_ORDER_SEQUENCE, "expected 4")
 			}
 			return nil
 		}
@@ -185,7 +185,7 @@ func TestProduceGapForEver(t *testing.T) {
 
 func TestProduceForgottenDuplicateIsStored(t *testing.T) {
 	f := start(t, 1)
-	f.nodes[0].Appended = everyNth(5, fakecluster.StreamError(codes.AlreadyExists, streamhousev1.ErrorReason_ERROR_REASON_DUPLICATE_SEQUENCE, "long ago"))
+	f.nodes[0].Appended = everyNth(5, clienttest.StreamError(codes.AlreadyExists, streamhousev1.ErrorReason_ERROR_REASON_DUPLICATE_SEQUENCE, "long ago"))
 	require.NoError(t, f.produce(t, 1, 20, time.Minute))
 	f.requireAll(t, 1, 20)
 }

@@ -14,7 +14,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
-	"github.com/streamhouse/streamhouse/cmd/streamhouse/internal/fakecluster"
+	"github.com/streamhouse/streamhouse/client/clienttest"
 	"github.com/streamhouse/streamhouse/cmd/streamhouse/internal/remote"
 )
 
@@ -47,7 +47,7 @@ func TestOpenRefuses(t *testing.T) {
 }
 
 func TestCallFailsOver(t *testing.T) {
-	c := fakecluster.New()
+	c := clienttest.New()
 	dead, alive := c.Start(t), c.Start(t)
 	dead.Kill()
 	p := open(t, dead.Addr()+", "+alive.Addr())
@@ -56,7 +56,7 @@ func TestCallFailsOver(t *testing.T) {
 }
 
 func TestCallSaysWhomItCannotReach(t *testing.T) {
-	c := fakecluster.New()
+	c := clienttest.New()
 	n := c.Start(t)
 	n.Kill()
 	err := list(t.Context(), open(t, n.Addr()), remote.Idempotent)
@@ -64,8 +64,8 @@ func TestCallSaysWhomItCannotReach(t *testing.T) {
 }
 
 func TestCallRetries(t *testing.T) {
-	unknown := fakecluster.Error(codes.Unavailable, streamhousev1.ErrorReason_ERROR_REASON_OUTCOME_UNKNOWN, "who knows", nil)
-	noLeader := fakecluster.Error(codes.Unavailable, streamhousev1.ErrorReason_ERROR_REASON_NO_LEADER, "no leader", nil)
+	unknown := clienttest.Error(codes.Unavailable, streamhousev1.ErrorReason_ERROR_REASON_OUTCOME_UNKNOWN, "who knows", nil)
+	noLeader := clienttest.Error(codes.Unavailable, streamhousev1.ErrorReason_ERROR_REASON_NO_LEADER, "no leader", nil)
 	for name, tc := range map[string]struct {
 		failure error
 		safety  remote.Safety
@@ -76,14 +76,14 @@ func TestCallRetries(t *testing.T) {
 		"unknown, idempotent":  {unknown, remote.Idempotent, "", 2},
 		"no leader, once":      {noLeader, remote.Once, "", 2},
 		"refused":              {status.Error(codes.InvalidArgument, "no"), remote.Idempotent, "no", 1},
-		"internal":             {fakecluster.Error(codes.Internal, streamhousev1.ErrorReason_ERROR_REASON_INTERNAL, "a bug", nil), remote.Idempotent, "a bug (INTERNAL)", 1},
-		"log full":             {fakecluster.Error(codes.ResourceExhausted, streamhousev1.ErrorReason_ERROR_REASON_LOG_FULL, "full", nil), remote.Once, "", 2},
+		"internal":             {clienttest.Error(codes.Internal, streamhousev1.ErrorReason_ERROR_REASON_INTERNAL, "a bug", nil), remote.Idempotent, "a bug (INTERNAL)", 1},
+		"log full":             {clienttest.Error(codes.ResourceExhausted, streamhousev1.ErrorReason_ERROR_REASON_LOG_FULL, "full", nil), remote.Once, "", 2},
 		"too large a message":  {status.Error(codes.ResourceExhausted, "too large"), remote.Idempotent, "too large", 1},
 		"broken in the middle": {status.Error(codes.Unavailable, "EOF"), remote.Once, "lost the connection to ADDR", 1},
 		"without words":        {status.Error(codes.NotFound, ""), remote.Once, "notfound", 1},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c := fakecluster.New()
+			c := clienttest.New()
 			n := c.Start(t)
 			var calls atomic.Int32
 			n.Before = func(string) error {
@@ -108,10 +108,10 @@ func TestCallRetries(t *testing.T) {
 }
 
 func TestCallEndsWithItsContext(t *testing.T) {
-	c := fakecluster.New()
+	c := clienttest.New()
 	n := c.Start(t)
 	n.Before = func(string) error {
-		return fakecluster.Error(codes.Unavailable, streamhousev1.ErrorReason_ERROR_REASON_NO_LEADER, "no leader", nil)
+		return clienttest.Error(codes.Unavailable, streamhousev1.ErrorReason_ERROR_REASON_NO_LEADER, "no leader", nil)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
@@ -121,11 +121,11 @@ func TestCallEndsWithItsContext(t *testing.T) {
 
 // What a node said is worth more than that another one can't be reached.
 func TestCallReturnsTheBestError(t *testing.T) {
-	c := fakecluster.New()
+	c := clienttest.New()
 	dead, alive := c.Start(t), c.Start(t)
 	dead.Kill()
 	alive.Before = func(string) error {
-		return fakecluster.Error(codes.Unavailable, streamhousev1.ErrorReason_ERROR_REASON_NO_LEADER, "no leader", nil)
+		return clienttest.Error(codes.Unavailable, streamhousev1.ErrorReason_ERROR_REASON_NO_LEADER, "no leader", nil)
 	}
 	p := open(t, alive.Addr()+","+dead.Addr())
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)

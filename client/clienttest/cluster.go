@@ -1,6 +1,6 @@
-// Package fakecluster is a cluster in memory for tests of the commands: several
+// Package clienttest is a cluster in memory for tests of programs that use package client: several
 // gRPC servers over one state, with hooks that make them fail.
-package fakecluster
+package clienttest
 
 import (
 	"context"
@@ -22,7 +22,9 @@ import (
 type Cluster struct {
 	mu        sync.Mutex
 	topics    map[string]*topic
-	offsets   map[string]int64 // group/topic/partition
+	offsets   map[offsetKey]*streamhousev1.CommittedOffset
+	groups    map[string]*group
+	nodes     []*Node
 	producers int64
 	nodeState map[string]streamhousev1.NodeState
 	calls     []string
@@ -36,15 +38,19 @@ type topic struct {
 type partition struct {
 	start   int64
 	records []*streamhousev1.ConsumedRecord
-	// stored has the base offset of each sequence, by producer.
-	stored map[int64]map[int32]int64
-	next   map[int64]int64
+	// sessions are what is remembered of producers, by id.
+	sessions map[int64]*session
 }
+
+func newPartition() *partition { return &partition{sessions: make(map[int64]*session)} }
+
+// createdMs is when everything was created: the beginning of 2026.
+const createdMs = 1767225600000
 
 // New returns a cluster without topics.
 func New() *Cluster {
 	return &Cluster{
-		topics: make(map[string]*topic), offsets: make(map[string]int64),
+		topics: make(map[string]*topic), offsets: make(map[offsetKey]*streamhousev1.CommittedOffset), groups: make(map[string]*group),
 		nodeState: map[string]streamhousev1.NodeState{
 			"n1": streamhousev1.NodeState_NODE_STATE_ACTIVE,
 			"n2": streamhousev1.NodeState_NODE_STATE_ACTIVE,
@@ -70,21 +76,57 @@ type Node struct {
 // Start listens on loopback until the test ends.
 func (c *Cluster) Start(tb testing.TB) *Node {
 	tb.Helper()
-	n := &Node{c: c, served: make(chan struct{})}
-	l, err := new(net.ListenConfig).Listen(tb.Context(), "tcp", "127.0.0.1:0")
+	n, err := c.start(tb.Context())
 	if err != nil {
 		tb.Fatal(err)
+	}
+	tb.Cleanup(n.Kill)
+	return n
+}
+
+// Run starts a cluster of one node, for examples. It panics where it can't listen on loopback.
+func Run() (n *Node, stop func()) {
+	n, err := New().start(context.Background())
+	if err != nil {
+		panic(err)
+	}
+	return n, n.Kill
+}
+
+func (c *Cluster) start(ctx context.Context) (*Node, error) {
+	n := &Node{c: c, served: make(chan struct{})}
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
 	}
 	n.addr = l.Addr().String()
 	n.server = grpc.NewServer(grpc.MaxRecvMsgSize(64 << 20))
 	streamhousev1.RegisterStreamHouseServiceServer(n.server, n)
 	streamhousev1.RegisterClusterServiceServer(n.server, n)
-	go func() {
+	go func() { // joined by Kill
 		defer close(n.served)
 		_ = n.server.Serve(l) // ends with Stop
 	}()
-	tb.Cleanup(n.Kill)
-	return n
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.nodes = append(c.nodes, n)
+	return n, nil
+}
+
+// addressesLocked names the nodes n1, n2 and so on, in the order of their start.
+func (c *Cluster) addressesLocked() []*streamhousev1.NodeAddress {
+	var out []*streamhousev1.NodeAddress
+	for i, n := range c.nodes {
+		out = append(out, &streamhousev1.NodeAddress{NodeId: "n" + strconv.Itoa(i+1), GrpcAddr: n.addr})
+	}
+	return out
+}
+
+// Lead makes a node, counted from 0 in the order of their start, known as the leader of a partition.
+func (c *Cluster) Lead(name string, p, node int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.topics[name].info.Partitions[p].Leader = "n" + strconv.Itoa(node+1)
 }
 
 // Addr is where the node listens.
@@ -127,14 +169,15 @@ func (c *Cluster) Trim(name string, p int, offset int64) {
 func (c *Cluster) Offset(group, name string, p int) int64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if o, ok := c.offsets[offsetKey(group, name, int32(p))]; ok {
-		return o
+	if o, ok := c.offsets[offsetKey{group, name, int32(p)}]; ok {
+		return o.GetOffset()
 	}
 	return -1
 }
 
-func offsetKey(group, topic string, p int32) string {
-	return group + "/" + topic + "/" + strconv.Itoa(int(p))
+type offsetKey struct {
+	group, topic string
+	partition    int32
 }
 
 // Error is an answer with a reason, as servers give it.

@@ -1,0 +1,384 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
+	"github.com/streamhouse/streamhouse/storage/record"
+)
+
+// unknown is an offset that is not known.
+const unknown = int64(-1)
+
+// fetchGrace is how much longer than FetchMaxWait a node may take to answer.
+const fetchGrace = 5 * time.Second
+
+// partition is one that a consumer reads. The consumer's mutex guards it.
+type partition struct {
+	TopicPartition
+
+	ownership uint64
+	wake      chan struct{}      // has room for one: the fetcher may go on
+	started   bool               // there is a fetcher
+	stop      context.CancelFunc // ends the fetcher; set when started
+	abort     context.CancelFunc // ends the read that is under way; nil where none is
+
+	// position is the offset that Poll returns next, processed what it was when Poll was called last, committed what was
+	// committed last by this consumer.
+	position, processed, committed int64
+	fetchAt                        int64 // where the next read goes on
+	turns                          int   // counts seeks: what was read before one is dropped
+	batches                        []record.Batch
+	batchBytes                     int
+	decoded                        []Record // rest of a batch that was decoded
+	highWatermark                  int64
+
+	paused  bool
+	revoked bool // it is to be given up: nothing more is returned
+	stuck   bool // an error was told; only Seek goes on
+}
+
+// addLocked adds a partition, which reads once it is started.
+func (r *Consumer) addLocked(tp TopicPartition) *partition {
+	r.ownership++
+	p := &partition{
+		TopicPartition: tp, ownership: r.ownership, wake: make(chan struct{}, 1),
+		position: unknown, processed: unknown, committed: unknown, fetchAt: unknown, highWatermark: unknown,
+	}
+	r.partitions[tp] = p
+	r.ring = append(r.ring, p)
+	return p
+}
+
+func (r *Consumer) startLocked(p *partition) {
+	if p.started {
+		return
+	}
+	p.started = true
+	ctx, cancel := context.WithCancel(r.ctx)
+	p.stop = cancel
+	r.wg.Go(func() { r.fetch(ctx, p) })
+}
+
+// removeLocked drops a partition with what was read ahead.
+func (r *Consumer) removeLocked(p *partition) {
+	r.clearLocked(p)
+	if p.stop != nil {
+		p.stop()
+	}
+	delete(r.partitions, p.TopicPartition)
+	for i, o := range r.ring {
+		if o == p {
+			r.ring = append(r.ring[:i:i], r.ring[i+1:]...)
+			break
+		}
+	}
+	for _, o := range r.ring {
+		o.notify() // there may be room now
+	}
+}
+
+// clearLocked drops what was read ahead, and what is being read.
+func (r *Consumer) clearLocked(p *partition) {
+	r.bufferedLocked(p, -p.batchBytes)
+	p.batches, p.decoded = nil, nil
+	p.turns++
+	if p.abort != nil {
+		p.abort()
+	}
+}
+
+func (r *Consumer) bufferedLocked(p *partition, bytes int) {
+	p.batchBytes += bytes
+	r.prefetched += bytes
+	r.c.metrics.prefetched.Add(float64(bytes))
+}
+
+func (p *partition) notify() {
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
+}
+
+// seekLocked goes on at an offset.
+func (r *Consumer) seekLocked(p *partition, offset int64) {
+	r.clearLocked(p)
+	p.position, p.processed, p.fetchAt, p.stuck = offset, offset, offset, false
+	p.notify()
+}
+
+// failLocked tells an error once, and reads the partition no further until a seek.
+func (r *Consumer) failLocked(p *partition, err error) {
+	p.stuck = true
+	r.errs = append(r.errs, &PartitionError{p.TopicPartition, err})
+	r.notify()
+}
+
+// fetch reads a partition ahead until ctx ends.
+func (r *Consumer) fetch(ctx context.Context, p *partition) {
+	var avoid *conn
+	for tries := 0; ctx.Err() == nil; {
+		read, maxBytes, ok := r.wanted(ctx, p)
+		if !ok {
+			select {
+			case <-p.wake:
+			case <-ctx.Done():
+			}
+			continue
+		}
+		node, err := r.read(read, p, avoid, maxBytes)
+		read.cancel()
+		if err == nil {
+			tries, avoid = 0, nil
+			continue
+		}
+		if ctx.Err() != nil || read.superseded(r, p) {
+			continue
+		}
+		r.c.metrics.fetchErrors.Inc()
+		if r.handled(p, read, err) {
+			continue
+		}
+		avoid = node
+		if node != nil {
+			r.c.failed(node, err)
+		}
+		r.c.ask(p.Topic)
+		_ = sleep(ctx, backoffAfter(tries)) // the loop looks at ctx
+		tries++
+	}
+}
+
+// reading is one read that is under way.
+type reading struct {
+	ctx    context.Context //nolint:containedctx // of this one read
+	cancel context.CancelFunc
+	offset int64
+	turn   int
+}
+
+// superseded reports whether there was a seek since the read began.
+func (rd reading) superseded(r *Consumer, p *partition) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return rd.turn != p.turns
+}
+
+// wanted begins a read where there is room for what it brings.
+func (r *Consumer) wanted(ctx context.Context, p *partition) (rd reading, maxBytes int, ok bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if p.paused || p.revoked || p.stuck || p.batchBytes >= r.cfg.FetchBytes || r.prefetched >= r.cfg.PrefetchBytes {
+		return rd, 0, false
+	}
+	const leastBytes = 64 << 10
+	maxBytes = min(r.cfg.FetchBytes, max(r.cfg.PrefetchBytes/len(r.ring), leastBytes))
+	rd = reading{offset: p.fetchAt, turn: p.turns}
+	rd.ctx, rd.cancel = context.WithTimeout(ctx, r.cfg.FetchMaxWait+fetchGrace)
+	p.abort = rd.cancel
+	return rd, maxBytes, true
+}
+
+// read reads once, or where the position is not known finds it. It returns the node that it asked.
+func (r *Consumer) read(rd reading, p *partition, avoid *conn, maxBytes int) (*conn, error) {
+	if rd.offset == unknown {
+		offset, err := r.begin(rd.ctx, p.TopicPartition)
+		if err != nil {
+			return nil, err
+		}
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if rd.turn == p.turns {
+			p.position, p.processed, p.fetchAt = offset, offset, offset
+		}
+		return nil, nil
+	}
+	t, err := r.c.topic(rd.ctx, p.Topic)
+	if err != nil {
+		return nil, err
+	}
+	if int(p.Partition) >= len(t.shards) {
+		if t, err = r.c.refresh(rd.ctx, p.Topic); err != nil {
+			return nil, err
+		}
+		if int(p.Partition) >= len(t.shards) {
+			return nil, &Error{Reason: ErrPartitionNotFound, Message: fmt.Sprintf("the topic has partitions 0 to %d", len(t.shards)-1)}
+		}
+	}
+	node, err := r.c.leader(t.shards[p.Partition], avoid)
+	if err != nil {
+		return nil, err
+	}
+	res, err := node.api().ConsumeRecordBatches(rd.ctx, &streamhousev1.ConsumeRecordBatchesRequest{
+		Topic: p.Topic, Partition: p.Partition, Offset: rd.offset, MaxWait: durationpb.New(r.cfg.FetchMaxWait),
+		MaxBytes: int32(maxBytes), Group: r.cfg.Group,
+	})
+	if err != nil {
+		return node, err
+	}
+	r.c.worked()
+	batches, err := record.Split(res.GetRecordBatches())
+	if err != nil {
+		return node, &Error{Reason: ErrCorruptData, Message: fmt.Sprintf("what %s sent for offset %d: %v", node.addr, rd.offset, err)}
+	}
+	r.fetched(p, rd, res, batches)
+	return node, nil
+}
+
+// fetched takes what a read brought.
+func (r *Consumer) fetched(p *partition, rd reading, res *streamhousev1.ConsumeRecordBatchesResponse, batches []record.Batch) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if rd.turn != p.turns {
+		return
+	}
+	p.highWatermark = res.GetHighWatermark()
+	p.fetchAt = max(p.fetchAt, res.GetNextOffset())
+	if len(batches) == 0 {
+		return
+	}
+	p.batches = append(p.batches, batches...)
+	r.bufferedLocked(p, len(res.GetRecordBatches()))
+	r.notify()
+}
+
+// begin returns where to begin: what the group has committed, or what Reset says.
+func (r *Consumer) begin(ctx context.Context, tp TopicPartition) (int64, error) {
+	if r.cfg.Group != "" {
+		committed, err := r.c.committed(ctx, r.cfg.Group, tp.Topic, tp.Partition)
+		if err != nil {
+			return unknown, err
+		}
+		if c, ok := committed[tp.Partition]; ok {
+			return c.Offset, nil
+		}
+	}
+	if r.cfg.Reset == ResetNone {
+		return unknown, ErrNoOffset
+	}
+	return r.resetOffset(ctx, tp)
+}
+
+func (r *Consumer) resetOffset(ctx context.Context, tp TopicPartition) (int64, error) {
+	at := LogStart
+	if r.cfg.Reset == ResetLatest {
+		at = LogEnd
+	}
+	offsets, err := r.c.listOffsets(ctx, tp.Topic, at, tp.Partition)
+	if err != nil {
+		return unknown, err
+	}
+	return offsets[tp.Partition], nil
+}
+
+// handled takes an error after which reading the same again makes no sense.
+func (r *Consumer) handled(p *partition, rd reading, err error) bool {
+	if errors.Is(err, ErrOffsetOutOfRange) && r.cfg.Reset != ResetNone {
+		return r.resetTo(p, rd, err)
+	}
+	if retryable(err, idempotent) || errors.Is(err, context.DeadlineExceeded) {
+		return false
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if rd.turn == p.turns {
+		r.failLocked(p, err)
+	}
+	return true
+}
+
+// resetTo goes on where Reset says, after the offset was found to be outside of the log.
+func (r *Consumer) resetTo(p *partition, rd reading, err error) bool {
+	e, _ := errors.AsType[*Error](err)
+	start, startErr := strconv.ParseInt(e.Metadata["log_start_offset"], 10, 64)
+	end, endErr := strconv.ParseInt(e.Metadata["high_watermark"], 10, 64)
+	if startErr != nil || endErr != nil {
+		return false
+	}
+	to := start
+	if r.cfg.Reset == ResetLatest {
+		to = end
+	}
+	r.c.cfg.Logger.Warn("offset is not in the log, reading on elsewhere", "partition", p.String(), "offset", rd.offset,
+		"log_start_offset", start, "high_watermark", end, "reset", to)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if rd.turn == p.turns {
+		r.seekLocked(p, to)
+	}
+	return true
+}
+
+// drainLocked appends records of a partition to out, up to MaxPollRecords.
+func (r *Consumer) drainLocked(p *partition, out []Record) ([]Record, error) {
+	begin := len(out)
+	defer func() { r.deliveredLocked(p, out[begin:]) }()
+	for len(out) < r.cfg.MaxPollRecords {
+		if len(p.decoded) > 0 {
+			n := min(len(p.decoded), r.cfg.MaxPollRecords-len(out))
+			out = append(out, p.decoded[:n]...)
+			p.decoded = p.decoded[n:]
+			continue
+		}
+		if len(p.batches) == 0 {
+			break
+		}
+		b := p.batches[0]
+		p.batches = p.batches[1:]
+		r.bufferedLocked(p, -b.SizeBytes())
+		var err error
+		if room := r.cfg.MaxPollRecords - len(out); int(b.NumRecords()) <= room {
+			if out == nil {
+				out = make([]Record, 0, room)
+			}
+			out, err = p.decode(b, out)
+		} else {
+			p.decoded, err = p.decode(b, make([]Record, 0, b.NumRecords()))
+		}
+		if err != nil {
+			return out, &Error{Reason: ErrCorruptData, Message: err.Error()}
+		}
+	}
+	if p.batchBytes < r.cfg.FetchBytes {
+		p.notify()
+	}
+	return out, nil
+}
+
+// decode appends the records of a batch that are not below the position.
+func (p *partition) decode(b record.Batch, out []Record) ([]Record, error) {
+	for rec, err := range b.All() {
+		if err != nil {
+			return out, err
+		}
+		if rec.Offset < p.position {
+			continue
+		}
+		out = append(out, Record{
+			Topic: p.Topic, Partition: p.Partition, Offset: rec.Offset, Timestamp: time.UnixMilli(rec.TimestampMs),
+			Key: rec.Key, Value: rec.Value, Headers: rec.Headers, ownership: p.ownership,
+		})
+	}
+	return out, nil
+}
+
+// deliveredLocked moves the position behind records of the partition, and counts them.
+func (r *Consumer) deliveredLocked(p *partition, records []Record) {
+	if len(records) == 0 {
+		return
+	}
+	p.position = records[len(records)-1].Offset + 1
+	bytes := 0
+	for i := range records {
+		bytes += records[i].payloadBytes()
+	}
+	r.c.metrics.consumed.WithLabelValues(p.Topic).Add(float64(len(records)))
+	r.c.metrics.consumedBytes.WithLabelValues(p.Topic).Add(float64(bytes))
+}

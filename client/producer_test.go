@@ -1,0 +1,487 @@
+package client_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+
+	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
+	"github.com/streamhouse/streamhouse/client"
+	"github.com/streamhouse/streamhouse/client/clienttest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// fixture is a cluster of two nodes, of which the first leads all partitions of topic t.
+type fixture struct {
+	*client.Client
+
+	cluster *clienttest.Cluster
+	nodes   [2]*clienttest.Node
+}
+
+func start(t *testing.T, partitions int32) *fixture {
+	t.Helper()
+	f := &fixture{cluster: clienttest.New()}
+	f.nodes = [2]*clienttest.Node{f.cluster.Start(t), f.cluster.Start(t)}
+	f.Client = open(t, client.Config{Addrs: []string{f.nodes[0].Addr(), f.nodes[1].Addr()}})
+	createTopic(t, f.nodes[0].Addr(), "t", partitions)
+	return f
+}
+
+func open(t *testing.T, cfg client.Config) *client.Client {
+	t.Helper()
+	c, err := client.New(cfg)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, c.Close()) })
+	return c
+}
+
+func createTopic(t *testing.T, addr, name string, partitions int32) {
+	t.Helper()
+	cc, err := grpc.NewClient("passthrough:///"+addr, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	require.NoError(t, err)
+	defer func() { require.NoError(t, cc.Close()) }()
+	_, err = streamhousev1.NewStreamHouseServiceClient(cc).CreateTopic(t.Context(), &streamhousev1.CreateTopicRequest{Name: name, Partitions: partitions})
+	require.NoError(t, err)
+}
+
+func (f *fixture) producer(t *testing.T, cfg client.ProducerConfig) *client.Producer {
+	t.Helper()
+	p, err := client.NewProducer(f.Client, cfg)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = p.Close(context.Background()) })
+	return p
+}
+
+// sent counts what promises said.
+type sent struct {
+	mu     sync.Mutex
+	acked  []string
+	failed map[string]error
+}
+
+func (s *sent) promise(r *client.Record, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err == nil {
+		s.acked = append(s.acked, string(r.Value))
+		return
+	}
+	if s.failed == nil {
+		s.failed = make(map[string]error)
+	}
+	s.failed[string(r.Value)] = err
+}
+
+// produce writes n records to each partition, value i to all of them, in batches of a few.
+func produce(t *testing.T, p *client.Producer, s *sent, partitions, n int) {
+	t.Helper()
+	for i := range n {
+		for part := range partitions {
+			r := &client.Record{Topic: "t", Partition: int32(part), Value: []byte(strconv.Itoa(i))}
+			require.NoError(t, p.Produce(t.Context(), r, s.promise))
+		}
+	}
+}
+
+func numbers(n int) []string {
+	var out []string
+	for i := range n {
+		out = append(out, strconv.Itoa(i))
+	}
+	return out
+}
+
+// small makes batches of three records or so.
+var small = client.ProducerConfig{BatchBytes: 200, Linger: -1, Partitioner: client.Manual}
+
+func (f *fixture) requireAll(t *testing.T, s *sent, partitions, n int) {
+	t.Helper()
+	for p := range partitions {
+		require.Equal(t, numbers(n), f.cluster.Values("t", p), "partition %d: each once, in order", p)
+	}
+	require.Len(t, s.acked, partitions*n)
+	require.Empty(t, s.failed)
+}
+
+func TestProduce(t *testing.T) {
+	for _, compression := range []client.Compression{"", client.CompressionNone, client.CompressionSnappy, client.CompressionLZ4, client.CompressionZstd} {
+		t.Run(string(compression), func(t *testing.T) {
+			f := start(t, 3)
+			cfg := small
+			cfg.Compression = compression
+			var s sent
+			p := f.producer(t, cfg)
+			produce(t, p, &s, 3, 100)
+			require.NoError(t, p.Flush(t.Context()))
+			f.requireAll(t, &s, 3, 100)
+			require.Zero(t, p.BufferedRecords())
+		})
+	}
+}
+
+// everyNth returns a hook that answers every nth call with a failure.
+func everyNth(n int32, failure error) func() error {
+	var calls atomic.Int32
+	return func() error {
+		if calls.Add(1)%n == 0 {
+			return failure
+		}
+		return nil
+	}
+}
+
+// onWrite runs a hook before writes only.
+func onWrite(hook func() error) func(string) error {
+	return func(method string) error {
+		if method != "write" {
+			return nil
+		}
+		return hook()
+	}
+}
+
+func TestProduceThroughFaults(t *testing.T) {
+	for name, failure := range map[string]error{
+		"no leader":         clienttest.StreamError(codes.Unavailable, streamhousev1.ErrorReason_ERROR_REASON_NO_LEADER, "no leader"),
+		"outcome unknown":   clienttest.StreamError(codes.Unavailable, streamhousev1.ErrorReason_ERROR_REASON_OUTCOME_UNKNOWN, "who knows"),
+		"deadline":          clienttest.StreamError(codes.DeadlineExceeded, streamhousev1.ErrorReason_ERROR_REASON_DEADLINE_EXCEEDED, "too late"),
+		"log full":          clienttest.StreamError(codes.ResourceExhausted, streamhousev1.ErrorReason_ERROR_REASON_LOG_FULL, "full"),
+		"broken connection": clienttest.Break(),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := start(t, 2)
+			for _, n := range f.nodes {
+				n.Before = onWrite(everyNth(11, failure))
+				n.Appended = everyNth(17, failure)
+			}
+			var s sent
+			p := f.producer(t, small)
+			produce(t, p, &s, 2, 150)
+			require.NoError(t, p.Flush(t.Context()))
+			f.requireAll(t, &s, 2, 150)
+		})
+	}
+}
+
+func TestProduceThroughTheDeathOfANode(t *testing.T) {
+	f := start(t, 1)
+	var writes atomic.Int32
+	killed := make(chan struct{})
+	f.nodes[0].Before = onWrite(func() error {
+		if writes.Add(1) == 20 {
+			go func() { // Kill waits for this call
+				defer close(killed)
+				f.nodes[0].Kill()
+			}()
+		}
+		return nil
+	})
+	var s sent
+	p := f.producer(t, small)
+	produce(t, p, &s, 1, 200)
+	require.NoError(t, p.Flush(t.Context()))
+	<-killed
+	f.requireAll(t, &s, 1, 200)
+}
+
+func TestProduceFollowsTheLeader(t *testing.T) {
+	f := start(t, 1)
+	var first, second atomic.Int32
+	f.nodes[0].Before = onWrite(func() error { first.Add(1); return nil })
+	f.nodes[1].Before = onWrite(func() error { second.Add(1); return nil })
+	p := f.producer(t, small)
+	require.NoError(t, p.ProduceSync(t.Context(), &client.Record{Topic: "t"}))
+	require.Zero(t, second.Load(), "directly to the leader")
+	f.cluster.Lead("t", 0, 1)
+	c := open(t, client.Config{Addrs: []string{f.nodes[0].Addr()}})
+	other, err := client.NewProducer(c, small)
+	require.NoError(t, err)
+	require.NoError(t, other.ProduceSync(t.Context(), &client.Record{Topic: "t"}))
+	require.NoError(t, other.Close(t.Context()))
+	require.EqualValues(t, 1, second.Load(), "to a leader that is not in Addrs")
+}
+
+// A batch that is refused fails alone: those behind it were refused for the gap, and are written under a new epoch.
+func TestRefusedBatchFailsAlone(t *testing.T) {
+	f := start(t, 1)
+	var writes atomic.Int32
+	f.nodes[0].Before = onWrite(func() error {
+		if writes.Add(1) == 4 {
+			return clienttest.StreamError(codes.InvalidArgument, streamhousev1.ErrorReason_ERROR_REASON_RECORD_TOO_LARGE, "9 bytes are too many")
+		}
+		return nil
+	})
+	var s sent
+	p := f.producer(t, small)
+	produce(t, p, &s, 1, 60)
+	err := p.Flush(t.Context())
+	require.ErrorIs(t, err, client.ErrRecordTooLarge)
+	require.ErrorContains(t, err, fmt.Sprintf("%d records were not delivered", len(s.failed)))
+	require.Less(t, len(s.failed), 5, "one batch")
+	require.Equal(t, 60, len(s.acked)+len(s.failed))
+	require.Equal(t, s.acked, f.cluster.Values("t", 0), "what was acknowledged is there, once and in order")
+	require.NoError(t, p.Flush(t.Context()), "it was told once")
+}
+
+func TestDeliveryTimeout(t *testing.T) {
+	noLeader := clienttest.StreamError(codes.Unavailable, streamhousev1.ErrorReason_ERROR_REASON_NO_LEADER, "no leader")
+	unknown := clienttest.StreamError(codes.Unavailable, streamhousev1.ErrorReason_ERROR_REASON_OUTCOME_UNKNOWN, "who knows")
+	for name, tc := range map[string]struct {
+		before, appended error
+		unclear          bool
+	}{
+		"surely not written": {before: noLeader},
+		"perhaps written":    {appended: unknown, unclear: true},
+		"broken connection":  {appended: clienttest.Break(), unclear: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := start(t, 1)
+			var healed atomic.Bool
+			for _, n := range f.nodes {
+				n.Before = onWrite(func() error {
+					if healed.Load() {
+						return nil
+					}
+					return tc.before
+				})
+				n.Appended = func() error {
+					if healed.Load() {
+						return nil
+					}
+					return tc.appended
+				}
+			}
+			cfg := small
+			cfg.DeliveryTimeout = 300 * time.Millisecond
+			var s sent
+			p := f.producer(t, cfg)
+			produce(t, p, &s, 1, 12)
+			require.Error(t, p.Flush(t.Context()))
+			if !tc.unclear { // an answer to the second attempt tells that a batch was written
+				require.Len(t, s.failed, 12)
+			}
+			for _, err := range s.failed {
+				require.Equal(t, tc.unclear, errors.Is(err, client.ErrOutcomeUnknown), "%v", err)
+			}
+			healed.Store(true)
+			stored := len(f.cluster.Values("t", 0))
+			require.Eventually(t, func() bool { // the pause after the failures may be longer than the time-out
+				return p.ProduceSync(t.Context(), &client.Record{Topic: "t", Value: []byte("after")}) == nil
+			}, 10*time.Second, time.Millisecond)
+			values := f.cluster.Values("t", 0)
+			require.Len(t, values, stored+1, "nothing is written twice")
+			require.Equal(t, "after", values[stored])
+		})
+	}
+}
+
+func TestNobodyThere(t *testing.T) {
+	f := start(t, 1)
+	for _, n := range f.nodes {
+		n.Kill()
+	}
+	p := f.producer(t, client.ProducerConfig{})
+	err := p.Produce(t.Context(), &client.Record{Topic: "t"}, nil)
+	require.ErrorContains(t, err, "cannot reach 127.0.0.1:")
+	require.ErrorContains(t, err, "connection refused")
+}
+
+func TestForgottenProducerBeginsAnew(t *testing.T) {
+	f := start(t, 1)
+	p := f.producer(t, client.ProducerConfig{})
+	for i := range 3 {
+		require.NoError(t, p.ProduceSync(t.Context(), &client.Record{Topic: "t", Value: []byte(strconv.Itoa(i))}))
+		f.cluster.ForgetProducers()
+	}
+	require.Equal(t, numbers(3), f.cluster.Values("t", 0))
+}
+
+func TestForgottenDuplicateIsStored(t *testing.T) {
+	f := start(t, 1)
+	f.nodes[0].Appended = everyNth(5, clienttest.StreamError(codes.AlreadyExists, streamhousev1.ErrorReason_ERROR_REASON_DUPLICATE_SEQUENCE, "long ago"))
+	var s sent
+	p := f.producer(t, small)
+	produce(t, p, &s, 1, 50)
+	require.NoError(t, p.Flush(t.Context()))
+	f.requireAll(t, &s, 1, 50)
+}
+
+func TestProduceSync(t *testing.T) {
+	f := start(t, 2)
+	p := f.producer(t, client.ProducerConfig{Linger: time.Minute})
+	a, b := &client.Record{Topic: "t", Key: []byte("k"), Headers: []client.Header{{Key: "h", Value: []byte("v")}}}, &client.Record{Topic: "t", Key: []byte("k")}
+	require.NoError(t, p.ProduceSync(t.Context(), a, b), "it does not linger")
+	require.Equal(t, a.Partition, b.Partition)
+	require.EqualValues(t, 0, a.Offset)
+	require.EqualValues(t, 1, b.Offset)
+	require.NoError(t, p.ProduceSync(t.Context()))
+
+	err := p.ProduceSync(t.Context(), &client.Record{Topic: "t"}, &client.Record{Topic: "nope"})
+	require.ErrorIs(t, err, client.ErrTopicNotFound)
+	require.Len(t, append(f.cluster.Values("t", 0), f.cluster.Values("t", 1)...), 3)
+}
+
+func TestProduceRefusesAtOnce(t *testing.T) {
+	f := start(t, 2)
+	p := f.producer(t, client.ProducerConfig{BufferBytes: 1000, Partitioner: client.Manual})
+	for name, tc := range map[string]struct {
+		record client.Record
+		want   error
+		text   string
+	}{
+		"partition": {client.Record{Topic: "t", Partition: 2}, client.ErrPartitionNotFound, "t/2: PARTITION_NOT_FOUND: the topic has partitions 0 to 1"},
+		"topic":     {client.Record{Topic: "nope"}, client.ErrTopicNotFound, `topic "nope" does not exist (TOPIC_NOT_FOUND)`},
+		"size":      {client.Record{Topic: "t", Value: make([]byte, 1000)}, client.ErrRecordTooLarge, "a record of 1064 bytes does not fit into a buffer of 1000 (RECORD_TOO_LARGE)"},
+		"header":    {client.Record{Topic: "t", Headers: []client.Header{{Key: "\xff"}}}, client.ErrInvalidField, "headers: the key of header 0 is not UTF-8 (INVALID_FIELD)"},
+		"time":      {client.Record{Topic: "t", Timestamp: time.UnixMilli(-1)}, client.ErrInvalidField, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			err := p.Produce(t.Context(), &tc.record, func(*client.Record, error) { t.Error("the promise of a record that was not taken") })
+			require.ErrorIs(t, err, tc.want)
+			if tc.text != "" {
+				require.EqualError(t, err, tc.text)
+			}
+		})
+	}
+}
+
+func TestProduceBlocksWhileTheBufferIsFull(t *testing.T) {
+	f := start(t, 1)
+	var open atomic.Bool
+	for _, n := range f.nodes {
+		n.Before = onWrite(func() error {
+			if open.Load() {
+				return nil
+			}
+			return clienttest.StreamError(codes.Unavailable, streamhousev1.ErrorReason_ERROR_REASON_NO_LEADER, "no leader")
+		})
+	}
+	p := f.producer(t, client.ProducerConfig{BufferBytes: 1000})
+	var s sent
+	value := make([]byte, 300)
+	for range 2 {
+		require.NoError(t, p.Produce(t.Context(), &client.Record{Topic: "t", Value: value}, s.promise))
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	require.ErrorIs(t, p.Produce(ctx, &client.Record{Topic: "t", Value: value}, s.promise), context.DeadlineExceeded)
+	require.ErrorIs(t, p.Flush(ctx), context.DeadlineExceeded)
+	require.Equal(t, 2, p.BufferedRecords())
+	open.Store(true)
+	require.NoError(t, p.Produce(t.Context(), &client.Record{Topic: "t", Value: value}, s.promise), "room again")
+	require.NoError(t, p.Flush(t.Context()))
+	require.Len(t, s.acked, 3)
+}
+
+func TestCloseProducer(t *testing.T) {
+	f := start(t, 1)
+	p := f.producer(t, client.ProducerConfig{Linger: time.Minute})
+	var s sent
+	require.NoError(t, p.Produce(t.Context(), &client.Record{Topic: "t", Value: []byte("a")}, s.promise))
+	require.NoError(t, p.Close(t.Context()), "it flushes")
+	require.Equal(t, []string{"a"}, s.acked)
+	require.NoError(t, p.Close(t.Context()))
+	require.ErrorIs(t, p.Produce(t.Context(), &client.Record{Topic: "t"}, s.promise), client.ErrClosed)
+
+	for _, n := range f.nodes {
+		n.Appended = clienttest.Break
+	}
+	p = f.producer(t, client.ProducerConfig{})
+	require.NoError(t, p.Produce(t.Context(), &client.Record{Topic: "t", Value: []byte("b")}, s.promise))
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	require.ErrorIs(t, p.Close(ctx), context.DeadlineExceeded)
+	require.ErrorIs(t, s.failed["b"], client.ErrClosed)
+	require.ErrorIs(t, s.failed["b"], client.ErrOutcomeUnknown)
+}
+
+func TestProducerOfAClosedClient(t *testing.T) {
+	f := start(t, 1)
+	p := f.producer(t, client.ProducerConfig{})
+	require.NoError(t, p.ProduceSync(t.Context(), &client.Record{Topic: "t"}))
+	require.NoError(t, f.Close())
+	require.NoError(t, f.Close())
+	require.ErrorIs(t, p.Produce(t.Context(), &client.Record{Topic: "t"}, nil), client.ErrClosed)
+}
+
+func TestRecordsWithoutKeyShareBatches(t *testing.T) {
+	f := start(t, 8)
+	p := f.producer(t, client.ProducerConfig{Linger: time.Minute})
+	for range 50 {
+		require.NoError(t, p.Produce(t.Context(), &client.Record{Topic: "t"}, nil))
+	}
+	require.NoError(t, p.Flush(t.Context()))
+	for range 50 {
+		require.NoError(t, p.Produce(t.Context(), &client.Record{Topic: "t"}, nil))
+	}
+	require.NoError(t, p.Flush(t.Context()))
+	used := 0
+	for i := range 8 {
+		if n := len(f.cluster.Values("t", i)); n > 0 {
+			require.Equal(t, 50, n)
+			used++
+		}
+	}
+	require.Equal(t, 2, used, "a batch fills before another partition is chosen")
+}
+
+func TestProducerMetrics(t *testing.T) {
+	f := start(t, 1)
+	reg := prometheus.NewRegistry()
+	c := open(t, client.Config{Addrs: []string{f.nodes[0].Addr()}, Registerer: reg})
+	p, err := client.NewProducer(c, client.ProducerConfig{})
+	require.NoError(t, err)
+	require.NoError(t, p.ProduceSync(t.Context(), &client.Record{Topic: "t", Key: []byte("k"), Value: []byte("va")}))
+	require.NoError(t, p.Close(t.Context()))
+	require.NoError(t, testutil.GatherAndCompare(reg, strings.NewReader(`
+		# HELP streamhouse_client_produced_bytes_total Bytes of keys, values and headers acknowledged.
+		# TYPE streamhouse_client_produced_bytes_total counter
+		streamhouse_client_produced_bytes_total{topic="t"} 3
+		# HELP streamhouse_client_produce_buffered_bytes Bytes that wait for their acknowledgement.
+		# TYPE streamhouse_client_produce_buffered_bytes gauge
+		streamhouse_client_produce_buffered_bytes 0
+	`), "streamhouse_client_produced_bytes_total", "streamhouse_client_produce_buffered_bytes"))
+	_, err = client.New(client.Config{Registerer: reg})
+	require.ErrorContains(t, err, "another client's metrics")
+}
+
+func TestBadConfigs(t *testing.T) {
+	for text, cfg := range map[string]client.Config{
+		`client config: Addrs: "a" must be HOST:PORT`:                        {Addrs: []string{"a"}},
+		"client config: DialTimeout: -1ns is below 0":                        {DialTimeout: -1},
+		"client config: ClientID: it has 250 bytes, at most 249 are allowed": {ClientID: string(make([]byte, 250))},
+	} {
+		_, err := client.New(cfg)
+		require.EqualError(t, err, text)
+	}
+	f := start(t, 1)
+	for text, cfg := range map[string]client.ProducerConfig{
+		`producer config: Acks: "all" must be quorum or durable`:                 {Acks: "all"},
+		`producer config: Compression: "gzip" must be none, snappy, lz4 or zstd`: {Compression: "gzip"},
+		"producer config: BatchBytes: 8388609 is not from 1 to 8388608":          {BatchBytes: 8<<20 + 1},
+		"producer config: Linger: 2m0s is above 1m0s":                            {Linger: 2 * time.Minute},
+		"producer config: BufferBytes: -1 is below 0":                            {BufferBytes: -1},
+		"producer config: DeliveryTimeout: -1ns is below 0":                      {DeliveryTimeout: -1},
+	} {
+		_, err := client.NewProducer(f.Client, cfg)
+		require.EqualError(t, err, text)
+	}
+}
