@@ -63,8 +63,15 @@ var build = struct {
 	err  error
 }{}
 
-// Main builds the server once, runs the tests and removes what was built. Call it from TestMain.
+// Main builds the server once, runs the tests and removes what was built. Call it from TestMain. It is also the main
+// function of consumer processes, which are the test binary started again.
 func Main(m *testing.M) {
+	if asked, err := consumeIfAsked(); asked {
+		if err != nil {
+			panic(err) // its output is shown where the test fails
+		}
+		return
+	}
 	defer func() {
 		if build.dir != "" {
 			_ = os.RemoveAll(build.dir)
