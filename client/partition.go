@@ -175,7 +175,8 @@ func (rd reading) superseded(r *Consumer, p *partition) bool {
 func (r *Consumer) wanted(ctx context.Context, p *partition) (rd reading, maxBytes int, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if p.paused || p.revoked || p.stuck || p.batchBytes >= r.cfg.FetchBytes || r.prefetched >= r.cfg.PrefetchBytes {
+	gone := ctx.Err() != nil // removeLocked ends it; the ring may be empty then
+	if gone || p.paused || p.revoked || p.stuck || p.batchBytes >= r.cfg.FetchBytes || r.prefetched >= r.cfg.PrefetchBytes {
 		return rd, 0, false
 	}
 	const leastBytes = 64 << 10
