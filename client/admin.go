@@ -32,7 +32,9 @@ type Topic struct {
 // Partition is where a partition is, and how much of it.
 type Partition struct {
 	Number int32
-	Shard  uint32
+	// ID is the partition's own in the cluster.
+	ID    uint64
+	Shard uint32
 	// Leader is the node that leads the shard, empty where it is not known; Replicas are the nodes that hold one.
 	Leader   string
 	Replicas []string
@@ -64,7 +66,7 @@ func topicFrom(t *streamhousev1.Topic) Topic {
 	out := Topic{Name: t.GetName(), ID: uuidFrom(t.GetUuid()), Created: time.UnixMilli(t.GetCreatedMs()), Config: t.GetConfig()}
 	for _, p := range t.GetPartitions() {
 		out.Partitions = append(out.Partitions, Partition{
-			Number: p.GetPartition(), Shard: p.GetShard(), Leader: p.GetLeader(), Replicas: p.GetReplicas(),
+			Number: p.GetPartition(), ID: p.GetId(), Shard: p.GetShard(), Leader: p.GetLeader(), Replicas: p.GetReplicas(),
 			LogStartOffset: p.GetLogStartOffset(), UploadedEndOffset: p.GetUploadedEndOffset(),
 			Segments: p.GetSegments(), SegmentBytes: p.GetSegmentBytes(),
 		})

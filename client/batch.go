@@ -55,6 +55,8 @@ type batch struct {
 	// unclear is set once an attempt ended without a clear answer: the batch may have been written.
 	unclear bool
 	tries   int
+	// last is the error of the last attempt.
+	last error
 }
 
 // queue holds what is to be written to one partition, in order. The producer's mutex guards it.

@@ -67,6 +67,7 @@ func (s *sender) answered(res *streamhousev1.ProduceStreamResponse) ([]result, e
 // fail notes that an attempt to write a batch has failed.
 func (q *queue) fail(b *batch, err error) {
 	b.tries++
+	b.last = err
 	if !notWritten(err) {
 		b.unclear = true
 	}
@@ -146,8 +147,13 @@ func (p *Producer) failHead(q *queue, err error) []result {
 	cause := err
 	if late {
 		cause = fmt.Errorf("%w after %s", ErrDeliveryTimeout, p.cfg.DeliveryTimeout)
-		if err != nil {
+		switch {
+		case err != nil:
 			cause = fmt.Errorf("%w: %w", cause, err)
+		case head.last != nil && head.unclear:
+			cause = fmt.Errorf("%w: %w", cause, head.last)
+		case head.last != nil: // its reason says nothing of a batch that surely was not written
+			cause = fmt.Errorf("%w: %s", cause, head.last.Error())
 		}
 	}
 	q.sent = 0

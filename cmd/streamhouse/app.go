@@ -5,13 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"time"
+	"sync"
 
 	"github.com/spf13/cobra"
 
-	"github.com/streamhouse/streamhouse/cmd/streamhouse/internal/output"
-	"github.com/streamhouse/streamhouse/cmd/streamhouse/internal/remote"
 	"github.com/streamhouse/streamhouse/internal/node"
 )
 
@@ -25,29 +22,25 @@ const (
 
 // app is what all commands share.
 type app struct {
-	stdin          io.Reader
-	stdout, stderr io.Writer
+	stdin  io.Reader
+	stdout io.Writer
+	stderr io.Writer
 	// started is set once a command runs; an error before that is one of usage.
 	started bool
-}
-
-// client has the flags of a command that talks to a cluster.
-type client struct {
-	addr    string
-	format  output.Format
-	timeout time.Duration
+	// saying is held while a line is written to stderr.
+	saying sync.Mutex
 }
 
 // run executes one command line and returns the exit code.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	a := &app{stdin: stdin, stdout: stdout, stderr: stderr}
+	a := &app{stdin: stdin, stdout: pipe{stdout}, stderr: stderr}
 	root := a.rootCommand() //nolint:contextcheck // cobra hands the context to each command
 	root.SetArgs(args)
 	root.SetIn(stdin)
-	root.SetOut(stdout)
+	root.SetOut(a.stdout)
 	root.SetErr(stderr)
 	err := root.ExecuteContext(ctx)
-	if err == nil {
+	if err == nil || nobodyReads(err) {
 		return exitDone
 	}
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
@@ -84,6 +77,8 @@ func (a *app) rootCommand() *cobra.Command {
 
 // say writes a line of words to stderr.
 func (a *app) say(format string, args ...any) {
+	a.saying.Lock()
+	defer a.saying.Unlock()
 	_, _ = fmt.Fprintf(a.stderr, format+"\n", args...) // there is nowhere else to say so
 }
 
@@ -123,51 +118,4 @@ func exactly(names ...string) cobra.PositionalArgs {
 		}
 		return nil
 	}
-}
-
-// flags adds the flags of a client to a command.
-func (c *client) flags(cmd *cobra.Command, format output.Format, timeout time.Duration, timeoutHelp string) {
-	c.format = format
-	f := cmd.Flags()
-	f.StringVar(&c.addr, "addr", "", "addresses of nodes, `host:port,...`; the next is used where one fails (default $STREAMHOUSE_ADDR, or "+remote.DefaultAddr+")")
-	f.VarP(&c.format, "output", "o", "table, json or value")
-	f.DurationVar(&c.timeout, "timeout", timeout, timeoutHelp)
-}
-
-// call adds the flags of a command with one call.
-func (c *client) call(cmd *cobra.Command) *cobra.Command {
-	c.flags(cmd, output.Table, 30*time.Second, "give up after this long")
-	return cmd
-}
-
-// open returns the nodes to talk to.
-func (c *client) open(a *app) (*remote.Pool, error) {
-	addr := c.addr
-	if addr == "" {
-		addr = os.Getenv("STREAMHOUSE_ADDR")
-	}
-	if addr == "" {
-		addr = remote.DefaultAddr
-	}
-	pool, err := remote.Open(addr)
-	if err != nil {
-		return nil, err
-	}
-	pool.Notice = func(err error) { a.say("still trying: %v", err) }
-	return pool, nil
-}
-
-// with runs fn with a pool and a context that ends with the time-out.
-func (c *client) with(ctx context.Context, a *app, fn func(context.Context, *remote.Pool) error) error {
-	pool, err := c.open(a)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = pool.Close() }() // all calls have returned
-	if c.timeout > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, c.timeout)
-		defer cancel()
-	}
-	return fn(ctx, pool)
 }

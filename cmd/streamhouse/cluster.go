@@ -9,11 +9,9 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"google.golang.org/grpc"
 
-	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
+	"github.com/streamhouse/streamhouse/client"
 	"github.com/streamhouse/streamhouse/cmd/streamhouse/internal/output"
-	"github.com/streamhouse/streamhouse/cmd/streamhouse/internal/remote"
 )
 
 // statusJSON and what is in it are what -o json prints: the names do not change.
@@ -36,8 +34,8 @@ type nodeJSON struct {
 	GRPCAddr     string `json:"grpc_addr"`
 	HTTPAddr     string `json:"http_addr"`
 	RaftAddr     string `json:"raft_addr"`
-	Replicas     int32  `json:"replicas"`
-	Leaders      int32  `json:"leaders"`
+	Replicas     int    `json:"replicas"`
+	Leaders      int    `json:"leaders"`
 }
 
 type shardJSON struct {
@@ -60,28 +58,24 @@ type replicaJSON struct {
 // roleVoter is the role of a full member of a group.
 const roleVoter = "voter"
 
-func stateName(s streamhousev1.NodeState) string {
-	return strings.ToLower(strings.TrimPrefix(s.String(), "NODE_STATE_"))
-}
-
-func newStatusJSON(r *streamhousev1.GetClusterStatusResponse) statusJSON {
+func newStatusJSON(c client.Cluster) statusJSON {
 	s := statusJSON{
-		ClusterID: r.GetClusterId(), ClusterName: r.GetClusterName(), ObjectStore: r.GetObjectStore(),
-		AnsweredBy: r.GetNodeId(), MetadataLeader: r.GetMetadataLeader(), Nodes: []nodeJSON{}, Shards: []shardJSON{},
+		ClusterID: c.ID, ClusterName: c.Name, ObjectStore: c.ObjectStore, AnsweredBy: c.AskedNode, MetadataLeader: c.MetadataLeader,
+		Nodes: []nodeJSON{}, Shards: []shardJSON{},
 	}
-	for _, n := range r.GetNodes() {
+	for _, n := range c.Nodes {
 		s.Nodes = append(s.Nodes, nodeJSON{
-			ID: n.GetNodeId(), Zone: n.GetZone(), State: stateName(n.GetState()), Alive: n.GetAlive(), MetadataRole: n.GetMetadataRole(),
-			GRPCAddr: n.GetGrpcAddr(), HTTPAddr: n.GetHttpAddr(), RaftAddr: n.GetRaftAddr(), Replicas: n.GetReplicas(), Leaders: n.GetLeaders(),
+			ID: n.ID, Zone: n.Zone, State: string(n.State), Alive: n.Alive, MetadataRole: n.MetadataRole,
+			GRPCAddr: n.GRPCAddr, HTTPAddr: n.HTTPAddr, RaftAddr: n.RaftAddr, Replicas: n.Replicas, Leaders: n.Leaders,
 		})
 	}
-	for _, sh := range r.GetShards() {
+	for _, sh := range c.Shards {
 		j := shardJSON{
-			Shard: sh.GetShard(), Leader: sh.GetLeader(), Term: sh.GetTerm(), CommitIndex: sh.GetCommitIndex(),
-			UploadBacklogBytes: sh.GetUploadBacklogBytes(), LogBytes: sh.GetLogBytes(), Replicas: []replicaJSON{},
+			Shard: sh.Number, Leader: sh.Leader, Term: sh.Term, CommitIndex: sh.CommitIndex,
+			UploadBacklogBytes: sh.UploadBacklogBytes, LogBytes: sh.LogBytes, Replicas: []replicaJSON{},
 		}
-		for _, p := range sh.GetReplicas() {
-			j.Replicas = append(j.Replicas, replicaJSON{ID: p.GetReplicaId(), Node: p.GetNodeId(), Role: p.GetRole(), AppliedIndex: p.GetAppliedIndex()})
+		for _, r := range sh.Replicas {
+			j.Replicas = append(j.Replicas, replicaJSON{ID: r.ID, Node: r.Node, Role: r.Role, AppliedIndex: r.AppliedIndex})
 		}
 		s.Shards = append(s.Shards, j)
 	}
@@ -91,42 +85,26 @@ func newStatusJSON(r *streamhousev1.GetClusterStatusResponse) statusJSON {
 func (a *app) clusterCommand() *cobra.Command {
 	return group("cluster", "Show and change who is in the cluster",
 		a.clusterStatus(),
-		a.nodeChange("drain", "Move replicas and leaderships off a node, and put no new ones there", drainNode, drained),
-		a.nodeChange("undrain", "Let a drained node take replicas again", undrainNode, nil),
-		a.nodeChange("decommission", "Drain a node and remove it from the cluster", decommissionNode, removed),
+		a.nodeChange("drain", "Move replicas and leaderships off a node, and put no new ones there", (*client.Admin).DrainNode, drained),
+		a.nodeChange("undrain", "Let a drained node take replicas again", (*client.Admin).UndrainNode, nil),
+		a.nodeChange("decommission", "Drain a node and remove it from the cluster", (*client.Admin).DecommissionNode, removed),
 		a.transferLeader(),
 	)
 }
 
-// clusterCall calls the service with one address after the other.
-func clusterCall[T any](ctx context.Context, p *remote.Pool, fn func(context.Context, streamhousev1.ClusterServiceClient) (T, error)) (T, error) {
-	return remote.Call(ctx, p, remote.Idempotent, func(ctx context.Context, cc grpc.ClientConnInterface) (T, error) {
-		return fn(ctx, streamhousev1.NewClusterServiceClient(cc))
-	})
-}
-
-func getStatus(ctx context.Context, p *remote.Pool) (statusJSON, error) {
-	resp, err := clusterCall(ctx, p, func(ctx context.Context, s streamhousev1.ClusterServiceClient) (*streamhousev1.GetClusterStatusResponse, error) {
-		return s.GetClusterStatus(ctx, &streamhousev1.GetClusterStatusRequest{})
-	})
-	if err != nil {
-		return statusJSON{}, err
-	}
-	return newStatusJSON(resp), nil
-}
-
 func (a *app) clusterStatus() *cobra.Command {
-	var c client
+	var c connection
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show nodes and shards",
 		Args:  exactly(),
 		RunE: a.do(func(ctx context.Context, _ *cobra.Command, _ []string) error {
-			return c.with(ctx, a, func(ctx context.Context, p *remote.Pool) error {
-				s, err := getStatus(ctx, p)
+			return c.with(ctx, a, func(ctx context.Context, admin *client.Admin) error {
+				cluster, err := admin.ClusterStatus(ctx)
 				if err != nil {
 					return err
 				}
+				s := newStatusJSON(cluster)
 				if c.format == output.Table {
 					return a.writeStatus(s)
 				}
@@ -179,44 +157,29 @@ func (a *app) writeStatus(s statusJSON) error {
 	return err
 }
 
-func drainNode(ctx context.Context, s streamhousev1.ClusterServiceClient, id string) error {
-	_, err := s.DrainNode(ctx, &streamhousev1.DrainNodeRequest{NodeId: id})
-	return err
-}
-
-func undrainNode(ctx context.Context, s streamhousev1.ClusterServiceClient, id string) error {
-	_, err := s.UndrainNode(ctx, &streamhousev1.UndrainNodeRequest{NodeId: id})
-	return err
-}
-
-func decommissionNode(ctx context.Context, s streamhousev1.ClusterServiceClient, id string) error {
-	_, err := s.DecommissionNode(ctx, &streamhousev1.DecommissionNodeRequest{NodeId: id})
-	return err
-}
-
 // drained is true when a node holds and leads nothing.
-func drained(s statusJSON, id string) bool {
-	for _, n := range s.Nodes {
+func drained(c client.Cluster, id string) bool {
+	for _, n := range c.Nodes {
 		if n.ID == id {
-			return holds(s, id) == 0 && n.Replicas == 0 && n.Leaders == 0
+			return holds(c, id) == 0 && n.Replicas == 0 && n.Leaders == 0
 		}
 	}
 	return true
 }
 
-func removed(s statusJSON, id string) bool {
-	for _, n := range s.Nodes {
+func removed(c client.Cluster, id string) bool {
+	for _, n := range c.Nodes {
 		if n.ID == id {
 			return false
 		}
 	}
-	return holds(s, id) == 0
+	return holds(c, id) == 0
 }
 
 // holds returns the number of replicas that groups still have on a node.
-func holds(s statusJSON, id string) int {
+func holds(c client.Cluster, id string) int {
 	n := 0
-	for _, sh := range s.Shards {
+	for _, sh := range c.Shards {
 		for _, r := range sh.Replicas {
 			if r.Node == id {
 				n++
@@ -229,9 +192,9 @@ func holds(s statusJSON, id string) int {
 const statusEvery = 500 * time.Millisecond
 
 // nodeChange is a command that changes a node's state; finished says when the change is done, nil where it is at once.
-func (a *app) nodeChange(name, short string, change func(context.Context, streamhousev1.ClusterServiceClient, string) error, finished func(statusJSON, string) bool) *cobra.Command {
+func (a *app) nodeChange(name, short string, change func(*client.Admin, context.Context, string) error, finished func(client.Cluster, string) bool) *cobra.Command {
 	var (
-		c    client
+		c    connection
 		wait bool
 	)
 	cmd := &cobra.Command{
@@ -239,11 +202,8 @@ func (a *app) nodeChange(name, short string, change func(context.Context, stream
 		Short: short,
 		Args:  exactly("NODE"),
 		RunE: a.do(func(ctx context.Context, _ *cobra.Command, args []string) error {
-			return c.with(ctx, a, func(ctx context.Context, p *remote.Pool) error {
-				_, err := clusterCall(ctx, p, func(ctx context.Context, s streamhousev1.ClusterServiceClient) (struct{}, error) {
-					return struct{}{}, change(ctx, s, args[0])
-				})
-				if err != nil {
+			return c.with(ctx, a, func(ctx context.Context, admin *client.Admin) error {
+				if err := change(admin, ctx, args[0]); err != nil {
 					return err
 				}
 				if finished == nil {
@@ -254,7 +214,7 @@ func (a *app) nodeChange(name, short string, change func(context.Context, stream
 					a.say("%s of %s has begun; see streamhouse cluster status", name, args[0])
 					return nil
 				}
-				return a.waitStatus(ctx, p, name, args[0], finished)
+				return a.waitStatus(ctx, admin, name, args[0], finished)
 			})
 		}),
 	}
@@ -264,19 +224,19 @@ func (a *app) nodeChange(name, short string, change func(context.Context, stream
 	return c.call(cmd)
 }
 
-func (a *app) waitStatus(ctx context.Context, p *remote.Pool, name, id string, finished func(statusJSON, string) bool) error {
+func (a *app) waitStatus(ctx context.Context, admin *client.Admin, name, id string, finished func(client.Cluster, string) bool) error {
 	for {
-		s, err := getStatus(ctx, p)
-		if err == nil && finished(s, id) {
+		c, err := admin.ClusterStatus(ctx)
+		if err == nil && finished(c, id) {
 			a.say("%s of %s is done", name, id)
 			return nil
 		}
-		if err != nil && !remote.Retryable(err, remote.Idempotent) {
+		if err != nil && !unavailable(err) {
 			return err
 		}
-		if remote.Wait(ctx, statusEvery) != nil {
+		if pause(ctx, statusEvery) != nil {
 			if err == nil {
-				err = fmt.Errorf("%d replicas are still on the node", holds(s, id))
+				err = fmt.Errorf("%d replicas are still on the node", holds(c, id))
 			}
 			return fmt.Errorf("%s of %s goes on, but was not done in time: %w", name, id, err)
 		}
@@ -284,7 +244,7 @@ func (a *app) waitStatus(ctx context.Context, p *remote.Pool, name, id string, f
 }
 
 func (a *app) transferLeader() *cobra.Command {
-	var c client
+	var c connection
 	cmd := &cobra.Command{
 		Use:   "transfer-leader SHARD NODE",
 		Short: "Make a node the leader of a shard of which it has a replica",
@@ -294,11 +254,8 @@ func (a *app) transferLeader() *cobra.Command {
 			if err != nil {
 				return errors.New("SHARD " + strconv.Quote(args[0]) + " must be a number")
 			}
-			return c.with(ctx, a, func(ctx context.Context, p *remote.Pool) error {
-				_, err := clusterCall(ctx, p, func(ctx context.Context, s streamhousev1.ClusterServiceClient) (*streamhousev1.TransferLeaderResponse, error) {
-					return s.TransferLeader(ctx, &streamhousev1.TransferLeaderRequest{Shard: uint32(shard), NodeId: args[1]})
-				})
-				if err != nil {
+			return c.with(ctx, a, func(ctx context.Context, admin *client.Admin) error {
+				if err := admin.TransferLeader(ctx, uint32(shard), args[1]); err != nil {
 					return err
 				}
 				a.say("shard %d is led by %s", shard, args[1])

@@ -5,6 +5,7 @@ import (
 	"context"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
+	"github.com/streamhouse/streamhouse/client"
 	"github.com/streamhouse/streamhouse/client/clienttest"
 )
 
@@ -52,8 +54,9 @@ func TestConsumeSeveralPartitions(t *testing.T) {
 func TestConsumeFormats(t *testing.T) {
 	s := newShell(t)
 	s.ok("", "topic", "create", "t")
-	s.ok("a<b\n\xff\x01\n\n", "produce", "t")
-	s.ok("v\n", "produce", "t", "--key", "k")
+	for _, r := range []client.Record{{Value: []byte("a<b")}, {Value: []byte("\xff\x01")}, {Value: []byte{}}, {Key: []byte("k"), Value: []byte("v")}} {
+		s.write("t", r)
+	}
 	golden(t, "consume.json", s.ok("", "consume", "t", "-o", "json"))
 	golden(t, "consume.txt", s.ok("", "consume", "t", "-o", "table"))
 }
@@ -104,6 +107,47 @@ func TestConsumeWithoutALeader(t *testing.T) {
 	}
 	r := s.run("", "consume", "t", "--timeout", "400ms")
 	require.Equal(t, result{exitDone, "a\nb\n", "the end is not known, reading what there is: no leader (NO_LEADER)\n"}, r)
+}
+
+// A survivor gives what it has, and then says that it knows no more.
+func TestConsumeWhatASurvivorHas(t *testing.T) {
+	s := newShell(t)
+	s.ok("", "topic", "create", "t", "--partitions", "3")
+	s.ok("a\nb\n", "produce", "t", "--partition", "0")
+	s.ok("c\n", "produce", "t", "--partition", "2")
+	var reads atomic.Int32
+	noLeader := clienttest.Error(codes.Unavailable, streamhousev1.ErrorReason_ERROR_REASON_NO_LEADER, "no leader", nil)
+	s.node.Before = func(method string) error {
+		if method == "ListEnds" || (method == "Consume" && reads.Add(1) > 1) {
+			return noLeader
+		}
+		return nil
+	}
+	r := s.run("", "consume", "t", "--timeout", "300ms")
+	require.Equal(t, exitFailed, r.code)
+	require.Equal(t, "a\nb\n", r.stdout)
+	require.Contains(t, r.stderr, "the end is not known, reading what there is: no leader (NO_LEADER)\n")
+	require.Contains(t, r.stderr, "streamhouse: partition 1: no leader (NO_LEADER)\n")
+}
+
+func TestConsumeGivesUp(t *testing.T) {
+	s := newShell(t)
+	s.ok("", "topic", "create", "t")
+	s.ok("a\n", "produce", "t")
+	noLeader := clienttest.Error(codes.Unavailable, streamhousev1.ErrorReason_ERROR_REASON_NO_LEADER, "no leader", nil)
+	var lost atomic.Bool
+	s.node.Before = func(method string) error {
+		if method == "Consume" || (method == "ListEnds" && lost.Swap(true)) {
+			return noLeader
+		}
+		return nil
+	}
+	for _, args := range []string{"consume t --timeout 200ms", "consume t --timeout 200ms --follow", "consume t --timeout 200ms --group g"} {
+		lost.Store(strings.Contains(args, "--follow"))
+		r := s.run("", strings.Fields(args)...)
+		require.Equal(t, exitFailed, r.code)
+		require.Contains(t, r.stderr, "no answer for 200ms: no leader (NO_LEADER)\n", args)
+	}
 }
 
 // lockedBuffer is written by one goroutine and looked at by another.

@@ -10,9 +10,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/streamhouse/streamhouse/client"
 	"github.com/streamhouse/streamhouse/cmd/streamhouse/internal/dev"
 	"github.com/streamhouse/streamhouse/cmd/streamhouse/internal/output"
-	"github.com/streamhouse/streamhouse/cmd/streamhouse/internal/remote"
 )
 
 func (a *app) devCommand() *cobra.Command {
@@ -74,7 +74,7 @@ func (a *app) showCluster(ctx context.Context, cfg dev.Config, nodes []*dev.Node
 	if len(os.Args) > 0 && strings.ContainsRune(os.Args[0], os.PathSeparator) {
 		self = os.Args[0]
 	}
-	if nodes[0].GRPCAddr != remote.DefaultAddr || len(nodes) > 1 {
+	if nodes[0].GRPCAddr != client.DefaultAddr || len(nodes) > 1 {
 		a.say("\n  export STREAMHOUSE_ADDR=%s", addrs)
 	}
 	a.say("\n  create   %[1]s topic create events --partitions 3\n"+
@@ -90,22 +90,24 @@ func (a *app) showCluster(ctx context.Context, cfg dev.Config, nodes []*dev.Node
 // waitShards waits until all nodes are registered and every shard has a leader
 // and its replicas. Too few replicas are no reason to fail: a node may be drained.
 func (a *app) waitShards(ctx context.Context, addrs string, nodes int, timeout time.Duration) error {
-	pool, err := remote.Open(addrs)
+	conn := connection{addr: addrs, timeout: timeout}
+	cl, err := conn.open(a)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = pool.Close() }() // all calls have returned
+	defer func() { _ = cl.Close() }() // all calls have returned
+	admin := client.NewAdmin(cl)
 	limited, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	for {
-		s, err := getStatus(limited, pool)
+		c, err := admin.ClusterStatus(limited)
 		if err == nil {
-			err = led(s, nodes)
+			err = led(c, nodes)
 		}
-		if err == nil && replicated(s, min(3, nodes)) {
+		if err == nil && replicated(c, min(3, nodes)) {
 			return nil
 		}
-		if remote.Wait(limited, statusEvery/5) == nil {
+		if pause(limited, statusEvery/5) == nil {
 			continue
 		}
 		if ctx.Err() != nil {
@@ -120,30 +122,30 @@ func (a *app) waitShards(ctx context.Context, addrs string, nodes int, timeout t
 }
 
 // led returns what is missing until every shard can be written to.
-func led(s statusJSON, nodes int) error {
-	if len(s.Nodes) < nodes {
-		return fmt.Errorf("%d of %d nodes are registered", len(s.Nodes), nodes)
+func led(c client.Cluster, nodes int) error {
+	if len(c.Nodes) < nodes {
+		return fmt.Errorf("%d of %d nodes are registered", len(c.Nodes), nodes)
 	}
-	if len(s.Shards) == 0 {
+	if len(c.Shards) == 0 {
 		return errors.New("there are no shards")
 	}
-	for _, sh := range s.Shards {
+	for _, sh := range c.Shards {
 		if sh.Leader == "" {
-			return fmt.Errorf("shard %d has no leader", sh.Shard)
+			return fmt.Errorf("shard %d has no leader", sh.Number)
 		}
 	}
 	return nil
 }
 
 // replicated is true when the metadata group and every shard have so many voters.
-func replicated(s statusJSON, voters int) bool {
+func replicated(c client.Cluster, voters int) bool {
 	metadata := 0
-	for _, n := range s.Nodes {
+	for _, n := range c.Nodes {
 		if n.MetadataRole == roleVoter {
 			metadata++
 		}
 	}
-	for _, sh := range s.Shards {
+	for _, sh := range c.Shards {
 		n := 0
 		for _, r := range sh.Replicas {
 			if r.Role == roleVoter {

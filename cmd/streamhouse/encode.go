@@ -9,22 +9,20 @@ import (
 	"strings"
 	"unicode/utf8"
 
-	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
+	"github.com/streamhouse/streamhouse/client"
 	"github.com/streamhouse/streamhouse/cmd/streamhouse/internal/output"
 )
 
 // encoder writes records in one format.
 type encoder struct {
 	head   string
-	record func(w *bufio.Writer, partition int32, r *streamhousev1.ConsumedRecord) error
+	record func(w *bufio.Writer, r *client.Record) error
 }
 
-func encoderFor(f output.Format, topic string) encoder {
+func encoderFor(f output.Format) encoder {
 	switch f {
 	case output.JSON:
-		return encoder{record: func(w *bufio.Writer, partition int32, r *streamhousev1.ConsumedRecord) error {
-			return encodeJSON(w, topic, partition, r)
-		}}
+		return encoder{record: encodeJSON}
 	case output.Table:
 		return encoder{
 			head:   fmt.Sprintf(tableLine, "PARTITION", "OFFSET", "TIME", "KEY", "VALUE"),
@@ -38,11 +36,11 @@ func encoderFor(f output.Format, topic string) encoder {
 // valueEncoder writes values, one a line. The LF of a line that had none when it was produced waits for the next value.
 type valueEncoder struct{ owesLF bool }
 
-func (e *valueEncoder) record(w *bufio.Writer, _ int32, r *streamhousev1.ConsumedRecord) error {
+func (e *valueEncoder) record(w *bufio.Writer, r *client.Record) error {
 	if e.owesLF {
 		_ = w.WriteByte('\n') // a bufio.Writer repeats its error
 	}
-	_, err := w.Write(r.GetValue())
+	_, err := w.Write(r.Value)
 	if e.owesLF = isUnended(r); !e.owesLF {
 		err = w.WriteByte('\n')
 	}
@@ -81,12 +79,12 @@ func textOrBase64(b []byte) (text *string, encoded string) {
 	return &s, ""
 }
 
-func encodeJSON(w *bufio.Writer, topic string, partition int32, r *streamhousev1.ConsumedRecord) error {
-	j := recordJSON{Topic: topic, Partition: partition, Offset: r.GetOffset(), Time: formatTime(r.GetTimestampMs()), TimestampMs: r.GetTimestampMs()}
+func encodeJSON(w *bufio.Writer, r *client.Record) error {
+	j := recordJSON{Topic: r.Topic, Partition: r.Partition, Offset: r.Offset, Time: formatTime(r.Timestamp), TimestampMs: r.Timestamp.UnixMilli()}
 	j.Key, j.KeyBase64 = textOrBase64(r.Key)
 	j.Value, j.ValueBase64 = textOrBase64(r.Value)
-	for _, h := range r.GetHeaders() {
-		hj := headerJSON{Key: h.GetKey()}
+	for _, h := range r.Headers {
+		hj := headerJSON{Key: h.Key}
 		hj.Value, hj.ValueBase64 = textOrBase64(h.Value)
 		j.Headers = append(j.Headers, hj)
 	}
@@ -97,8 +95,8 @@ func encodeJSON(w *bufio.Writer, topic string, partition int32, r *streamhousev1
 
 const tableLine = "%-9s  %-10s  %-24s  %-16s  %s\n"
 
-func encodeTable(w *bufio.Writer, partition int32, r *streamhousev1.ConsumedRecord) error {
-	_, err := fmt.Fprintf(w, tableLine, strconv.Itoa(int(partition)), strconv.FormatInt(r.GetOffset(), 10), formatTime(r.GetTimestampMs()), cell(r.Key), cell(r.Value))
+func encodeTable(w *bufio.Writer, r *client.Record) error {
+	_, err := fmt.Fprintf(w, tableLine, strconv.Itoa(int(r.Partition)), strconv.FormatInt(r.Offset, 10), formatTime(r.Timestamp), cell(r.Key), cell(r.Value))
 	return err
 }
 

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,9 +10,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
+	"github.com/streamhouse/streamhouse/client"
 	"github.com/streamhouse/streamhouse/cmd/streamhouse/internal/output"
-	"github.com/streamhouse/streamhouse/cmd/streamhouse/internal/remote"
 )
 
 // These are what -o json prints: their names do not change.
@@ -21,7 +19,7 @@ type (
 	groupListJSON struct {
 		Group   string `json:"group"`
 		State   string `json:"state"`
-		Members int32  `json:"members"`
+		Members int    `json:"members"`
 		Shard   uint32 `json:"shard"`
 	}
 	groupJSON struct {
@@ -68,32 +66,26 @@ type (
 	}
 )
 
-func groupStateName(s streamhousev1.GroupState) string {
-	return strings.ToLower(strings.TrimPrefix(s.String(), "GROUP_STATE_"))
-}
-
 func (a *app) groupCommand() *cobra.Command {
 	return group("group", "Show and change consumer groups", a.groupList(), a.groupDescribe(), a.groupReset(), a.groupDelete())
 }
 
 func (a *app) groupList() *cobra.Command {
-	var c client
+	var c connection
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "List all consumer groups",
 		Args:  exactly(),
 		RunE: a.do(func(ctx context.Context, _ *cobra.Command, _ []string) error {
-			return c.with(ctx, a, func(ctx context.Context, p *remote.Pool) error {
-				resp, err := topics(ctx, p, remote.Idempotent, func(ctx context.Context, s streamhousev1.StreamHouseServiceClient) (*streamhousev1.ListGroupsResponse, error) {
-					return s.ListGroups(ctx, &streamhousev1.ListGroupsRequest{})
-				})
+			return c.with(ctx, a, func(ctx context.Context, admin *client.Admin) error {
+				groups, err := admin.ListGroups(ctx)
 				if err != nil {
 					return err
 				}
 				list, names := make([]groupListJSON, 0), []string(nil)
 				rows := &output.Rows{Titles: []string{"GROUP", "STATE", "MEMBERS", "SHARD"}}
-				for _, g := range resp.GetGroups() {
-					j := groupListJSON{Group: g.GetGroup(), State: groupStateName(g.GetState()), Members: g.GetMembers(), Shard: g.GetShard()}
+				for _, g := range groups {
+					j := groupListJSON{Group: g.Name, State: string(g.State), Members: g.Members, Shard: g.Shard}
 					list, names = append(list, j), append(names, j.Group)
 					rows.Add(j.Group, j.State, j.Members, j.Shard)
 				}
@@ -104,26 +96,20 @@ func (a *app) groupList() *cobra.Command {
 	return c.call(cmd)
 }
 
-func describeGroup(ctx context.Context, p *remote.Pool, name string) (*streamhousev1.DescribeGroupResponse, error) {
-	return topics(ctx, p, remote.Idempotent, func(ctx context.Context, s streamhousev1.StreamHouseServiceClient) (*streamhousev1.DescribeGroupResponse, error) {
-		return s.DescribeGroup(ctx, &streamhousev1.DescribeGroupRequest{Group: name})
-	})
-}
-
 func (a *app) groupDescribe() *cobra.Command {
-	var c client
+	var c connection
 	cmd := &cobra.Command{
 		Use:     "describe GROUP",
 		Short:   "Show a group's members, assignments, offsets and lag",
 		Example: "  streamhouse group describe billing",
 		Args:    exactly("GROUP"),
 		RunE: a.do(func(ctx context.Context, _ *cobra.Command, args []string) error {
-			return c.with(ctx, a, func(ctx context.Context, p *remote.Pool) error {
-				resp, err := describeGroup(ctx, p, args[0])
+			return c.with(ctx, a, func(ctx context.Context, admin *client.Admin) error {
+				described, err := admin.DescribeGroup(ctx, args[0])
 				if err != nil {
 					return err
 				}
-				g := newGroupJSON(resp)
+				g := newGroupJSON(described)
 				if c.format == output.Table {
 					return a.writeGroup(g)
 				}
@@ -134,36 +120,33 @@ func (a *app) groupDescribe() *cobra.Command {
 	return c.call(cmd)
 }
 
-func newGroupJSON(r *streamhousev1.DescribeGroupResponse) groupJSON {
-	g := groupJSON{
-		Group: r.GetGroup(), State: groupStateName(r.GetState()), Epoch: r.GetEpoch(), Shard: r.GetShard(), Coordinator: r.GetCoordinator(),
-		Members: make([]groupMemberJSON, 0), Partitions: make([]groupPartitionJSON, 0),
+func newGroupJSON(g client.Group) groupJSON {
+	j := groupJSON{
+		Group: g.Name, State: string(g.State), Epoch: g.Epoch, Shard: g.Shard, Coordinator: g.Coordinator, Lag: g.Lag(),
+		Members: make([]groupMemberJSON, 0, len(g.Members)), Partitions: make([]groupPartitionJSON, 0, len(g.Partitions)),
 	}
-	for _, m := range r.GetMembers() {
-		g.Members = append(g.Members, groupMemberJSON{
-			MemberID: m.GetMemberId(), InstanceID: m.GetInstanceId(), ClientID: m.GetClientId(), Host: m.GetClientHost(),
-			Epoch: m.GetMemberEpoch(), Away: m.GetAway(), Topics: m.GetTopics(),
-			Assigned: byTopic(m.GetAssigned()), Revoking: byTopic(m.GetRevoking()),
+	for _, m := range g.Members {
+		j.Members = append(j.Members, groupMemberJSON{
+			MemberID: m.ID, InstanceID: m.InstanceID, ClientID: m.ClientID, Host: m.Host, Epoch: m.Epoch, Away: m.Away, Topics: m.Topics,
+			Assigned: byTopic(m.Assigned), Revoking: byTopic(m.Revoking),
 		})
 	}
-	for _, p := range r.GetPartitions() {
-		j := groupPartitionJSON{
-			Topic: p.GetTopic(), Partition: p.GetPartition(), LogStart: p.GetLogStartOffset(), HighWatermark: p.GetHighWatermark(),
-			Lag: p.GetLag(), MemberID: p.GetMemberId(), Metadata: p.GetMetadata(),
+	for _, p := range g.Partitions {
+		pj := groupPartitionJSON{
+			Topic: p.Topic, Partition: p.Partition, LogStart: p.LogStartOffset, HighWatermark: p.HighWatermark, Lag: p.Lag, MemberID: p.MemberID,
 		}
-		if o := p.GetCommittedOffset(); o >= 0 {
-			j.Committed = &o
+		if p.Committed != nil {
+			pj.Committed, pj.Metadata = &p.Committed.Offset, p.Committed.Metadata
 		}
-		g.Lag += j.Lag
-		g.Partitions = append(g.Partitions, j)
+		j.Partitions = append(j.Partitions, pj)
 	}
-	return g
+	return j
 }
 
-func byTopic(list []*streamhousev1.TopicPartitions) map[string][]int32 {
-	m := make(map[string][]int32, len(list))
+func byTopic(list []client.TopicPartition) map[string][]int32 {
+	m := make(map[string][]int32)
 	for _, tp := range list {
-		m[tp.GetTopic()] = tp.GetPartitions()
+		m[tp.Topic] = append(m[tp.Topic], tp.Partition)
 	}
 	return m
 }
@@ -230,17 +213,14 @@ func (a *app) writeGroup(g groupJSON) error {
 }
 
 func (a *app) groupDelete() *cobra.Command {
-	var c client
+	var c connection
 	cmd := &cobra.Command{
 		Use:   "delete GROUP",
 		Short: "Delete a group without members, with its committed offsets",
 		Args:  exactly("GROUP"),
 		RunE: a.do(func(ctx context.Context, _ *cobra.Command, args []string) error {
-			return c.with(ctx, a, func(ctx context.Context, p *remote.Pool) error {
-				_, err := topics(ctx, p, remote.Once, func(ctx context.Context, s streamhousev1.StreamHouseServiceClient) (*streamhousev1.DeleteGroupResponse, error) {
-					return s.DeleteGroup(ctx, &streamhousev1.DeleteGroupRequest{Group: args[0]})
-				})
-				if err != nil {
+			return c.with(ctx, a, func(ctx context.Context, admin *client.Admin) error {
+				if err := admin.DeleteGroup(ctx, args[0]); err != nil {
 					return err
 				}
 				rows := &output.Rows{Titles: []string{"DELETED"}}
@@ -254,7 +234,7 @@ func (a *app) groupDelete() *cobra.Command {
 
 func (a *app) groupReset() *cobra.Command {
 	var (
-		c         client
+		c         connection
 		topic, to string
 		execute   bool
 	)
@@ -276,13 +256,13 @@ no members: stop its consumers first.`,
 			if err != nil {
 				return err
 			}
-			return c.with(ctx, a, func(ctx context.Context, p *remote.Pool) error {
-				plan, err := planReset(ctx, p, args[0], topic, pos)
+			return c.with(ctx, a, func(ctx context.Context, admin *client.Admin) error {
+				plan, err := planReset(ctx, admin, args[0], topic, pos)
 				if err != nil {
 					return err
 				}
 				if execute {
-					if err := runReset(ctx, p, plan); err != nil {
+					if err := runReset(ctx, admin, plan); err != nil {
 						return err
 					}
 					plan.Executed = true
@@ -298,64 +278,46 @@ no members: stop its consumers first.`,
 }
 
 // planReset says where each partition's offset would go: an offset that is outside of the log goes to its nearer end.
-func planReset(ctx context.Context, p *remote.Pool, name, topic string, to position) (*groupResetJSON, error) {
-	starts, err := listOffsets(ctx, p, &streamhousev1.ListOffsetsRequest{Topic: topic, Position: &streamhousev1.ListOffsetsRequest_Earliest{Earliest: true}})
+func planReset(ctx context.Context, admin *client.Admin, name, topic string, to position) (*groupResetJSON, error) {
+	starts, err := listOffsets(ctx, admin, topic, client.LogStart)
 	if err != nil {
 		return nil, err
 	}
-	ends, err := listOffsets(ctx, p, &streamhousev1.ListOffsetsRequest{Topic: topic, Position: &streamhousev1.ListOffsetsRequest_Latest{Latest: true}})
+	ends, err := listOffsets(ctx, admin, topic, client.LogEnd)
 	if err != nil {
 		return nil, err
 	}
-	targets, err := to.offsets(ctx, p, topic, starts, ends)
+	committed, err := admin.CommittedOffsets(ctx, name, topic)
 	if err != nil {
 		return nil, err
 	}
-	committed, err := topics(ctx, p, remote.Idempotent, func(ctx context.Context, s streamhousev1.StreamHouseServiceClient) (*streamhousev1.GetOffsetResponse, error) {
-		return s.GetOffset(ctx, &streamhousev1.GetOffsetRequest{Group: name, Topic: topic})
-	})
-	if err != nil {
-		return nil, err
+	targets := make(map[int32]int64)
+	if to.offset == nil {
+		if targets, err = listOffsets(ctx, admin, topic, to.at); err != nil {
+			return nil, err
+		}
 	}
-	from := make(map[int32]*int64)
-	for _, o := range committed.GetOffsets() {
-		from[o.GetPartition()] = &o.Offset
+	plan := &groupResetJSON{Group: name, Topic: topic, Partitions: make([]groupMovedJSON, 0, len(ends))}
+	for _, partition := range slices.Sorted(maps.Keys(ends)) {
+		target := targets[partition]
+		if to.offset != nil {
+			target = *to.offset
+		}
+		moved := groupMovedJSON{Partition: partition, To: min(max(target, starts[partition]), ends[partition])}
+		if c, ok := committed[partition]; ok {
+			moved.From = &c.Offset
+		}
+		plan.Partitions = append(plan.Partitions, moved)
 	}
-	plan := &groupResetJSON{Group: name, Topic: topic, Partitions: make([]groupMovedJSON, 0, len(targets))}
-	for _, partition := range slices.Sorted(maps.Keys(targets)) {
-		target := min(max(targets[partition], starts[partition]), ends[partition])
-		plan.Partitions = append(plan.Partitions, groupMovedJSON{Partition: partition, From: from[partition], To: target})
-	}
-	slices.SortFunc(plan.Partitions, func(x, y groupMovedJSON) int { return cmp.Compare(x.Partition, y.Partition) })
 	return plan, nil
 }
 
-// offsets returns the position in every partition.
-func (pos position) offsets(ctx context.Context, p *remote.Pool, topic string, starts, ends map[int32]int64) (map[int32]int64, error) {
-	switch {
-	case pos.earliest:
-		return starts, nil
-	case pos.latest:
-		return ends, nil
-	case pos.timestampMs != nil:
-		return listOffsets(ctx, p, &streamhousev1.ListOffsetsRequest{Topic: topic, Position: &streamhousev1.ListOffsetsRequest_TimestampMs{TimestampMs: *pos.timestampMs}})
-	}
-	same := make(map[int32]int64, len(ends))
-	for partition := range ends {
-		same[partition] = *pos.offset
-	}
-	return same, nil
-}
-
-func runReset(ctx context.Context, p *remote.Pool, plan *groupResetJSON) error {
-	req := &streamhousev1.CommitOffsetRequest{Group: plan.Group, Topic: plan.Topic}
+func runReset(ctx context.Context, admin *client.Admin, plan *groupResetJSON) error {
+	offsets := make(map[int32]client.Committed, len(plan.Partitions))
 	for _, m := range plan.Partitions {
-		req.Offsets = append(req.Offsets, &streamhousev1.CommittedOffset{Partition: m.Partition, Offset: m.To})
+		offsets[m.Partition] = client.Committed{Offset: m.To}
 	}
-	_, err := topics(ctx, p, remote.Idempotent, func(ctx context.Context, s streamhousev1.StreamHouseServiceClient) (*streamhousev1.CommitOffsetResponse, error) {
-		return s.CommitOffset(ctx, req)
-	})
-	return err
+	return admin.CommitOffsets(ctx, plan.Group, plan.Topic, offsets)
 }
 
 func (a *app) writeReset(format output.Format, plan *groupResetJSON) error {

@@ -8,11 +8,13 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"github.com/streamhouse/streamhouse/client"
 	"github.com/streamhouse/streamhouse/client/clienttest"
 )
 
@@ -66,6 +68,19 @@ func (s *shell) ok(stdin string, args ...string) string {
 	r := s.run(stdin, args...)
 	require.Equal(s.t, exitDone, r.code, r.stderr)
 	return r.stdout
+}
+
+// write writes a record of the beginning of 2026.
+func (s *shell) write(topic string, r client.Record) {
+	s.t.Helper()
+	c, err := client.New(client.Config{Addrs: []string{s.node.Addr()}})
+	require.NoError(s.t, err)
+	p, err := client.NewProducer(c, client.ProducerConfig{})
+	require.NoError(s.t, err)
+	r.Topic, r.Timestamp = topic, time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	require.NoError(s.t, p.ProduceSync(s.t.Context(), &r))
+	require.NoError(s.t, p.Close(s.t.Context()))
+	require.NoError(s.t, c.Close())
 }
 
 // golden compares with a file in testdata.

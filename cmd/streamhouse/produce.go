@@ -5,24 +5,20 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"os"
-	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
 
-	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
+	"github.com/streamhouse/streamhouse/client"
 	"github.com/streamhouse/streamhouse/cmd/streamhouse/internal/output"
-	"github.com/streamhouse/streamhouse/cmd/streamhouse/internal/producer"
-	"github.com/streamhouse/streamhouse/storage/record"
 )
 
 // produceFlags are the flags of produce.
 type produceFlags struct {
-	client
+	connection
+
 	key, separator, acks, file string
 	partition                  int32
 }
@@ -49,7 +45,7 @@ id, so that a retry never stores one twice.`,
 			return a.produce(ctx, job)
 		}),
 	}
-	f.flags(cmd, output.Table, 2*time.Minute, "give up on a batch that is not acknowledged for this long")
+	f.flags(cmd, output.Table, 2*time.Minute, "give up on a record that is not acknowledged for this long")
 	fl := cmd.Flags()
 	fl.StringVar(&f.key, "key", "", "key of all records; may be empty, which is not the same as none")
 	fl.StringVar(&f.separator, "key-separator", "", "`text` between a line's key and its value; every line must have it")
@@ -62,22 +58,17 @@ id, so that a retry never stores one twice.`,
 
 // produceJob is a checked command line.
 type produceJob struct {
-	client *client
+	conn   *connection
 	topic  string
-	acks   streamhousev1.Acks
+	acks   client.Acks
 	keying keying
 	fixed  *int32
 	file   string
 }
 
 func (f *produceFlags) job(cmd *cobra.Command, topic string) (*produceJob, error) {
-	j := &produceJob{client: &f.client, topic: topic, file: f.file, keying: keying{separator: f.separator}}
-	switch f.acks {
-	case "quorum":
-		j.acks = streamhousev1.Acks_ACKS_QUORUM
-	case "durable":
-		j.acks = streamhousev1.Acks_ACKS_DURABLE
-	default:
+	j := &produceJob{conn: &f.connection, topic: topic, file: f.file, acks: client.Acks(f.acks), keying: keying{separator: f.separator}}
+	if j.acks != client.AcksQuorum && j.acks != client.AcksDurable {
 		return nil, fmt.Errorf("--acks %q: must be quorum or durable", f.acks)
 	}
 	if cmd.Flags().Changed("key") {
@@ -92,61 +83,13 @@ func (f *produceFlags) job(cmd *cobra.Command, topic string) (*produceJob, error
 	return j, nil
 }
 
-// produceResult is what -o json prints: the names do not change.
-type produceResult struct {
-	Topic          string                   `json:"topic"`
-	Records        int64                    `json:"records"`
-	Bytes          int64                    `json:"bytes"`
-	Seconds        float64                  `json:"seconds"`
-	Unacknowledged int                      `json:"unacknowledged"`
-	Partitions     []producePartitionResult `json:"partitions"`
-}
-
-type producePartitionResult struct {
-	Partition   int32 `json:"partition"`
-	Records     int64 `json:"records"`
-	FirstOffset int64 `json:"first_offset"`
-	LastOffset  int64 `json:"last_offset"`
-}
-
-// tally counts acknowledgements. Safe for concurrent use.
-type tally struct {
-	progress *output.Progress
-
-	mu     sync.Mutex
-	result produceResult
-	byPart map[int32]*producePartitionResult
-}
-
-func (t *tally) ack(a producer.Ack) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.result.Records += int64(a.Records)
-	t.result.Bytes += a.Bytes
-	p := t.byPart[a.Partition]
-	if p == nil {
-		p = &producePartitionResult{Partition: a.Partition, FirstOffset: a.BaseOffset, LastOffset: a.BaseOffset}
-		t.byPart[a.Partition] = p
+// producerConfig says how the client is to write.
+func (j *produceJob) producerConfig() client.ProducerConfig {
+	cfg := client.ProducerConfig{Acks: j.acks, DeliveryTimeout: j.conn.timeout}
+	if j.fixed != nil {
+		cfg.Partitioner = client.Manual
 	}
-	p.Records += int64(a.Records)
-	if a.BaseOffset >= 0 {
-		p.LastOffset = a.BaseOffset + int64(a.Records) - 1
-		if p.FirstOffset < 0 {
-			p.FirstOffset = a.BaseOffset
-		}
-	}
-	t.progress.Draw(time.Now(), t.result.Bytes, t.result.Records)
-}
-
-func (t *tally) sum() produceResult {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	r := t.result
-	r.Partitions = []producePartitionResult{}
-	for _, p := range slices.Sorted(maps.Keys(t.byPart)) {
-		r.Partitions = append(r.Partitions, *t.byPart[p])
-	}
-	return r
+	return cfg
 }
 
 func (a *app) produce(ctx context.Context, job *produceJob) error {
@@ -155,35 +98,104 @@ func (a *app) produce(ctx context.Context, job *produceJob) error {
 		return err
 	}
 	defer func() { _ = in.Close() }() // it was only read
-	pool, err := job.client.open(a)
+	cl, err := job.conn.open(a)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = pool.Close() }() // all calls have returned
-
-	first, cancel := context.WithTimeout(ctx, job.client.timeout)
-	defer cancel()
-	t, err := getTopic(first, pool, job.topic)
+	defer func() { _ = cl.Close() }() // all calls have returned
+	if err := job.check(ctx, client.NewAdmin(cl)); err != nil {
+		return err
+	}
+	p, err := client.NewProducer(cl, job.producerConfig())
 	if err != nil {
 		return err
 	}
-	counts := &tally{byPart: make(map[int32]*producePartitionResult), result: produceResult{Topic: job.topic}}
+	t := newTally(job.topic)
 	if output.IsTerminal(a.stderr) && !output.IsTerminal(in.Reader) {
-		counts.progress = output.NewProgress(a.stderr, in.size, time.Now())
+		t.progress = output.NewProgress(a.stderr, in.size, time.Now())
 	}
 	began := time.Now()
-	p, err := producer.Open(first, producer.Config{Pool: pool, Topic: job.topic, Acks: job.acks, Timeout: job.client.timeout, OnAck: counts.ack})
+	err = job.pump(ctx, p, newLineReader(in), t)
+	t.progress.Clear()
+	r := t.sum()
+	r.Seconds = time.Since(began).Seconds()
+	return errors.Join(err, a.reportProduce(job.conn.format, r, t.unclear))
+}
+
+// check looks for the topic and the partition.
+func (j *produceJob) check(ctx context.Context, admin *client.Admin) error {
+	ctx, cancel := context.WithTimeout(ctx, j.conn.timeout)
+	defer cancel()
+	t, err := admin.DescribeTopic(ctx, j.topic)
 	if err != nil {
 		return err
 	}
-	lines := newLineReader(in)
-	lines.eager = in.size == 0
-	err = pump(ctx, p, lines, job.keying, newBatcher(int32(len(t.GetPartitions())), job.fixed, record.PartitionForKey))
-	counts.progress.Clear()
+	if n := len(t.Partitions); j.fixed != nil && (*j.fixed < 0 || int(*j.fixed) >= n) {
+		return noPartition(j.topic, *j.fixed, n)
+	}
+	return nil
+}
 
-	r := counts.sum()
-	r.Seconds, r.Unacknowledged = time.Since(began).Seconds(), p.Pending()
-	return errors.Join(err, a.reportProduce(job.client.format, r))
+func noPartition(topic string, number int32, partitions int) error {
+	return fmt.Errorf("topic %s has no partition %d: it has 0 to %d", topic, number, partitions-1)
+}
+
+// pump sends all lines and waits until each is acknowledged, or one has failed, or ctx ends. The goroutine that reads is
+// left behind when it hangs in a read that nothing can end; the producer takes nothing more from it.
+func (j *produceJob) pump(ctx context.Context, p *client.Producer, lines *lineReader, t *tally) error {
+	work, stop := context.WithCancel(ctx)
+	defer stop()
+	t.stop = stop
+	read := make(chan error, 1)
+	go func() { read <- j.sendLines(work, p, lines, t) }()
+	var err error
+	select {
+	case err = <-read:
+		if work.Err() == nil { // what came before a bad line is written
+			_ = p.Flush(work) // the tally knows what failed
+		}
+	case <-work.Done():
+	}
+	t.end()
+	done, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	cancel()
+	_ = p.Close(done) // the tally knows what is left
+	t.close()
+	if failure := t.failure(); failure != nil {
+		return failure
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return err
+}
+
+// sendLines hands lines over until the input ends.
+func (j *produceJob) sendLines(ctx context.Context, p *client.Producer, lines *lineReader, t *tally) error {
+	for {
+		line, err := lines.next()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		r, err := j.keying.record(line, lines.number)
+		if err != nil {
+			return err
+		}
+		if lines.unended {
+			markUnended(r)
+		}
+		r.Topic = j.topic
+		if j.fixed != nil {
+			r.Partition = *j.fixed
+		}
+		err = t.hand(lines.number, func(promise client.Promise) error { return p.Produce(ctx, r, promise) })
+		if err != nil {
+			return err
+		}
+	}
 }
 
 // input is what produce reads; size is 0 where it is not known.
@@ -226,65 +238,7 @@ func (a *app) openInput(path string) (input, error) {
 	return in, nil
 }
 
-// pump sends all lines and waits for their acknowledgement. The goroutine that
-// reads is left behind when it hangs in a read that nothing can end.
-func pump(ctx context.Context, p *producer.Producer, lines *lineReader, k keying, b *batcher) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	read := make(chan error, 1)
-	go func() {
-		err := sendLines(ctx, p, lines, k, b)
-		if err == nil || !errors.Is(err, context.Canceled) {
-			p.Finish() // what came before a bad line is written
-		}
-		read <- err
-	}()
-	if err := p.Run(ctx); err != nil {
-		return err
-	}
-	return <-read
-}
-
-func sendLines(ctx context.Context, p *producer.Producer, lines *lineReader, k keying, b *batcher) error {
-	for {
-		line, err := lines.next()
-		var r *streamhousev1.Record
-		if err == nil {
-			r, err = k.record(line, lines.number, time.Now())
-		}
-		if err == nil && lines.unended {
-			markUnended(r)
-		}
-		if err != nil {
-			for _, rest := range b.rest() {
-				if serr := p.Send(ctx, rest); serr != nil {
-					return serr
-				}
-			}
-			if errors.Is(err, io.EOF) {
-				return nil
-			}
-			return err
-		}
-		full, ok := b.add(r, lines.number)
-		if ok {
-			if err := p.Send(ctx, full); err != nil {
-				return err
-			}
-		}
-		if lines.hasMore() {
-			continue
-		}
-		// Whoever types, or writes slowly into a pipe, does not wait for a full batch.
-		for _, rest := range b.rest() {
-			if err := p.Send(ctx, rest); err != nil {
-				return err
-			}
-		}
-	}
-}
-
-func (a *app) reportProduce(f output.Format, r produceResult) error {
+func (a *app) reportProduce(f output.Format, r produceResult, unclear int) error {
 	var parts []string
 	for _, p := range r.Partitions {
 		if p.FirstOffset >= 0 {
@@ -300,7 +254,9 @@ func (a *app) reportProduce(f output.Format, r produceResult) error {
 	secs := max(r.Seconds, 1e-6)
 	a.say("produced %d records (%s) to %s in %.2f s: %.0f records/s, %s/s%s", r.Records, output.Bytes(r.Bytes), r.Topic,
 		r.Seconds, float64(r.Records)/secs, output.Bytes(int64(float64(r.Bytes)/secs)), where)
-	if r.Unacknowledged > 0 {
+	if r.Unacknowledged > 0 && unclear == 0 {
+		a.say("%d records were not acknowledged, and are not written", r.Unacknowledged)
+	} else if r.Unacknowledged > 0 {
 		a.say("%d records were not acknowledged: they may have been written or not", r.Unacknowledged)
 	}
 	if f == output.JSON {

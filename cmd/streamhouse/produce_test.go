@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -101,7 +102,7 @@ func TestProduceKeys(t *testing.T) {
 func TestProduceSpreadsWithoutKeys(t *testing.T) {
 	s := newShell(t)
 	s.ok("", "topic", "create", "t", "--partitions", "3")
-	s.ok(strings.Repeat("x\n", 5*batchRecords), "produce", "t")
+	s.ok(strings.Repeat("x\n", 100_000), "produce", "t")
 	for p := range 3 {
 		require.NotEmpty(t, s.cluster.Values("t", p))
 	}
@@ -117,13 +118,13 @@ func TestProduceErrors(t *testing.T) {
 		"produce t --file /tmp":          "--file: /tmp is a directory",
 		"produce t --key-separator=":     "--key-separator: must not be empty",
 		"produce t --addr nowhere":       `--addr: "nowhere" must be HOST:PORT`,
+		"produce t --addr ,":             "--addr: is empty: give HOST:PORT of one or more nodes",
+		"produce t --addr a:1,b":         `--addr: "b" must be HOST:PORT`,
+		"produce t --timeout 0s":         "--timeout 0s: must be above 0",
 	} {
 		require.Equal(t, result{exitFailed, "", "streamhouse: " + want + "\n"}, s.run("", strings.Fields(line)...), line)
 	}
-	r := s.run("a\n", "produce", "t", "--partition", "7")
-	require.Equal(t, exitFailed, r.code)
-	require.Contains(t, r.stderr, "streamhouse: line 1: there is no such partition (PARTITION_NOT_FOUND)\n")
-	require.Contains(t, r.stderr, "1 records were not acknowledged: they may have been written or not\n")
+	require.Equal(t, result{exitFailed, "", "streamhouse: topic t has no partition 7: it has 0 to 0\n"}, s.run("a\n", "produce", "t", "--partition", "7"))
 }
 
 func TestProduceWritesWhatCameBeforeABadLine(t *testing.T) {
@@ -155,16 +156,22 @@ func TestProduceDoesNotWaitForAFullBatch(t *testing.T) {
 func TestProduceIsInterrupted(t *testing.T) {
 	s := newShell(t)
 	s.ok("", "topic", "create", "t")
+	s.refuse(1, codes.Unavailable, streamhousev1.ErrorReason_ERROR_REASON_NO_LEADER, "no leader")
 	in, keyboard := io.Pipe()
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan int, 1)
-	go func() { done <- run(ctx, []string{"produce", "t"}, in, io.Discard, io.Discard) }()
+	var errs lockedBuffer
+	go func() { done <- run(ctx, []string{"produce", "t"}, in, io.Discard, &errs) }()
 	_, err := keyboard.Write([]byte("one\n"))
 	require.NoError(t, err)
 	require.Eventually(t, func() bool { return len(s.cluster.Values("t", 0)) == 1 }, 10*time.Second, 5*time.Millisecond)
+	_, err = keyboard.Write([]byte("two\nthree\n"))
+	require.NoError(t, err)
+	require.Eventually(t, func() bool { return slices.Contains(s.cluster.Calls()[2:], "write") }, 10*time.Second, 5*time.Millisecond)
 	cancel()
 	require.Equal(t, exitInterrupted, <-done)
 	require.NoError(t, keyboard.Close())
+	require.Regexp(t, `(?s)^produced 1 records .*[12] records were not acknowledged.*interrupted\n$`, errs.String())
 }
 
 func TestProduceFailsOver(t *testing.T) {
@@ -183,18 +190,78 @@ func TestProduceFailsOver(t *testing.T) {
 	require.Equal(t, text, s.ok("", "consume", "t", "--addr", other.Addr()))
 }
 
-func TestProduceUnknownProducerIsFinal(t *testing.T) {
-	s := newShell(t)
-	s.ok("", "topic", "create", "t")
+// refuse makes a node answer every write behind the first ones with a failure.
+func (s *shell) refuse(after int32, code codes.Code, reason streamhousev1.ErrorReason, message string) {
+	var writes atomic.Int32
 	s.node.Before = func(method string) error {
-		if method == "write" {
-			return clienttest.StreamError(codes.FailedPrecondition, streamhousev1.ErrorReason_ERROR_REASON_UNKNOWN_PRODUCER, "its state has expired")
+		if method == "write" && writes.Add(1) > after {
+			return clienttest.StreamError(code, reason, message)
 		}
 		return nil
 	}
-	r := s.run("a\n", "produce", "t")
+}
+
+func TestProduceIsRefused(t *testing.T) {
+	s := newShell(t)
+	s.ok("", "topic", "create", "t")
+	s.refuse(0, codes.InvalidArgument, streamhousev1.ErrorReason_ERROR_REASON_RECORD_TOO_LARGE, "9 bytes are too many")
+	r := s.run("a\nb\nc\n", "produce", "t")
 	require.Equal(t, exitFailed, r.code)
-	require.Contains(t, r.stderr, "line 1: its state has expired (UNKNOWN_PRODUCER)")
+	require.Contains(t, r.stderr, "produced 0 records")
+	require.Contains(t, r.stderr, "3 records were not acknowledged, and are not written\n")
+	require.Contains(t, r.stderr, "streamhouse: lines 1 to 3: 9 bytes are too many (RECORD_TOO_LARGE)\n")
+}
+
+// Without a leader the time-out bounds everything, whatever was typed since.
+func TestProduceGivesUp(t *testing.T) {
+	s := newShell(t)
+	s.ok("", "topic", "create", "t")
+	s.refuse(0, codes.Unavailable, streamhousev1.ErrorReason_ERROR_REASON_NO_LEADER, "no leader")
+	in, keyboard := io.Pipe()
+	go func() {
+		for { // who types does not stop
+			if _, err := keyboard.Write([]byte("one\n")); err != nil {
+				return
+			}
+		}
+	}()
+	began := time.Now()
+	var errs lockedBuffer
+	require.Equal(t, exitFailed, run(t.Context(), []string{"produce", "t", "--timeout", "400ms"}, in, io.Discard, &errs))
+	require.NoError(t, in.Close())
+	require.Less(t, time.Since(began), 5*time.Second)
+	require.Contains(t, errs.String(), "delivery timed out after 400ms")
+	require.Contains(t, errs.String(), "no leader (NO_LEADER)")
+}
+
+// What was sent and not answered may have been written.
+func TestProduceSaysWhatIsUncertain(t *testing.T) {
+	s := newShell(t)
+	s.ok("", "topic", "create", "t")
+	s.node.Appended = func() error {
+		return clienttest.StreamError(codes.Unavailable, streamhousev1.ErrorReason_ERROR_REASON_OUTCOME_UNKNOWN, "who knows")
+	}
+	r := s.run("a\nb\n", "produce", "t", "--timeout", "200ms")
+	require.Equal(t, exitFailed, r.code)
+	require.Contains(t, r.stderr, "2 records were not acknowledged: they may have been written or not\n")
+	require.Contains(t, r.stderr, "streamhouse: lines 1 to 2: delivery timed out after 200ms")
+	require.Equal(t, []string{"a", "b"}, s.cluster.Values("t", 0), "once, however often it was tried")
+}
+
+func TestProduceGoesOnWhereItsStateHasExpired(t *testing.T) {
+	s := newShell(t)
+	s.ok("", "topic", "create", "t")
+	in, keyboard := io.Pipe()
+	done := make(chan int, 1)
+	go func() { done <- run(t.Context(), []string{"produce", "t"}, in, io.Discard, io.Discard) }()
+	for i, line := range []string{"one", "two"} {
+		_, err := keyboard.Write([]byte(line + "\n"))
+		require.NoError(t, err)
+		require.Eventually(t, func() bool { return len(s.cluster.Values("t", 0)) == i+1 }, 10*time.Second, 5*time.Millisecond)
+		s.cluster.ForgetProducers()
+	}
+	require.NoError(t, keyboard.Close())
+	require.Equal(t, exitDone, <-done)
 }
 
 func TestLineTooLong(t *testing.T) {

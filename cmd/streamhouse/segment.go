@@ -119,14 +119,14 @@ func (a *app) inspect(ctx context.Context, rawURL string, f output.Format) error
 func newInspectionJSON(rawURL string, in *segment.Inspection) inspectionJSON {
 	j := inspectionJSON{
 		Object: rawURL, SizeBytes: in.SizeBytes, Version: in.Version, ClusterID: in.Source.ClusterID, NodeID: in.Source.NodeID,
-		Shard: in.Source.Shard, Created: formatTime(in.Source.CreatedMs), Segments: []segmentJSON{},
+		Shard: in.Source.Shard, Created: formatTime(time.UnixMilli(in.Source.CreatedMs)), Segments: []segmentJSON{},
 	}
 	for _, s := range in.Segments {
 		sj := segmentJSON{
 			Topic: s.Partition.Topic, TopicUUID: uuid.UUID(s.Partition.TopicUUID).String(), Partition: s.Partition.Number, PartitionID: s.Partition.ID,
 			BaseOffset: s.Entry.GetBaseOffset(), EndOffset: s.Entry.GetEndOffset(), Records: s.Records, Batches: map[string]int64{},
 			PayloadBytes: s.PayloadBytes, SizeBytes: s.Entry.GetSizeBytes(), IndexEntries: s.Spans,
-			FirstTimestamp: formatTime(s.FirstTimestampMs), MaxTimestamp: formatTime(s.Entry.GetMaxTimestampMs()), CRC32C: fmt.Sprintf("%08x", s.CRC32C),
+			FirstTimestamp: formatTime(time.UnixMilli(s.FirstTimestampMs)), MaxTimestamp: formatTime(time.UnixMilli(s.Entry.GetMaxTimestampMs())), CRC32C: fmt.Sprintf("%08x", s.CRC32C),
 		}
 		for c, n := range s.Batches {
 			sj.Batches[c.String()] = n

@@ -10,11 +10,9 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
-	"google.golang.org/grpc"
 
-	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
+	"github.com/streamhouse/streamhouse/client"
 	"github.com/streamhouse/streamhouse/cmd/streamhouse/internal/output"
-	"github.com/streamhouse/streamhouse/cmd/streamhouse/internal/remote"
 )
 
 // topicJSON and partitionJSON are what -o json prints: their names do not change.
@@ -40,15 +38,11 @@ type partitionJSON struct {
 	SegmentBytes      int64    `json:"segment_bytes"`
 }
 
-func newTopicJSON(name string, id []byte, createdMs int64, config map[string]string) topicJSON {
-	t := topicJSON{Name: name, Created: formatTime(createdMs), Config: config}
-	if u, err := uuid.FromBytes(id); err == nil {
-		t.UUID = u.String()
+func newTopicJSON(name string, id uuid.UUID, created time.Time, config map[string]string) topicJSON {
+	if config == nil {
+		config = map[string]string{}
 	}
-	if t.Config == nil {
-		t.Config = map[string]string{}
-	}
-	return t
+	return topicJSON{Name: name, UUID: id.String(), Created: formatTime(created), Config: config}
 }
 
 func (t topicJSON) configText() string {
@@ -59,20 +53,11 @@ func (t topicJSON) configText() string {
 	return strings.Join(parts, ",")
 }
 
-func formatTime(ms int64) string {
-	return time.UnixMilli(ms).UTC().Format("2006-01-02T15:04:05.000Z07:00")
-}
+func formatTime(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.000Z07:00") }
 
 func (a *app) topicCommand() *cobra.Command {
 	return group("topic", "Create, show and change topics",
 		a.topicCreate(), a.topicList(), a.topicDescribe(), a.topicAlter(), a.topicDelete())
-}
-
-// topics calls the service with one address after the other.
-func topics[T any](ctx context.Context, p *remote.Pool, s remote.Safety, fn func(context.Context, streamhousev1.StreamHouseServiceClient) (T, error)) (T, error) {
-	return remote.Call(ctx, p, s, func(ctx context.Context, cc grpc.ClientConnInterface) (T, error) {
-		return fn(ctx, streamhousev1.NewStreamHouseServiceClient(cc))
-	})
 }
 
 // parseConfigs reads k=v pairs.
@@ -93,7 +78,7 @@ func parseConfigs(pairs []string) (map[string]string, error) {
 
 func (a *app) topicCreate() *cobra.Command {
 	var (
-		c          client
+		c          connection
 		partitions int32
 		configs    []string
 	)
@@ -107,14 +92,12 @@ func (a *app) topicCreate() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return c.with(ctx, a, func(ctx context.Context, p *remote.Pool) error {
-				resp, err := topics(ctx, p, remote.Once, func(ctx context.Context, s streamhousev1.StreamHouseServiceClient) (*streamhousev1.CreateTopicResponse, error) {
-					return s.CreateTopic(ctx, &streamhousev1.CreateTopicRequest{Name: args[0], Partitions: partitions, Config: config})
-				})
+			return c.with(ctx, a, func(ctx context.Context, admin *client.Admin) error {
+				t, err := admin.CreateTopic(ctx, args[0], partitions, config)
 				if err != nil {
 					return err
 				}
-				return a.writeTopic(c.format, resp.GetTopic(), nil, false)
+				return a.writeTopic(c.format, t, nil, false)
 			})
 		}),
 	}
@@ -124,24 +107,22 @@ func (a *app) topicCreate() *cobra.Command {
 }
 
 func (a *app) topicList() *cobra.Command {
-	var c client
+	var c connection
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "List all topics",
 		Args:  exactly(),
 		RunE: a.do(func(ctx context.Context, _ *cobra.Command, _ []string) error {
-			return c.with(ctx, a, func(ctx context.Context, p *remote.Pool) error {
-				resp, err := topics(ctx, p, remote.Idempotent, func(ctx context.Context, s streamhousev1.StreamHouseServiceClient) (*streamhousev1.ListTopicsResponse, error) {
-					return s.ListTopics(ctx, &streamhousev1.ListTopicsRequest{})
-				})
+			return c.with(ctx, a, func(ctx context.Context, admin *client.Admin) error {
+				topics, err := admin.ListTopics(ctx)
 				if err != nil {
 					return err
 				}
 				list, names := make([]topicJSON, 0), []string(nil)
 				rows := &output.Rows{Titles: []string{"NAME", "PARTITIONS", "CREATED", "CONFIG"}}
-				for _, t := range resp.GetTopics() {
-					j := newTopicJSON(t.GetName(), t.GetUuid(), t.GetCreatedMs(), t.GetConfig())
-					j.Partitions = int(t.GetPartitions())
+				for _, t := range topics {
+					j := newTopicJSON(t.Name, t.ID, t.Created, t.Config)
+					j.Partitions = int(t.Partitions)
 					list, names = append(list, j), append(names, j.Name)
 					rows.Add(j.Name, j.Partitions, j.Created, j.configText())
 				}
@@ -152,26 +133,19 @@ func (a *app) topicList() *cobra.Command {
 	return c.call(cmd)
 }
 
-func getTopic(ctx context.Context, p *remote.Pool, name string) (*streamhousev1.Topic, error) {
-	resp, err := topics(ctx, p, remote.Idempotent, func(ctx context.Context, s streamhousev1.StreamHouseServiceClient) (*streamhousev1.GetTopicResponse, error) {
-		return s.GetTopic(ctx, &streamhousev1.GetTopicRequest{Name: name})
-	})
-	return resp.GetTopic(), err
-}
-
 func (a *app) topicDescribe() *cobra.Command {
-	var c client
+	var c connection
 	cmd := &cobra.Command{
 		Use:   "describe NAME",
 		Short: "Show a topic and its partitions",
 		Args:  exactly("NAME"),
 		RunE: a.do(func(ctx context.Context, _ *cobra.Command, args []string) error {
-			return c.with(ctx, a, func(ctx context.Context, p *remote.Pool) error {
-				t, err := getTopic(ctx, p, args[0])
+			return c.with(ctx, a, func(ctx context.Context, admin *client.Admin) error {
+				t, err := admin.DescribeTopic(ctx, args[0])
 				if err != nil {
 					return err
 				}
-				ends, err := listOffsets(ctx, p, &streamhousev1.ListOffsetsRequest{Topic: args[0], Position: &streamhousev1.ListOffsetsRequest_Latest{Latest: true}})
+				ends, err := listOffsets(ctx, admin, args[0], client.LogEnd)
 				if err != nil {
 					a.say("high watermarks are not known: %v", err)
 				}
@@ -183,20 +157,20 @@ func (a *app) topicDescribe() *cobra.Command {
 }
 
 // writeTopic writes a topic; ends has high watermarks, where they are known.
-func (a *app) writeTopic(f output.Format, t *streamhousev1.Topic, ends map[int32]int64, details bool) error {
-	j := newTopicJSON(t.GetName(), t.GetUuid(), t.GetCreatedMs(), t.GetConfig())
-	j.Partitions = len(t.GetPartitions())
+func (a *app) writeTopic(f output.Format, t client.Topic, ends map[int32]int64, details bool) error {
+	j := newTopicJSON(t.Name, t.ID, t.Created, t.Config)
+	j.Partitions = len(t.Partitions)
 	if !details {
 		rows := &output.Rows{Titles: []string{"NAME", "PARTITIONS", "CREATED", "CONFIG"}}
 		rows.Add(j.Name, j.Partitions, j.Created, j.configText())
 		return output.Write(a.stdout, f, j, rows, []string{j.Name})
 	}
 	rows := &output.Rows{Titles: []string{"PARTITION", "SHARD", "LEADER", "REPLICAS", "LOG START", "HIGH WATERMARK", "UPLOADED END", "SEGMENTS", "SEGMENT BYTES"}}
-	for _, p := range t.GetPartitions() {
+	for _, p := range t.Partitions {
 		pj := partitionJSON{
-			Partition: p.GetPartition(), ID: p.GetId(), Shard: p.GetShard(), Leader: p.GetLeader(), Replicas: append([]string{}, p.GetReplicas()...),
-			LogStartOffset: p.GetLogStartOffset(), UploadedEndOffset: p.GetUploadedEndOffset(),
-			Segments: p.GetSegments(), SegmentBytes: p.GetSegmentBytes(),
+			Partition: p.Number, ID: p.ID, Shard: p.Shard, Leader: p.Leader, Replicas: append([]string{}, p.Replicas...),
+			LogStartOffset: p.LogStartOffset, UploadedEndOffset: p.UploadedEndOffset,
+			Segments: p.Segments, SegmentBytes: p.SegmentBytes,
 		}
 		end := ""
 		if n, ok := ends[pj.Partition]; ok {
@@ -222,7 +196,7 @@ func orNone(s string) string {
 
 func (a *app) topicAlter() *cobra.Command {
 	var (
-		c       client
+		c       connection
 		configs []string
 		unset   []string
 		parts   int32
@@ -239,14 +213,12 @@ func (a *app) topicAlter() *cobra.Command {
 			if len(config) == 0 && len(unset) == 0 && parts == 0 {
 				return fmt.Errorf("nothing to change: give --config, --unset-config or --partitions")
 			}
-			return c.with(ctx, a, func(ctx context.Context, p *remote.Pool) error {
-				resp, err := topics(ctx, p, remote.Idempotent, func(ctx context.Context, s streamhousev1.StreamHouseServiceClient) (*streamhousev1.AlterTopicResponse, error) {
-					return s.AlterTopic(ctx, &streamhousev1.AlterTopicRequest{Name: args[0], SetConfig: config, UnsetConfig: unset, Partitions: parts})
-				})
+			return c.with(ctx, a, func(ctx context.Context, admin *client.Admin) error {
+				t, err := admin.AlterTopic(ctx, args[0], client.TopicChange{Set: config, Unset: unset, Partitions: parts})
 				if err != nil {
 					return err
 				}
-				return a.writeTopic(c.format, resp.GetTopic(), nil, false)
+				return a.writeTopic(c.format, t, nil, false)
 			})
 		}),
 	}
@@ -257,17 +229,14 @@ func (a *app) topicAlter() *cobra.Command {
 }
 
 func (a *app) topicDelete() *cobra.Command {
-	var c client
+	var c connection
 	cmd := &cobra.Command{
 		Use:   "delete NAME",
 		Short: "Delete a topic with all its records",
 		Args:  exactly("NAME"),
 		RunE: a.do(func(ctx context.Context, _ *cobra.Command, args []string) error {
-			return c.with(ctx, a, func(ctx context.Context, p *remote.Pool) error {
-				_, err := topics(ctx, p, remote.Once, func(ctx context.Context, s streamhousev1.StreamHouseServiceClient) (*streamhousev1.DeleteTopicResponse, error) {
-					return s.DeleteTopic(ctx, &streamhousev1.DeleteTopicRequest{Name: args[0]})
-				})
-				if err != nil {
+			return c.with(ctx, a, func(ctx context.Context, admin *client.Admin) error {
+				if err := admin.DeleteTopic(ctx, args[0]); err != nil {
 					return err
 				}
 				rows := &output.Rows{Titles: []string{"DELETED"}}
@@ -277,19 +246,4 @@ func (a *app) topicDelete() *cobra.Command {
 		}),
 	}
 	return c.call(cmd)
-}
-
-// listOffsets returns offsets by partition.
-func listOffsets(ctx context.Context, p *remote.Pool, req *streamhousev1.ListOffsetsRequest) (map[int32]int64, error) {
-	resp, err := topics(ctx, p, remote.Idempotent, func(ctx context.Context, s streamhousev1.StreamHouseServiceClient) (*streamhousev1.ListOffsetsResponse, error) {
-		return s.ListOffsets(ctx, req)
-	})
-	if err != nil {
-		return nil, err
-	}
-	m := make(map[int32]int64)
-	for _, o := range resp.GetOffsets() {
-		m[o.GetPartition()] = o.GetOffset()
-	}
-	return m, nil
 }

@@ -1,3 +1,0 @@
-// Package consumer reads partitions from an offset on, through whatever node
-// answers, and commits how far a group has come.
-package consumer
