@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/streamhouse/streamhouse/cmd/streamhouse/internal/output"
 	"github.com/streamhouse/streamhouse/internal/node"
 )
 
@@ -25,6 +26,8 @@ type app struct {
 	stdin  io.Reader
 	stdout io.Writer
 	stderr io.Writer
+	// style is for what goes to stdout.
+	style output.Style
 	// started is set once a command runs; an error before that is one of usage.
 	started bool
 	// saying is held while a line is written to stderr.
@@ -33,7 +36,7 @@ type app struct {
 
 // run executes one command line and returns the exit code.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	a := &app{stdin: stdin, stdout: pipe{stdout}, stderr: stderr}
+	a := &app{stdin: stdin, stdout: pipe{stdout}, stderr: stderr, style: output.StyleFor(stdout)}
 	root := a.rootCommand() //nolint:contextcheck // cobra hands the context to each command
 	root.SetArgs(args)
 	root.SetIn(stdin)
@@ -80,6 +83,11 @@ func (a *app) say(format string, args ...any) {
 	a.saying.Lock()
 	defer a.saying.Unlock()
 	_, _ = fmt.Fprintf(a.stderr, format+"\n", args...) // there is nowhere else to say so
+}
+
+// rows returns an empty table.
+func (a *app) rows(titles ...string) *output.Rows {
+	return &output.Rows{Titles: titles, Style: a.style}
 }
 
 // do wraps what a command does.

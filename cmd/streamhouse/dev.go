@@ -12,7 +12,6 @@ import (
 
 	"github.com/streamhouse/streamhouse/client"
 	"github.com/streamhouse/streamhouse/cmd/streamhouse/internal/dev"
-	"github.com/streamhouse/streamhouse/cmd/streamhouse/internal/output"
 )
 
 func (a *app) devCommand() *cobra.Command {
@@ -58,7 +57,7 @@ directory, the cluster is back with its data. What stands behind -- goes to ever
 // showCluster waits until the shards are led, and says what there is and how to use it.
 func (a *app) showCluster(ctx context.Context, cfg dev.Config, nodes []*dev.Node) error {
 	var grpcAddrs []string
-	rows := &output.Rows{Titles: []string{"ID", "PID", "GRPC", "HTTP"}}
+	rows := a.rows("ID", "PID", "GRPC", "HTTP")
 	for _, n := range nodes {
 		grpcAddrs = append(grpcAddrs, n.GRPCAddr)
 		rows.Add(n.ID, n.PID, n.GRPCAddr, n.HTTPAddr)

@@ -83,11 +83,11 @@ func (a *app) groupList() *cobra.Command {
 					return err
 				}
 				list, names := make([]groupListJSON, 0), []string(nil)
-				rows := &output.Rows{Titles: []string{"GROUP", "STATE", "MEMBERS", "SHARD"}}
+				rows := a.rows("GROUP", "STATE", "MEMBERS", "SHARD")
 				for _, g := range groups {
 					j := groupListJSON{Group: g.Name, State: string(g.State), Members: g.Members, Shard: g.Shard}
 					list, names = append(list, j), append(names, j.Group)
-					rows.Add(j.Group, j.State, j.Members, j.Shard)
+					rows.Add(j.Group, a.groupStateText(j.State), j.Members, j.Shard)
 				}
 				return output.Write(a.stdout, c.format, list, rows, names)
 			})
@@ -151,6 +151,18 @@ func byTopic(list []client.TopicPartition) map[string][]int32 {
 	return m
 }
 
+// groupStateText colours a state.
+func (a *app) groupStateText(state string) string {
+	switch client.GroupState(state) {
+	case client.GroupStable:
+		return a.style.Good(state)
+	case client.GroupRebalancing:
+		return a.style.Warn(state)
+	default:
+		return state
+	}
+}
+
 // partitionsText is such as "events 0-3,7".
 func partitionsText(m map[string][]int32) string {
 	var parts []string
@@ -161,7 +173,7 @@ func partitionsText(m map[string][]int32) string {
 }
 
 // numberRanges writes ordered numbers as 0-3,7.
-func numberRanges(numbers []int32) string {
+func numberRanges[T int32 | uint32](numbers []T) string {
 	var parts []string
 	for i := 0; i < len(numbers); {
 		k := i
@@ -186,19 +198,19 @@ func offsetText(o *int64) string {
 }
 
 func (a *app) writeGroup(g groupJSON) error {
-	members := &output.Rows{Titles: []string{"MEMBER", "INSTANCE", "CLIENT", "HOST", "EPOCH", "ASSIGNED", "GIVING UP"}}
+	members := a.rows("MEMBER", "INSTANCE", "CLIENT", "HOST", "EPOCH", "ASSIGNED", "GIVING UP")
 	for _, m := range g.Members {
 		instance := m.InstanceID
 		if m.Away {
 			instance += " (away)"
 		}
-		members.Add(m.MemberID, instance, m.ClientID, m.Host, m.Epoch, partitionsText(m.Assigned), partitionsText(m.Revoking))
+		members.Add(m.MemberID, instance, cell([]byte(m.ClientID)), m.Host, m.Epoch, partitionsText(m.Assigned), partitionsText(m.Revoking))
 	}
-	partitions := &output.Rows{Titles: []string{"TOPIC", "PARTITION", "COMMITTED", "END", "LAG", "MEMBER"}}
+	partitions := a.rows("TOPIC", "PARTITION", "COMMITTED", "END", "LAG", "MEMBER")
 	for _, p := range g.Partitions {
 		partitions.Add(p.Topic, p.Partition, offsetText(p.Committed), p.HighWatermark, p.Lag, p.MemberID)
 	}
-	_, err := fmt.Fprintf(a.stdout, "Group %s is %s in epoch %d, lag %d, coordinated by %s (shard %d)\n\n", g.Group, g.State, g.Epoch, g.Lag, g.Coordinator, g.Shard)
+	_, err := fmt.Fprintf(a.stdout, "Group %s is %s in epoch %d, lag %d, coordinated by %s (shard %d)\n\n", g.Group, a.groupStateText(g.State), g.Epoch, g.Lag, a.leaderText(g.Coordinator), g.Shard)
 	if err != nil {
 		return err
 	}
@@ -223,7 +235,7 @@ func (a *app) groupDelete() *cobra.Command {
 				if err := admin.DeleteGroup(ctx, args[0]); err != nil {
 					return err
 				}
-				rows := &output.Rows{Titles: []string{"DELETED"}}
+				rows := a.rows("DELETED")
 				rows.Add(args[0])
 				return output.Write(a.stdout, c.format, map[string]string{"deleted": args[0]}, rows, []string{args[0]})
 			})
@@ -321,7 +333,7 @@ func runReset(ctx context.Context, admin *client.Admin, plan *groupResetJSON) er
 }
 
 func (a *app) writeReset(format output.Format, plan *groupResetJSON) error {
-	rows := &output.Rows{Titles: []string{"TOPIC", "PARTITION", "FROM", "TO"}}
+	rows := a.rows("TOPIC", "PARTITION", "FROM", "TO")
 	for _, m := range plan.Partitions {
 		rows.Add(plan.Topic, m.Partition, offsetText(m.From), m.To)
 	}

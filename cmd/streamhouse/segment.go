@@ -97,12 +97,12 @@ func (a *app) inspect(ctx context.Context, rawURL string, f output.Format) error
 		return err
 	}
 	j := newInspectionJSON(rawURL, in)
-	rows := &output.Rows{Titles: []string{"TOPIC", "PARTITION", "OFFSETS", "RECORDS", "BATCHES", "PAYLOAD", "SIZE", "NEWEST", "CRC32C", "STATE"}}
+	rows := a.rows("TOPIC", "PARTITION", "OFFSETS", "RECORDS", "BATCHES", "PAYLOAD", "SIZE", "NEWEST", "CRC32C", "STATE")
 	var values []string
 	for _, s := range j.Segments {
-		state := "ok"
+		state := a.style.Good("ok")
 		if s.Error != "" {
-			state = s.Error
+			state = a.style.Bad(s.Error)
 		}
 		rows.Add(s.Topic, s.Partition, fmt.Sprintf("%d to %d", s.BaseOffset, s.EndOffset-1), s.Records, batchesText(s.Batches),
 			output.Bytes(s.PayloadBytes), output.Bytes(int64(s.SizeBytes)), s.MaxTimestamp, s.CRC32C, state)

@@ -119,7 +119,7 @@ func (a *app) topicList() *cobra.Command {
 					return err
 				}
 				list, names := make([]topicJSON, 0), []string(nil)
-				rows := &output.Rows{Titles: []string{"NAME", "PARTITIONS", "CREATED", "CONFIG"}}
+				rows := a.rows("NAME", "PARTITIONS", "CREATED", "CONFIG")
 				for _, t := range topics {
 					j := newTopicJSON(t.Name, t.ID, t.Created, t.Config)
 					j.Partitions = int(t.Partitions)
@@ -161,11 +161,11 @@ func (a *app) writeTopic(f output.Format, t client.Topic, ends map[int32]int64, 
 	j := newTopicJSON(t.Name, t.ID, t.Created, t.Config)
 	j.Partitions = len(t.Partitions)
 	if !details {
-		rows := &output.Rows{Titles: []string{"NAME", "PARTITIONS", "CREATED", "CONFIG"}}
+		rows := a.rows("NAME", "PARTITIONS", "CREATED", "CONFIG")
 		rows.Add(j.Name, j.Partitions, j.Created, j.configText())
 		return output.Write(a.stdout, f, j, rows, []string{j.Name})
 	}
-	rows := &output.Rows{Titles: []string{"PARTITION", "SHARD", "LEADER", "REPLICAS", "LOG START", "HIGH WATERMARK", "UPLOADED END", "SEGMENTS", "SEGMENT BYTES"}}
+	rows := a.rows("PARTITION", "SHARD", "LEADER", "REPLICAS", "LOG START", "HIGH WATERMARK", "UPLOADED END", "SEGMENTS", "SEGMENT BYTES")
 	for _, p := range t.Partitions {
 		pj := partitionJSON{
 			Partition: p.Number, ID: p.ID, Shard: p.Shard, Leader: p.Leader, Replicas: append([]string{}, p.Replicas...),
@@ -177,7 +177,7 @@ func (a *app) writeTopic(f output.Format, t client.Topic, ends map[int32]int64, 
 			pj.HighWatermark, end = &n, fmt.Sprint(n)
 		}
 		j.Details = append(j.Details, pj)
-		rows.Add(pj.Partition, pj.Shard, pj.Leader, strings.Join(pj.Replicas, ","), pj.LogStartOffset, end, pj.UploadedEndOffset, pj.Segments, output.Bytes(pj.SegmentBytes))
+		rows.Add(pj.Partition, pj.Shard, a.leaderText(pj.Leader), strings.Join(pj.Replicas, ","), pj.LogStartOffset, end, pj.UploadedEndOffset, pj.Segments, output.Bytes(pj.SegmentBytes))
 	}
 	if f == output.Table {
 		if _, err := fmt.Fprintf(a.stdout, "Topic %s, id %s, %d partitions, created %s, config %s\n\n", j.Name, j.UUID, j.Partitions, j.Created, orNone(j.configText())); err != nil {
@@ -239,7 +239,7 @@ func (a *app) topicDelete() *cobra.Command {
 				if err := admin.DeleteTopic(ctx, args[0]); err != nil {
 					return err
 				}
-				rows := &output.Rows{Titles: []string{"DELETED"}}
+				rows := a.rows("DELETED")
 				rows.Add(args[0])
 				return output.Write(a.stdout, c.format, map[string]string{"deleted": args[0]}, rows, []string{args[0]})
 			})

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"strings"
-	"text/tabwriter"
 )
 
 // Format is how results are written.
@@ -35,8 +34,9 @@ func (f *Format) Set(s string) error {
 	return fmt.Errorf("must be table, json or value")
 }
 
-// Rows is a table with a title for each column.
+// Rows is a table with a title for each column. Cells may have a style's colours.
 type Rows struct {
+	Style  Style
 	Titles []string
 	Cells  [][]string
 }
@@ -54,13 +54,26 @@ func (r *Rows) Add(cells ...any) {
 
 // WriteTo writes the table with aligned columns.
 func (r *Rows) WriteTo(w io.Writer) (int64, error) {
-	var b strings.Builder
-	tw := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	widths := make([]int, len(r.Titles))
 	for _, row := range append([][]string{r.Titles}, r.Cells...) {
-		// A tab behind the last cell would pad it.
-		_, _ = fmt.Fprintln(tw, strings.Join(row, "\t")) // a strings.Builder takes all
+		for i, cell := range row {
+			widths[i] = max(widths[i], width(cell))
+		}
 	}
-	_ = tw.Flush()
+	titles := make([]string, len(r.Titles))
+	for i, t := range r.Titles {
+		titles[i] = r.Style.Bold(t)
+	}
+	var b strings.Builder
+	for _, row := range append([][]string{titles}, r.Cells...) {
+		for i, cell := range row {
+			b.WriteString(cell)
+			if i < len(row)-1 { // behind the last cell spaces would only wrap
+				b.WriteString(strings.Repeat(" ", widths[i]-width(cell)+2))
+			}
+		}
+		b.WriteByte('\n')
+	}
 	n, err := io.WriteString(w, b.String())
 	return int64(n), err
 }

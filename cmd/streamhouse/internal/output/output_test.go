@@ -58,3 +58,16 @@ func TestProgress(t *testing.T) {
 	none.Clear()
 	require.False(t, IsTerminal(&b))
 }
+
+func TestColouredCellsAlign(t *testing.T) {
+	c := Coloured()
+	rows := &Rows{Titles: []string{"A", "STATE", "B"}, Style: c}
+	rows.Add("é", c.Bad("dead"), 1)
+	rows.Add("longer", c.Good("ok"), c.Warn("x"))
+	var b bytes.Buffer
+	_, err := rows.WriteTo(&b)
+	require.NoError(t, err)
+	require.Contains(t, b.String(), "\x1b[1mA\x1b[0m")
+	require.Equal(t, "A       STATE  B\né       dead   1\nlonger  ok     x\n", painting.ReplaceAllString(b.String(), ""))
+	require.Equal(t, "plain", Style{}.Bad("plain"))
+}
