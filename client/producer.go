@@ -196,7 +196,7 @@ func (p *Producer) add(meta *topicMeta, r *Record, promise Promise, size int, sy
 	}
 	t := p.topicLocked(meta)
 	if partition == Unassigned {
-		partition = t.stick()
+		partition = p.stickLocked(t, size)
 	}
 	if n := len(meta.shards); partition < 0 || int(partition) >= n {
 		return nil, badPartition(TopicPartition{r.Topic, partition}, n)
@@ -247,11 +247,16 @@ func (p *Producer) topicLocked(meta *topicMeta) *producerTopic {
 	return t
 }
 
-// stick returns the partition for records without a key, another one after each batch.
-func (t *producerTopic) stick() int32 {
+// stickLocked returns the partition for a record without a key: another one whenever the open batch has no room for it.
+func (p *Producer) stickLocked(t *producerTopic, size int) int32 {
 	n := int32(len(t.meta.shards))
-	if t.sticky >= 0 && t.sticky < n && t.queues[t.sticky].open != nil {
-		return t.sticky
+	if t.sticky >= 0 && t.sticky < n {
+		q := t.queues[t.sticky]
+		if q.open != nil && q.open.bytes+size <= p.cfg.BatchBytes {
+			return t.sticky
+		}
+		p.sealLocked(q)
+		q.sender.notify()
 	}
 	next := rand.Int32N(n)
 	if next == t.sticky {
