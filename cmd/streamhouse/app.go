@@ -71,7 +71,7 @@ func (a *app) rootCommand() *cobra.Command {
 	root := group("streamhouse", "A durable log service: Kafka-like topics, replicated by Raft, with their history in S3",
 		a.serverCommand(), a.devCommand(),
 		a.topicCommand(), a.produceCommand(), a.consumeCommand(), a.groupCommand(),
-		a.clusterCommand(), a.segmentCommand(), a.versionCommand(),
+		a.clusterCommand(), a.segmentCommand(), a.benchCommand(), a.versionCommand(),
 	)
 	root.SilenceErrors, root.SilenceUsage = true, true
 	root.SetHelpCommand(&cobra.Command{Hidden: true})

@@ -105,7 +105,7 @@ func TestConsumeWithoutALeader(t *testing.T) {
 		}
 		return nil
 	}
-	r := s.run("", "consume", "t", "--timeout", "400ms")
+	r := s.run("", "consume", "t", "--timeout", "2s")
 	require.Equal(t, result{exitDone, "a\nb\n", "the end is not known, reading what there is: no leader (NO_LEADER)\n"}, r)
 }
 
@@ -123,7 +123,7 @@ func TestConsumeWhatASurvivorHas(t *testing.T) {
 		}
 		return nil
 	}
-	r := s.run("", "consume", "t", "--timeout", "300ms")
+	r := s.run("", "consume", "t", "--timeout", "1s")
 	require.Equal(t, exitFailed, r.code)
 	require.Equal(t, "a\nb\n", r.stdout)
 	require.Contains(t, r.stderr, "the end is not known, reading what there is: no leader (NO_LEADER)\n")
@@ -142,11 +142,11 @@ func TestConsumeGivesUp(t *testing.T) {
 		}
 		return nil
 	}
-	for _, args := range []string{"consume t --timeout 200ms", "consume t --timeout 200ms --follow", "consume t --timeout 200ms --group g"} {
+	for _, args := range []string{"consume t --timeout 500ms", "consume t --timeout 500ms --follow", "consume t --timeout 500ms --group g"} {
 		lost.Store(strings.Contains(args, "--follow"))
 		r := s.run("", strings.Fields(args)...)
 		require.Equal(t, exitFailed, r.code)
-		require.Contains(t, r.stderr, "no answer for 200ms: no leader (NO_LEADER)\n", args)
+		require.Contains(t, r.stderr, "no answer for 500ms: no leader (NO_LEADER)\n", args)
 	}
 }
 

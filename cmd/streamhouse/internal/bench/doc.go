@@ -1,0 +1,2 @@
+// Package bench puts load on a topic through package client, and measures throughput and latency.
+package bench
