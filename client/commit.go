@@ -20,15 +20,43 @@ type Committed struct {
 }
 
 // Commit commits the positions of all partitions: all that Poll has returned counts as processed. It fails with
-// ErrNotOwned where a partition was lost meanwhile; nothing of its topic is committed then. Without a group it does
-// nothing.
+// ErrNotOwned where a partition was lost since the last Poll, and with ErrMaxPollInterval too where that was the reason;
+// nothing of its topic is committed then. Without a group it does nothing.
 func (r *Consumer) Commit(ctx context.Context) error {
 	r.mu.Lock()
 	for _, p := range r.partitions {
 		p.processed = p.position
 	}
 	r.mu.Unlock()
-	return r.commitProcessed(ctx)
+	if err := r.commitProcessed(ctx); err != nil {
+		return err
+	}
+	return r.untoldLoss()
+}
+
+// untoldLoss returns the error of a call that needs partitions which were lost since the last Poll.
+func (r *Consumer) untoldLoss() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	m := r.member
+	switch {
+	case m == nil:
+		return nil
+	case len(m.lost) > 0:
+		return r.notOwnedLocked(m.lost[0])
+	case m.overslept && !m.told:
+		return ErrMaxPollInterval
+	default:
+		return nil
+	}
+}
+
+// notOwnedLocked returns the error of a call for a partition that is not the consumer's.
+func (r *Consumer) notOwnedLocked(tp TopicPartition) error {
+	if m := r.member; m != nil && m.overslept && !m.told {
+		return &PartitionError{tp, fmt.Errorf("%w: %w", ErrMaxPollInterval, ErrNotOwned)}
+	}
+	return &PartitionError{tp, ErrNotOwned}
 }
 
 // CommitRecords commits, for each partition of the records, the offset behind the last of them. It fails with
@@ -42,8 +70,9 @@ func (r *Consumer) CommitRecords(ctx context.Context, records ...Record) error {
 		tp := TopicPartition{rec.Topic, rec.Partition}
 		p := r.partitions[tp]
 		if p == nil || p.ownership != rec.ownership {
+			err := r.notOwnedLocked(tp)
 			r.mu.Unlock()
-			return &PartitionError{tp, ErrNotOwned}
+			return err
 		}
 		owned[p] = Committed{Offset: max(owned[p].Offset, rec.Offset+1)}
 	}
@@ -59,8 +88,9 @@ func (r *Consumer) CommitOffsets(ctx context.Context, offsets map[TopicPartition
 	for tp, c := range offsets {
 		p := r.partitions[tp]
 		if p == nil {
+			err := r.notOwnedLocked(tp)
 			r.mu.Unlock()
-			return &PartitionError{tp, ErrNotOwned}
+			return err
 		}
 		owned[p] = c
 	}
@@ -216,7 +246,7 @@ func (r *Consumer) commitRequest(topic string, parts []*partition, owned map[*pa
 	}
 	for _, p := range parts {
 		if r.partitions[p.TopicPartition] != p {
-			return nil, &PartitionError{p.TopicPartition, ErrNotOwned}
+			return nil, r.notOwnedLocked(p.TopicPartition)
 		}
 		req.Offsets = append(req.Offsets, &streamhousev1.CommittedOffset{Partition: p.Partition, Offset: owned[p].Offset, Metadata: owned[p].Metadata})
 	}

@@ -238,7 +238,8 @@ func sorted(tps []TopicPartition) []TopicPartition {
 
 // Close commits what Poll has returned, unless with ManualCommit, leaves the group, and ends all that runs in the
 // background. It waits for a Poll that is under way, which ends. A static member keeps its partitions for its session.
-// The error tells that the commit or the leave failed; the consumer is closed all the same. Closing again does nothing.
+// The error tells that the commit or the leave failed, with ErrNotOwned where partitions were lost since the last Poll;
+// the consumer is closed all the same. Closing again does nothing.
 func (r *Consumer) Close(ctx context.Context) error {
 	r.mu.Lock()
 	if r.closed {

@@ -359,7 +359,7 @@ func (r *Consumer) leave(ctx context.Context) error {
 	r.mu.Unlock()
 	var errs []error
 	if r.cfg.Group != "" && !r.cfg.ManualCommit {
-		errs = append(errs, r.commitProcessed(ctx))
+		errs = append(errs, r.commitProcessed(ctx), r.untoldLoss())
 	}
 	if !member {
 		return errors.Join(errs...)

@@ -32,7 +32,7 @@ func (r *Consumer) Lag(tp TopicPartition) (int64, error) {
 func (r *Consumer) ownedLocked(tp TopicPartition) (*partition, error) {
 	p := r.partitions[tp]
 	if p == nil {
-		return nil, &PartitionError{tp, ErrNotOwned}
+		return nil, r.notOwnedLocked(tp)
 	}
 	return p, nil
 }
