@@ -257,7 +257,7 @@ func TestGroupWithoutFailures(t *testing.T) {
 // every record is processed, and no partition has two owners at once.
 func TestGroupUnderFailures(t *testing.T) {
 	t.Parallel()
-	c := harness.StartCluster(t, harness.Options{Flags: quick(nil)})
+	c := harness.StartCluster(t, harness.Options{Flags: quick(nil), Network: true})
 	c.CreateTopic("logs", 12, nil)
 	a := client.NewAdmin(c.Client(client.Config{}))
 	f := startFeed(t, c, "logs", 1000)
@@ -269,9 +269,12 @@ func TestGroupUnderFailures(t *testing.T) {
 		join()
 	}
 	stable := waitGroup(t, a, 10)
+	stopWatch := watchOwners(t, a)
 	cut := make(map[string]time.Time)
 	for range harness.Repeat(5) {
 		killCoordinator(t, c, a)
+		waitGroup(t, a, 10)
+		isolateCoordinator(t, c, a)
 		waitGroup(t, a, 10)
 
 		killed, paused, leaver := all[len(all)-1], all[len(all)-2], all[len(all)-3]
@@ -290,6 +293,7 @@ func TestGroupUnderFailures(t *testing.T) {
 		requireDropped(t, paused, resumed)
 	}
 	requireFenced(t, c, stable)
+	stopWatch()
 	f.stop()
 	waitNoLag(t, a)
 	for _, m := range all {
@@ -317,6 +321,56 @@ func killCoordinator(t *testing.T, c *harness.Cluster, a *client.Admin) {
 		return err
 	})
 	n.Start()
+}
+
+// isolateCoordinator cuts the node that coordinates the group off from the others until another does. Members still reach
+// it, and must not be told anything by it that counts.
+func isolateCoordinator(t *testing.T, c *harness.Cluster, a *client.Admin) {
+	t.Helper()
+	g, err := a.DescribeGroup(t.Context(), groupName)
+	require.NoError(t, err)
+	n := c.Node(g.Coordinator)
+	others := c.Others(n)
+	c.Network.Isolate(n, others...)
+	harness.Eventually(t, syncWithin, "another coordinator", func(ctx context.Context) error {
+		now, err := others[0].DescribeGroup(ctx, &streamhousev1.DescribeGroupRequest{Group: groupName})
+		if err == nil && now.GetCoordinator() == n.ID {
+			err = fmt.Errorf("it is still %s", n.ID)
+		}
+		return err
+	})
+	c.Network.Heal()
+}
+
+// watchOwners looks at the coordinator's own record all the time, until it is stopped: what it has granted to one member
+// and not taken back it must not have granted to another.
+func watchOwners(t *testing.T, a *client.Admin) (stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	looks := 0
+	wg.Go(func() {
+		for ; ctx.Err() == nil; looks++ {
+			g, err := a.DescribeGroup(ctx, groupName)
+			if err != nil {
+				continue // a coordinator has just died
+			}
+			owner := make(map[client.TopicPartition]string)
+			for _, m := range g.Members {
+				for _, tp := range slices.Concat(m.Assigned, m.Revoking) {
+					if other := owner[tp]; other != "" {
+						t.Errorf("%s is granted to %s and %s", tp, other, m.ID)
+					}
+					owner[tp] = m.ID
+				}
+			}
+		}
+	})
+	return func() {
+		cancel()
+		wg.Wait()
+		t.Logf("looked at the owners %d times", looks)
+	}
 }
 
 // requireDropped checks that a consumer that was paused beyond its session returned nothing of what it had read ahead:

@@ -11,6 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
 	"github.com/streamhouse/streamhouse/client"
 	"github.com/streamhouse/streamhouse/integration/harness"
 )
@@ -146,6 +147,23 @@ func (o *outcomes) waitMore(t *testing.T, more int) {
 	})
 }
 
+// waitMoreIn waits until so many more records of one partition were acknowledged.
+func (o *outcomes) waitMoreIn(t *testing.T, partition int32, more int) {
+	t.Helper()
+	count := func() int {
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		return len(o.acked[partition])
+	}
+	want := count() + more
+	harness.Eventually(t, syncWithin, fmt.Sprintf("%d more records of partition %d", more, partition), func(context.Context) error {
+		if n := count(); n < want {
+			return fmt.Errorf("%d of %d", n, want)
+		}
+		return nil
+	})
+}
+
 // A client's producer goes through the death and the silence of leaders: each record is stored once, in order.
 func TestProducerThroughFailures(t *testing.T) {
 	t.Parallel()
@@ -188,4 +206,47 @@ func TestProducerThroughFailures(t *testing.T) {
 			o.verify(t, c, "orders")
 		})
 	}
+}
+
+func leaderOf(st *streamhousev1.GetClusterStatusResponse, shard uint32) string {
+	for _, s := range st.GetShards() {
+		if s.GetShard() == shard {
+			return s.GetLeader()
+		}
+	}
+	return ""
+}
+
+// The leader of a shard is cut off from its peers, while clients still reach it: what it takes then is never
+// acknowledged, and the producer finds the new leader.
+func TestProducerThroughPartitions(t *testing.T) {
+	t.Parallel()
+	const partitions = 6
+	c := harness.StartCluster(t, harness.Options{Flags: quick(nil), Network: true})
+	topic := c.CreateTopic("orders", partitions, nil)
+	o := newOutcomes()
+	stop := number(t, c, o, partitions, client.ProducerConfig{})
+	o.waitMore(t, 1000)
+	for range harness.Repeat(10) {
+		for p := range 3 {
+			n := c.ShardLeader(topic.GetPartitions()[p].GetShard())
+			others := c.Others(n)
+			c.Network.Isolate(n, others...)
+			o.waitMoreIn(t, int32(p), 200)
+			st, err := others[0].ClusterStatus(t.Context())
+			require.NoError(t, err)
+			require.NotEqual(t, n.ID, leaderOf(st, topic.GetPartitions()[p].GetShard()), "it was cut off")
+			c.Network.Heal()
+			c.WaitInSync(syncWithin)
+			c.Network.Isolate(c.ShardLeader(topic.GetPartitions()[p].GetShard()), others[p%2]) // a majority is left
+			o.waitMoreIn(t, int32(p), 200)
+			c.Network.Heal()
+			c.WaitInSync(syncWithin)
+		}
+	}
+	stop()
+	require.Zero(t, o.unknown)
+	require.Empty(t, o.refused)
+	t.Logf("%d records acknowledged", o.count())
+	o.verify(t, c, "orders")
 }

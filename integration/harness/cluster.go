@@ -25,12 +25,16 @@ type Options struct {
 	Flags map[string]string
 	// Bootstrap is --bootstrap-expect of the first nodes; 0 is Nodes.
 	Bootstrap int
+	// Network puts one between the nodes, so that they can be cut off from each other.
+	Network bool
 }
 
 // Cluster is a set of nodes, an S3 server, and a proxy between them.
 type Cluster struct {
 	Gateway *Gateway
 	Proxy   *Proxy
+	// Network is nil unless Options asked for it.
+	Network *Network
 	// Nodes in the order in which they were added; stopped ones too.
 	Nodes []*Node
 
@@ -55,6 +59,9 @@ func NewCluster(tb testing.TB, opts Options) *Cluster {
 	c.Gateway.CreateBucket(tb, Bucket)
 	c.Proxy = StartProxy(tb, c.Gateway.Addr())
 	c.store = StoreURL(c.Proxy.Addr(), Bucket, "test")
+	if opts.Network {
+		c.Network = newNetwork(tb)
+	}
 	for range opts.Nodes {
 		c.Add()
 	}

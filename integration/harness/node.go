@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -43,8 +44,27 @@ func newNode(tb testing.TB, c *Cluster, id string) *Node {
 	if n.flags == nil {
 		n.flags = make(map[string]string)
 	}
+	if c.Network != nil {
+		n.moveBehindRelay()
+	}
 	n.Client = Dial(tb, n.GRPCAddr)
 	return n
+}
+
+// moveBehindRelay gives the node a host of its own, where a relay listens instead of its Raft listener.
+func (n *Node) moveBehindRelay() {
+	n.t.Helper()
+	host := fmt.Sprintf("127.0.0.%d", 10+len(n.cluster.Nodes))
+	at := func(addr string) string {
+		_, port, err := net.SplitHostPort(addr)
+		if err != nil {
+			n.t.Fatal(err)
+		}
+		return net.JoinHostPort(host, port)
+	}
+	n.GRPCAddr, n.HTTPAddr, n.GossipAddr = at(n.GRPCAddr), at(n.HTTPAddr), at(n.GossipAddr)
+	n.SetFlag("advertise-addr", host)
+	n.cluster.Network.relay(n.t, n.ID, at(n.RaftAddr), n.RaftAddr)
 }
 
 // SetFlag sets a flag, without dashes, for the next start. An empty value removes it.
@@ -81,6 +101,9 @@ func (n *Node) Start() {
 		Name: n.ID, Path: Binary(n.t), Args: n.Args(), Env: S3Env(),
 		LogPath: filepath.Join(n.logDir, fmt.Sprintf("%s-%d.log", n.ID, n.starts)),
 	})
+	if n.cluster != nil && n.cluster.Network != nil {
+		n.cluster.Network.started(n.ID, n.proc.PID())
+	}
 }
 
 // Running reports whether the process runs.

@@ -1,0 +1,179 @@
+package harness
+
+import (
+	"context"
+	"errors"
+	"net"
+	"sync"
+	"testing"
+)
+
+// Network stands between the nodes of a cluster: before each node's Raft listener, which takes all that nodes say to
+// each other but gossip, there is a relay. Clients go by it, so that a node can be cut off from its peers and still be
+// spoken to. Its methods are safe for concurrent use.
+type Network struct {
+	mu      sync.Mutex
+	pids    map[int]string    // guarded by mu; ids of nodes by process
+	cut     map[link]bool     // guarded by mu
+	changed chan struct{}     // guarded by mu; closed and replaced with every change of cut
+	conns   map[net.Conn]bool // guarded by mu
+	wg      sync.WaitGroup
+}
+
+// link is the pair of two nodes, in order.
+type link [2]string
+
+func between(a, b string) link {
+	if a > b {
+		a, b = b, a
+	}
+	return link{a, b}
+}
+
+func newNetwork(tb testing.TB) *Network {
+	tb.Helper()
+	w := &Network{pids: make(map[int]string), cut: make(map[link]bool), changed: make(chan struct{}), conns: make(map[net.Conn]bool)}
+	tb.Cleanup(func() {
+		w.mu.Lock()
+		for c := range w.conns {
+			_ = c.Close()
+		}
+		w.mu.Unlock()
+		w.Heal()
+		w.wg.Wait()
+	})
+	return w
+}
+
+// started notes which process a node is.
+func (w *Network) started(node string, pid int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.pids[pid] = node
+}
+
+// Isolate cuts a node off from these others: no byte passes any more, in either direction, and no connection ends. What
+// was on its way arrives after Heal, as with a cable that was pulled.
+func (w *Network) Isolate(n *Node, from ...*Node) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, other := range from {
+		w.cut[between(n.ID, other.ID)] = true
+	}
+	w.changedLocked()
+}
+
+// Heal lets all nodes speak to each other again.
+func (w *Network) Heal() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	clear(w.cut)
+	w.changedLocked()
+}
+
+func (w *Network) changedLocked() {
+	close(w.changed)
+	w.changed = make(chan struct{})
+}
+
+// relay passes on what is sent to a node.
+func (w *Network) relay(tb testing.TB, node, listen, backend string) {
+	tb.Helper()
+	var lc net.ListenConfig
+	l, err := lc.Listen(tb.Context(), "tcp", listen)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	tb.Cleanup(func() {
+		cancel()
+		_ = l.Close()
+	})
+	w.wg.Go(func() {
+		for {
+			from, err := l.Accept()
+			if err != nil {
+				return
+			}
+			w.wg.Go(func() { w.serve(ctx, node, from, backend) })
+		}
+	})
+}
+
+// serve passes on one connection until it ends.
+func (w *Network) serve(ctx context.Context, node string, from net.Conn, backend string) {
+	defer w.forget(from)
+	w.mu.Lock()
+	w.conns[from] = true
+	pids := make(map[int]string, len(w.pids))
+	for pid, id := range w.pids {
+		pids[pid] = id
+	}
+	w.mu.Unlock()
+	dialer, err := ownerOf(from.RemoteAddr().String(), from.LocalAddr().String(), pids)
+	if err != nil {
+		return // it has died meanwhile
+	}
+	to, err := new(net.Dialer).DialContext(ctx, "tcp", backend)
+	if err != nil {
+		return
+	}
+	defer w.forget(to)
+	w.mu.Lock()
+	w.conns[to] = true
+	w.mu.Unlock()
+	l := between(dialer, node)
+	var both sync.WaitGroup
+	both.Go(func() { w.pass(ctx, l, to, from) })
+	both.Go(func() { w.pass(ctx, l, from, to) })
+	both.Wait()
+}
+
+// pass copies what comes from src to dst while the link is not cut. Then it ends dst, too.
+func (w *Network) pass(ctx context.Context, l link, dst, src net.Conn) {
+	defer func() {
+		_ = dst.Close()
+		_ = src.Close()
+	}()
+	buf := make([]byte, 64<<10)
+	for {
+		n, err := src.Read(buf)
+		if w.wait(ctx, l) != nil {
+			return
+		}
+		if n > 0 {
+			if _, werr := dst.Write(buf[:n]); werr != nil {
+				return
+			}
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// wait returns when the link is not cut.
+func (w *Network) wait(ctx context.Context, l link) error {
+	for {
+		w.mu.Lock()
+		cut, changed := w.cut[l], w.changed
+		w.mu.Unlock()
+		if !cut {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func (w *Network) forget(c net.Conn) {
+	_ = c.Close()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.conns, c)
+}
+
+var errNoOwner = errors.New("no process of the cluster has this connection")
