@@ -28,7 +28,7 @@ func produceFor(b *testing.B, p *client.Producer, during time.Duration) (int64, 
 		}
 		acked.Add(1)
 	}
-	value := incompressible(1 << 10)
+	value := incompressible()
 	start := time.Now()
 	for time.Since(start) < during {
 		for range clientBatchRecords {
@@ -159,7 +159,7 @@ func BenchmarkClientMemory(b *testing.B) {
 				}
 			}
 			for range n {
-				value := incompressible(1 << 10)
+				value := incompressible()
 				err := p.Produce(b.Context(), &client.Record{Topic: topicName, Value: value}, nil)
 				if err != nil {
 					b.Fatal(err)

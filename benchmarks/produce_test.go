@@ -24,10 +24,10 @@ func flags(more map[string]string) map[string]string {
 	return f
 }
 
-// incompressible returns n random bytes, the same in every run.
-func incompressible(n int) []byte {
+// incompressible returns 1 KiB of random bytes, the same in every run.
+func incompressible() []byte {
 	rnd := rand.NewChaCha8([32]byte{1})
-	b := make([]byte, n)
+	b := make([]byte, 1<<10)
 	_, _ = rnd.Read(b) // never fails
 	return b
 }
@@ -37,7 +37,7 @@ func batch(b *testing.B) []byte {
 	b.Helper()
 	bl := record.NewBuilder(record.BuilderConfig{ProducerID: -1})
 	for range 100 {
-		bl.Append(record.Record{TimestampMs: time.Now().UnixMilli(), Value: incompressible(1 << 10)})
+		bl.Append(record.Record{TimestampMs: time.Now().UnixMilli(), Value: incompressible()})
 	}
 	batch, err := bl.Build()
 	if err != nil {
@@ -161,7 +161,7 @@ func BenchmarkLatency(b *testing.B) {
 func ourLatency(b *testing.B, leader *harness.Node, n int) []float64 {
 	b.Helper()
 	took := make([]float64, 0, n)
-	value := incompressible(1 << 10)
+	value := incompressible()
 	partition := int32(0)
 	for range n {
 		start := time.Now()

@@ -135,9 +135,10 @@ func number(t *testing.T, c *harness.Cluster, o *outcomes, partitions int32, cfg
 	}
 }
 
-// waitMore waits until so many more records were acknowledged.
-func (o *outcomes) waitMore(t *testing.T, more int) {
+// waitMore waits until 1,000 more records were acknowledged.
+func (o *outcomes) waitMore(t *testing.T) {
 	t.Helper()
+	const more = 1000
 	want := o.count() + more
 	harness.Eventually(t, syncWithin, fmt.Sprintf("%d more records", more), func(context.Context) error {
 		if n := o.count(); n < want {
@@ -147,9 +148,10 @@ func (o *outcomes) waitMore(t *testing.T, more int) {
 	})
 }
 
-// waitMoreIn waits until so many more records of one partition were acknowledged.
-func (o *outcomes) waitMoreIn(t *testing.T, partition int32, more int) {
+// waitMoreIn waits until 200 more records of one partition were acknowledged.
+func (o *outcomes) waitMoreIn(t *testing.T, partition int32) {
 	t.Helper()
+	const more = 200
 	count := func() int {
 		o.mu.Lock()
 		defer o.mu.Unlock()
@@ -178,17 +180,17 @@ func TestProducerThroughFailures(t *testing.T) {
 			topic := c.CreateTopic("orders", partitions, nil)
 			o := newOutcomes()
 			stop := number(t, c, o, partitions, client.ProducerConfig{DeliveryTimeout: timeout})
-			o.waitMore(t, 1000)
+			o.waitMore(t)
 			for range harness.Repeat(10) {
 				for p := range 3 {
 					n := c.ShardLeader(topic.GetPartitions()[p].GetShard())
 					n.Kill()
-					o.waitMore(t, 1000)
+					o.waitMore(t)
 					n.Start()
 					c.WaitInSync(syncWithin)
 					n = c.ShardLeader(topic.GetPartitions()[p].GetShard())
 					require.NoError(t, n.Process().Pause()) // cut off from all, and back with old connections
-					o.waitMore(t, 1000)
+					o.waitMore(t)
 					require.NoError(t, n.Process().Resume())
 					c.WaitInSync(syncWithin)
 				}
@@ -226,20 +228,20 @@ func TestProducerThroughPartitions(t *testing.T) {
 	topic := c.CreateTopic("orders", partitions, nil)
 	o := newOutcomes()
 	stop := number(t, c, o, partitions, client.ProducerConfig{})
-	o.waitMore(t, 1000)
+	o.waitMore(t)
 	for range harness.Repeat(10) {
 		for p := range 3 {
 			n := c.ShardLeader(topic.GetPartitions()[p].GetShard())
 			others := c.Others(n)
 			c.Network.Isolate(n, others...)
-			o.waitMoreIn(t, int32(p), 200)
+			o.waitMoreIn(t, int32(p))
 			st, err := others[0].ClusterStatus(t.Context())
 			require.NoError(t, err)
 			require.NotEqual(t, n.ID, leaderOf(st, topic.GetPartitions()[p].GetShard()), "it was cut off")
 			c.Network.Heal()
 			c.WaitInSync(syncWithin)
 			c.Network.Isolate(c.ShardLeader(topic.GetPartitions()[p].GetShard()), others[p%2]) // a majority is left
-			o.waitMoreIn(t, int32(p), 200)
+			o.waitMoreIn(t, int32(p))
 			c.Network.Heal()
 			c.WaitInSync(syncWithin)
 		}

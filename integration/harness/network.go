@@ -3,6 +3,7 @@ package harness
 import (
 	"context"
 	"errors"
+	"maps"
 	"net"
 	"sync"
 	"testing"
@@ -105,10 +106,7 @@ func (w *Network) serve(ctx context.Context, node string, from net.Conn, backend
 	defer w.forget(from)
 	w.mu.Lock()
 	w.conns[from] = true
-	pids := make(map[int]string, len(w.pids))
-	for pid, id := range w.pids {
-		pids[pid] = id
-	}
+	pids := maps.Clone(w.pids)
 	w.mu.Unlock()
 	dialer, err := ownerOf(from.RemoteAddr().String(), from.LocalAddr().String(), pids)
 	if err != nil {
