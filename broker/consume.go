@@ -53,6 +53,9 @@ func (b *Broker) ConsumeRecordBatches(ctx context.Context, req *streamhousev1.Co
 	if err != nil {
 		return nil, err
 	}
+	if err := c.at.expect(req.GetPartitionId()); err != nil {
+		return nil, err
+	}
 	f, err := b.read(ctx, c.at, c.offset, c.maxBytes, wait)
 	if err != nil {
 		return nil, err
@@ -128,8 +131,8 @@ func (c *consumer) refresh(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if at.partition.ID != c.at.partition.ID {
-		return topicNotFound(c.at.topic.Name)
+	if err := at.expect(c.at.partition.ID); err != nil {
+		return err
 	}
 	c.at = at
 	return nil

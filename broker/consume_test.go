@@ -430,3 +430,25 @@ func TestConsumeStopsWithItsCaller(t *testing.T) {
 		requireReason(t, reasonOffsetOutOfRange, err)
 	})
 }
+
+// A reader that means a partition of a topic which had the name before does not get another one's records, nor does a
+// commit go there.
+func TestAnotherPartitionOfTheName(t *testing.T) {
+	f := newFixture(t, true)
+	f.meta.createTopic(t, "t", 1, nil)
+	f.produce(t, 0, "0")
+	id := f.id(t)
+	for expected, ok := range map[uint64]bool{0: true, id: true, id + 1: false} {
+		_, err := f.ConsumeRecordBatches(t.Context(), &streamhousev1.ConsumeRecordBatchesRequest{Topic: "t", PartitionId: expected})
+		_, commitErr := f.CommitOffset(t.Context(), &streamhousev1.CommitOffsetRequest{
+			Group: "g", Topic: "t", Offsets: []*streamhousev1.CommittedOffset{{Offset: 1, PartitionId: expected}},
+		})
+		if ok {
+			require.NoError(t, err)
+			require.NoError(t, commitErr)
+			continue
+		}
+		requireReason(t, reasonTopicNotFound, err)
+		requireReason(t, reasonTopicNotFound, commitErr)
+	}
+}

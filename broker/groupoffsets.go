@@ -62,6 +62,9 @@ func (b *Broker) checkCommit(ctx context.Context, topic string, o *streamhousev1
 	if err != nil {
 		return place{}, err
 	}
+	if err := at.expect(o.GetPartitionId()); err != nil {
+		return place{}, err
+	}
 	p := at.partition
 	if o.GetOffset() <= p.UploadedEnd {
 		return at, nil

@@ -188,6 +188,14 @@ type place struct {
 	partition *fsm.Partition
 }
 
+// expect fails where the caller means another partition: one of a topic that had the name before. 0 is any.
+func (at place) expect(partitionID uint64) error {
+	if partitionID != 0 && partitionID != at.partition.ID {
+		return topicNotFound(at.topic.Name)
+	}
+	return nil
+}
+
 // topic returns a topic by its name. Before it says no it waits for all that was committed, so that a topic created
 // through any node is found.
 func (b *Broker) topic(ctx context.Context, name string) (*fsm.Topic, error) {

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"cmp"
 	"slices"
 	"time"
 
@@ -44,6 +45,7 @@ type batch struct {
 
 	id      uint64
 	queue   *queue
+	records int
 	bytes   int           // of the producer's buffer
 	payload int           // bytes of keys, values and headers
 	since   time.Time     // when its first record came
@@ -55,6 +57,10 @@ type batch struct {
 	// unclear is set once an attempt ended without a clear answer: the batch may have been written.
 	unclear bool
 	tries   int
+	// sentBytes is its size as it was sent last; only the goroutine that sends uses it, and lostLocked after that.
+	sentBytes int
+	// refused is why it can't be sent again.
+	refused error
 	// last is the error of the last attempt.
 	last error
 }
@@ -77,12 +83,18 @@ type queue struct {
 	head *batch
 	// notBefore ends the pause after a failure.
 	notBefore time.Time
+	// done are results that are not told yet, in order of their batches: those of batches before them come first.
+	done []result
 
 	// Sequences of this partition are under an id and epoch of their own, so that a failure here leaves the others be.
 	producerID int64 // below 0 for none yet
 	epoch      int32
 	next       int32 // sequence
 	bump       bool  // a new epoch is needed before anything is sent
+	// asking is set while an id or an epoch is asked for, askErr is why that failed last, asked how often in a row.
+	asking bool
+	askErr error
+	asked  int
 }
 
 // sealLocked ends the open batch; nothing is added to it any more.
@@ -118,6 +130,19 @@ func (q *queue) remove(b *batch) {
 	if i < q.sent {
 		q.sent--
 	}
+}
+
+// settled takes the results of batches that were removed, and returns what can be told now, in order.
+func (q *queue) settled(results ...result) []result {
+	q.done = append(q.done, results...)
+	slices.SortFunc(q.done, func(a, b result) int { return cmp.Compare(a.batch.id, b.batch.id) })
+	n := len(q.done)
+	if len(q.sealed) > 0 {
+		n, _ = slices.BinarySearchFunc(q.done, q.sealed[0].id, func(r result, id uint64) int { return cmp.Compare(r.batch.id, id) })
+	}
+	told := slices.Clone(q.done[:n])
+	q.done = slices.Delete(q.done, 0, n)
+	return told
 }
 
 // empty reports whether there is nothing to write.

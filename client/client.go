@@ -155,10 +155,22 @@ func (c *Client) worked() {
 }
 
 const (
-	firstBackoff   = 50 * time.Millisecond
-	maxBackoff     = time.Second
-	attemptTimeout = 10 * time.Second
+	firstBackoff = 50 * time.Millisecond
+	maxBackoff   = time.Second
+	// One attempt takes at most maxAttempt, and at most half of the time that is left, so that a node which is silent
+	// leaves time to ask another.
+	maxAttempt = 10 * time.Second
+	minAttempt = 500 * time.Millisecond
 )
+
+// attemptTimeout bounds the next attempt of a call. One that must not be repeated gets all the time that is left.
+func attemptTimeout(ctx context.Context, s safety) time.Duration {
+	deadline, ok := ctx.Deadline()
+	if !ok || s == once {
+		return maxAttempt
+	}
+	return min(maxAttempt, max(time.Until(deadline)/2, minAttempt))
+}
 
 // backoffAfter returns how long to wait before try number n, from 0, with jitter.
 func backoffAfter(n int) time.Duration {
@@ -193,7 +205,7 @@ func call[T any](ctx context.Context, c *Client, s safety, fn func(context.Conte
 		if err != nil {
 			return none, err
 		}
-		attempt, cancel := context.WithTimeout(ctx, attemptTimeout)
+		attempt, cancel := context.WithTimeout(ctx, attemptTimeout(ctx, s))
 		out, err := fn(attempt, node)
 		cancel()
 		if err == nil {
@@ -214,16 +226,16 @@ func call[T any](ctx context.Context, c *Client, s safety, fn func(context.Conte
 		if !retryable(err, s) && ctx.Err() == nil {
 			return none, err
 		}
+		c.failed(node, err) // also where the time is over: the next call begins with another node
 		nodes := c.nodes()
 		if ctx.Err() != nil || unreachable >= nodes {
 			return none, answer
 		}
-		c.failed(node, err)
 		delay := time.Duration(0)
 		if (try+1)%nodes == 0 {
 			delay = backoffAfter((try + 1) / nodes)
 		}
-		if sleep(ctx, max(delay, e.RetryDelay)) != nil {
+		if sleep(ctx, max(delay, e.delay())) != nil {
 			return none, answer
 		}
 	}

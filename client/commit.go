@@ -77,11 +77,11 @@ func (r *Consumer) CommitRecords(ctx context.Context, records ...Record) error {
 		owned[p] = Committed{Offset: max(owned[p].Offset, rec.Offset+1)}
 	}
 	r.mu.Unlock()
-	return r.commitOffsets(ctx, owned)
+	return r.commitOffsets(ctx, func() map[*partition]Committed { return owned })
 }
 
 // CommitOffsets commits these offsets, of partitions that the consumer reads; else it fails with ErrNotOwned, and with
-// ErrOffsetOutOfRange above the high watermark. All offsets of one topic are committed, or none.
+// ErrOffsetOutOfRange above the high watermark. All offsets of one topic are committed, or none, up to 10,000.
 func (r *Consumer) CommitOffsets(ctx context.Context, offsets map[TopicPartition]Committed) error {
 	owned := make(map[*partition]Committed, len(offsets))
 	r.mu.Lock()
@@ -95,7 +95,7 @@ func (r *Consumer) CommitOffsets(ctx context.Context, offsets map[TopicPartition
 		owned[p] = c
 	}
 	r.mu.Unlock()
-	return r.commitOffsets(ctx, owned)
+	return r.commitOffsets(ctx, func() map[*partition]Committed { return owned })
 }
 
 // Committed returns what the group has committed of these partitions of one topic or more. Partitions without a
@@ -154,22 +154,22 @@ func (r *Consumer) commitProcessed(ctx context.Context) error {
 	if r.cfg.Group == "" {
 		return nil
 	}
-	owned := make(map[*partition]Committed)
-	r.mu.Lock()
-	for _, p := range r.partitions {
-		if p.processed != unknown && p.processed != p.committed {
-			owned[p] = Committed{Offset: p.processed}
+	return r.commitOffsets(ctx, func() map[*partition]Committed {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		owned := make(map[*partition]Committed)
+		for _, p := range r.partitions {
+			if p.processed != unknown && p.processed != p.committed {
+				owned[p] = Committed{Offset: p.processed}
+			}
 		}
-	}
-	r.mu.Unlock()
-	return r.commitOffsets(ctx, owned)
+		return owned
+	})
 }
 
-// commitOffsets commits topic by topic, one commit at a time.
-func (r *Consumer) commitOffsets(ctx context.Context, owned map[*partition]Committed) error {
-	if len(owned) == 0 {
-		return nil
-	}
+// commitOffsets commits topic by topic, one commit at a time. What to commit is asked when it is its turn: an older offset
+// must not come behind a newer one.
+func (r *Consumer) commitOffsets(ctx context.Context, what func() map[*partition]Committed) error {
 	if r.cfg.Group == "" {
 		return errors.New("commit: the consumer has no group")
 	}
@@ -179,20 +179,26 @@ func (r *Consumer) commitOffsets(ctx context.Context, owned map[*partition]Commi
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+	owned := what()
 	byTopic := make(map[string][]*partition)
 	for p := range owned {
 		byTopic[p.Topic] = append(byTopic[p.Topic], p)
 	}
 	var errs []error
 	for _, topic := range slices.Sorted(maps.Keys(byTopic)) {
-		err := r.commitTopic(ctx, topic, byTopic[topic], owned)
-		r.c.metrics.commits.WithLabelValues(resultLabel(err)).Inc()
-		if err != nil {
-			errs = append(errs, fmt.Errorf("commit offsets of %s for group %s: %w", topic, r.cfg.Group, err))
+		for parts := range slices.Chunk(byTopic[topic], maxCommit) {
+			err := r.commitTopic(ctx, topic, parts, owned)
+			r.c.metrics.commits.WithLabelValues(resultLabel(err)).Inc()
+			if err != nil {
+				errs = append(errs, fmt.Errorf("commit offsets of %s for group %s: %w", topic, r.cfg.Group, err))
+			}
 		}
 	}
 	return errors.Join(errs...)
 }
+
+// maxCommit is how many offsets nodes take at once.
+const maxCommit = 10_000
 
 func resultLabel(err error) string {
 	if err != nil {
@@ -248,7 +254,9 @@ func (r *Consumer) commitRequest(topic string, parts []*partition, owned map[*pa
 		if r.partitions[p.TopicPartition] != p {
 			return nil, r.notOwnedLocked(p.TopicPartition)
 		}
-		req.Offsets = append(req.Offsets, &streamhousev1.CommittedOffset{Partition: p.Partition, Offset: owned[p].Offset, Metadata: owned[p].Metadata})
+		req.Offsets = append(req.Offsets, &streamhousev1.CommittedOffset{
+			Partition: p.Partition, PartitionId: p.id, Offset: owned[p].Offset, Metadata: owned[p].Metadata,
+		})
 	}
 	return req, nil
 }

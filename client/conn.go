@@ -5,12 +5,14 @@ import (
 	"errors"
 	"net"
 	"sync"
+	"time"
 
 	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/peer"
 
 	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
@@ -18,6 +20,13 @@ import (
 
 // maxMessageBytes bounds what is received at once: a read returns one record however large it is.
 const maxMessageBytes = 64 << 20
+
+// A connection with calls on it that has been silent for keepaliveAfter is asked whether it lives, and ends where that is
+// not answered within keepaliveTimeout. Nodes allow a question every 5 s.
+const (
+	keepaliveAfter   = 10 * time.Second
+	keepaliveTimeout = 5 * time.Second
+)
 
 // conn is a connection to one node. It connects when it is used.
 type conn struct {
@@ -42,6 +51,7 @@ func newConn(addr string, cfg Config) (*conn, error) {
 			MinConnectTimeout: cfg.DialTimeout,
 		}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessageBytes), grpc.MaxCallSendMsgSize(maxMessageBytes)),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: keepaliveAfter, Timeout: keepaliveTimeout}),
 		grpc.WithUnaryInterceptor(n.unary),
 		grpc.WithStreamInterceptor(n.stream),
 	}

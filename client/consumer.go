@@ -29,9 +29,9 @@ type Consumer struct {
 	prefetched int          // bytes
 	errs       []error      // to be told by Poll
 	member     *membership  // nil where it is no member
-	discovered time.Time    // when the topics of a consumer without a group were looked at last
 	polled     time.Time    // end of the last Poll
 	polling    bool
+	discovers  bool // discover runs
 	commits    bool // autoCommit runs
 }
 
@@ -64,8 +64,9 @@ func NewConsumer(c *Client, cfg ConsumerConfig) (*Consumer, error) {
 // so do the callbacks for them.
 //
 // An error of one partition is a *PartitionError; the others are read on. ErrOffsetOutOfRange and ErrNoOffset come with
-// ResetNone only; ErrTopicNotFound and ErrPartitionNotFound where that was deleted, ErrCorruptData where it is damaged.
-// ErrInstanceInUse, ErrGroupFull and ErrInvalidField mean that the group does not take the member, which goes on trying.
+// ResetNone only. ErrTopicNotFound and ErrPartitionNotFound are told once, and the topic is read once it is there; so is
+// ErrCorruptData, and the partition is tried on, without end unless Seek leaves the damage out. A topic that was deleted
+// and created again is read anew, from where Reset says. ErrInstanceInUse, ErrGroupFull and ErrInvalidField mean that the group does not take the member, which goes on trying.
 // ErrMaxPollInterval is told once. What can be tried again is, without end. After an error Poll may be called again,
 // except for ErrClosed.
 func (r *Consumer) Poll(ctx context.Context) ([]Record, error) {
@@ -79,9 +80,6 @@ func (r *Consumer) Poll(ctx context.Context) ([]Record, error) {
 	defer r.endPoll()
 	for {
 		if err := r.rebalance(ctx); err != nil {
-			return nil, err
-		}
-		if err := r.discover(ctx); err != nil {
 			return nil, err
 		}
 		records, err := r.next()
@@ -129,6 +127,10 @@ func (r *Consumer) beginPoll() error {
 			r.wg.Go(r.heartbeats)
 		}
 	}
+	if r.member == nil && len(r.cfg.Topics) > 0 && !r.discovers {
+		r.discovers = true
+		r.wg.Go(r.discover)
+	}
 	if !r.cfg.ManualCommit && r.cfg.Group != "" && !r.commits {
 		r.commits = true
 		r.wg.Go(r.autoCommit)
@@ -148,34 +150,6 @@ func (r *Consumer) notify() {
 	case r.ready <- struct{}{}:
 	default:
 	}
-}
-
-// discover adds the partitions of the topics, and those that were added to them since, for a consumer without a group.
-func (r *Consumer) discover(ctx context.Context) error {
-	r.mu.Lock()
-	due := r.member == nil && len(r.cfg.Topics) > 0 && time.Since(r.discovered) > r.c.cfg.MetadataMaxAge
-	r.mu.Unlock()
-	if !due {
-		return nil
-	}
-	for _, name := range r.cfg.Topics {
-		t, err := r.c.topic(ctx, name)
-		if err != nil {
-			return fmt.Errorf("read topic %s: %w", name, err)
-		}
-		r.mu.Lock()
-		for i := range t.shards {
-			tp := TopicPartition{name, int32(i)}
-			if r.partitions[tp] == nil && !r.closed {
-				r.startLocked(r.addLocked(tp)) //nolint:contextcheck // as above
-			}
-		}
-		r.mu.Unlock()
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.discovered = time.Now()
-	return nil
 }
 
 // next takes records from what was read ahead, or an error that is to be told.

@@ -51,11 +51,12 @@ type ConsumerConfig struct {
 	// FetchMaxWait is how long a node waits for new records before it answers, at most 60 s. The default is 5 s.
 	FetchMaxWait time.Duration
 	// PrefetchBytes bounds what is read ahead of Poll, as it came over the wire; reads that are under way may come on top,
-	// at most as much again. The default is 32 MiB.
+	// at most as much again, or 64 KiB for each partition where that is more. The default is 32 MiB.
 	PrefetchBytes int
 	// OnAssigned, OnRevoked and OnLost are told of a member's partitions, within Poll or Close: what it got; what it is to
 	// give up, with its positions still to be committed; and what it has lost, so that nothing can be committed. They may
-	// call all methods of the Consumer but Poll and Close. While OnRevoked runs nobody else gets the partitions.
+	// call all methods of the Consumer but Poll and Close. While OnRevoked runs nobody else gets the partitions. Their
+	// context does not end with that of Poll, but after Config.RequestTimeout.
 	OnAssigned, OnRevoked, OnLost func(context.Context, []TopicPartition)
 }
 

@@ -82,7 +82,8 @@ const (
 var (
 	// ErrClosed: the Client, Producer or Consumer is closed.
 	ErrClosed = errors.New("client is closed")
-	// ErrDeliveryTimeout: a record was not acknowledged within ProducerConfig.DeliveryTimeout. Where the error is
+	// ErrDeliveryTimeout: a record was not acknowledged within ProducerConfig.DeliveryTimeout, counted from the first record
+	// of its batch. Where the error is
 	// ErrOutcomeUnknown too, it may have been written.
 	ErrDeliveryTimeout = errors.New("delivery timed out")
 	// ErrMaxPollInterval: Poll was not called for ConsumerConfig.MaxPollInterval, so the consumer left its group and lost
@@ -118,6 +119,14 @@ func (e *Error) Error() string {
 		return msg
 	}
 	return msg + " (" + string(e.Reason) + ")"
+}
+
+// delay is RetryDelay, 0 of nil.
+func (e *Error) delay() time.Duration {
+	if e == nil {
+		return 0
+	}
+	return e.RetryDelay
 }
 
 // GRPCStatus lets status.Code see through.

@@ -74,7 +74,8 @@ func (r *Consumer) heartbeats() {
 				tries = 0
 			} else {
 				tries++
-				wait = backoffAfter(tries)
+				e, _ := errors.AsType[*Error](err)
+				wait = max(backoffAfter(tries), e.delay())
 			}
 			wait = min(wait, r.untilOverslept())
 		}
@@ -134,7 +135,7 @@ func (r *Consumer) heartbeat() (time.Duration, error) {
 		return 0, err
 	}
 	m := r.member
-	if m.overslept || r.expiredAt(sent) {
+	if m.overslept || r.expiredLocked() || r.expiredAt(sent) {
 		return 0, nil // the answer came too late to be worth anything
 	}
 	m.alive, m.epoch, m.refused = sent, res.GetMemberEpoch(), ""
@@ -199,8 +200,12 @@ func (r *Consumer) heartbeatFailedLocked(err error) {
 	}
 }
 
-// expiredAt reports whether a session whose last sign of life was sent then may have ended.
-func (r *Consumer) expiredAt(alive time.Time) bool { return time.Since(alive) >= r.cfg.SessionTimeout }
+// expiredAt reports whether a session whose last sign of life was sent then may have ended. Both clocks count: the
+// monotonic one stands still while a machine is suspended, the other may be set back.
+func (r *Consumer) expiredAt(alive time.Time) bool {
+	now := time.Now()
+	return max(now.Sub(alive), now.Round(0).Sub(alive.Round(0))) >= r.cfg.SessionTimeout
+}
 
 // expiredLocked drops everything where the session may have ended: the coordinator may have given the partitions to
 // others.
@@ -270,19 +275,20 @@ func (r *Consumer) rebalance(ctx context.Context) error {
 	lost, overslept := m.lost, m.overslept
 	m.lost, m.told = nil, overslept
 	r.mu.Unlock()
-	if len(lost) > 0 && r.cfg.OnLost != nil {
-		r.cfg.OnLost(ctx, lost)
-	}
+	r.callback(ctx, r.cfg.OnLost, lost)
 	if overslept {
 		return ErrMaxPollInterval
 	}
-	r.giveUp(ctx)
+	if err := r.giveUp(ctx); err != nil {
+		return err
+	}
 	r.takeOver(ctx)
 	return nil
 }
 
-// giveUp gives up what is not assigned any more.
-func (r *Consumer) giveUp(ctx context.Context) {
+// giveUp gives up what is not assigned any more. It fails only where ctx ends before the positions are committed; then
+// the partitions are kept, and nothing is returned of them, until the next Poll.
+func (r *Consumer) giveUp(ctx context.Context) error {
 	r.mu.Lock()
 	var revoked []*partition
 	for tp, p := range r.partitions {
@@ -292,16 +298,18 @@ func (r *Consumer) giveUp(ctx context.Context) {
 	}
 	r.mu.Unlock()
 	if len(revoked) == 0 {
-		return
+		return nil
 	}
 	if !r.cfg.ManualCommit {
-		if err := r.Commit(ctx); err != nil {
+		err := r.commitProcessed(ctx)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil {
 			r.c.cfg.Logger.Warn("offsets are not committed before partitions are given up", "group", r.cfg.Group, "err", err)
 		}
 	}
-	if r.cfg.OnRevoked != nil {
-		r.cfg.OnRevoked(ctx, names(revoked))
-	}
+	r.callback(ctx, r.cfg.OnRevoked, names(revoked))
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, p := range revoked {
@@ -310,6 +318,18 @@ func (r *Consumer) giveUp(ctx context.Context) {
 		}
 	}
 	r.member.notify()
+	return nil
+}
+
+// callback tells the program of partitions. Its context does not end with the Poll's: what it has begun is brought to an
+// end.
+func (r *Consumer) callback(ctx context.Context, fn func(context.Context, []TopicPartition), tps []TopicPartition) {
+	if fn == nil || len(tps) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.c.cfg.RequestTimeout)
+	defer cancel()
+	fn(ctx, tps)
 }
 
 // takeOver takes what was assigned.
@@ -325,9 +345,7 @@ func (r *Consumer) takeOver(ctx context.Context) {
 	if len(added) == 0 {
 		return
 	}
-	if r.cfg.OnAssigned != nil {
-		r.cfg.OnAssigned(ctx, names(added))
-	}
+	r.callback(ctx, r.cfg.OnAssigned, names(added))
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, p := range added {
@@ -348,12 +366,9 @@ func names(list []*partition) []TopicPartition {
 // leave commits what Poll has returned, and leaves the group.
 func (r *Consumer) leave(ctx context.Context) error {
 	r.mu.Lock()
-	for _, p := range r.partitions {
-		p.processed = p.position
-	}
-	member := r.member != nil && r.member.epoch > 0
 	var owned []*partition
 	for _, p := range r.partitions {
+		p.processed = p.position
 		owned = append(owned, p)
 	}
 	r.mu.Unlock()
@@ -361,18 +376,19 @@ func (r *Consumer) leave(ctx context.Context) error {
 	if r.cfg.Group != "" && !r.cfg.ManualCommit {
 		errs = append(errs, r.commitProcessed(ctx), r.untoldLoss())
 	}
-	if !member {
+	if r.member == nil {
 		return errors.Join(errs...)
 	}
-	if r.cfg.OnRevoked != nil && len(owned) > 0 {
-		r.cfg.OnRevoked(ctx, names(owned))
-	}
+	r.callback(ctx, r.cfg.OnRevoked, names(owned))
 	r.cancel() // no heartbeat may join again
 	r.wg.Wait()
 	r.mu.Lock()
-	epoch := r.member.epoch
+	epoch, sent := r.member.epoch, r.member.sequence > 0
 	r.mu.Unlock()
-	return errors.Join(append(errs, r.leaveGroup(ctx, epoch, r.cfg.InstanceID != ""))...)
+	if sent { // one that joins may have been taken, though its answer was not waited for
+		errs = append(errs, r.leaveGroup(ctx, epoch, r.cfg.InstanceID != ""))
+	}
+	return errors.Join(errs...)
 }
 
 func (r *Consumer) leaveGroup(ctx context.Context, epoch int32, away bool) error {

@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"errors"
+	"strconv"
 	"time"
 
 	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
@@ -10,9 +11,12 @@ import (
 
 // topicMeta is what was known of a topic at one time. It never changes.
 type topicMeta struct {
-	name    string
-	shards  []uint32 // by partition
-	fetched time.Time
+	name   string
+	shards []uint32 // by partition
+	ids    []uint64 // by partition, unique in the cluster: a topic created anew has others
+	// maxRecordBytes is max.message.bytes, 0 where the topic leaves it to the nodes.
+	maxRecordBytes int
+	fetched        time.Time
 }
 
 // refreshing is a question for a topic that is under way.
@@ -87,12 +91,13 @@ func (c *Client) answer(name string, r *refreshing) {
 // learnLocked notes a topic, its shards' leaders, and where nodes are.
 func (c *Client) learnLocked(res *streamhousev1.GetTopicResponse) *topicMeta {
 	parts := res.GetTopic().GetPartitions()
-	t := &topicMeta{name: res.GetTopic().GetName(), shards: make([]uint32, len(parts)), fetched: time.Now()}
+	t := &topicMeta{name: res.GetTopic().GetName(), shards: make([]uint32, len(parts)), ids: make([]uint64, len(parts)), fetched: time.Now()}
+	t.maxRecordBytes, _ = strconv.Atoi(res.GetTopic().GetConfig()["max.message.bytes"]) // nodes take numbers only
 	for _, n := range res.GetNodes() {
 		c.addrs[n.GetNodeId()] = n.GetGrpcAddr()
 	}
 	for i, p := range parts {
-		t.shards[i] = p.GetShard()
+		t.shards[i], t.ids[i] = p.GetShard(), p.GetId()
 		c.leaders[p.GetShard()] = p.GetLeader()
 	}
 	c.topics[t.name] = t

@@ -1,7 +1,7 @@
 package client
 
 import (
-	"errors"
+	"fmt"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -68,10 +68,13 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 	if r == nil {
 		return m, nil
 	}
-	for _, c := range m.collectors() {
+	all := m.collectors()
+	for i, c := range all {
 		if err := r.Register(c); err != nil {
-			m.unregister()
-			return nil, errors.Join(errors.New("the registerer has another client's metrics"), err)
+			for _, ours := range all[:i] {
+				r.Unregister(ours)
+			}
+			return nil, fmt.Errorf("the registerer has another client's metrics: %w", err)
 		}
 	}
 	return m, nil

@@ -2,9 +2,7 @@ package client
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"strconv"
 	"time"
 
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -24,6 +22,7 @@ type partition struct {
 	TopicPartition
 
 	ownership uint64
+	id        uint64             // of the partition in the cluster; 0 while it is not known
 	wake      chan struct{}      // has room for one: the fetcher may go on
 	started   bool               // there is a fetcher
 	stop      context.CancelFunc // ends the fetcher; set when started
@@ -40,8 +39,11 @@ type partition struct {
 	highWatermark                  int64
 
 	paused  bool
-	revoked bool // it is to be given up: nothing more is returned
-	stuck   bool // an error was told; only Seek goes on
+	revoked bool   // it is to be given up: nothing more is returned
+	stuck   bool   // an error was told; only Seek goes on
+	told    Reason // why nothing can be read for now, as told last
+	// beyond is since when nodes say that fetchAt is above the high watermark; zero where they do not.
+	beyond time.Time
 }
 
 // addLocked adds a partition, which reads once it is started.
@@ -79,19 +81,29 @@ func (r *Consumer) removeLocked(p *partition) {
 			break
 		}
 	}
+}
+
+// clearLocked drops what was read ahead, and what is being read; the next read begins at the position.
+func (r *Consumer) clearLocked(p *partition) {
+	r.bufferedLocked(p, -p.batchBytes)
+	p.batches, p.decoded, p.fetchAt = nil, nil, p.position
+	p.turns++
+	if p.abort != nil {
+		p.abort()
+	}
 	for _, o := range r.ring {
 		o.notify() // there may be room now
 	}
 }
 
-// clearLocked drops what was read ahead, and what is being read.
-func (r *Consumer) clearLocked(p *partition) {
-	r.bufferedLocked(p, -p.batchBytes)
-	p.batches, p.decoded = nil, nil
-	p.turns++
-	if p.abort != nil {
-		p.abort()
-	}
+// restartLocked begins anew with a partition whose topic was deleted and created again. What Poll has returned of the old
+// one can't be committed any more.
+func (r *Consumer) restartLocked(p *partition) {
+	r.ownership++
+	p.ownership, p.id, p.told, p.stuck, p.beyond = r.ownership, 0, "", false, time.Time{}
+	p.position, p.processed, p.committed, p.highWatermark = unknown, unknown, unknown, unknown
+	r.clearLocked(p)
+	r.c.cfg.Logger.Warn("topic was created anew, reading it from where there is no committed offset", "partition", p.String())
 }
 
 func (r *Consumer) bufferedLocked(p *partition, bytes int) {
@@ -109,9 +121,8 @@ func (p *partition) notify() {
 
 // seekLocked goes on at an offset.
 func (r *Consumer) seekLocked(p *partition, offset int64) {
+	p.position, p.processed, p.stuck, p.told, p.beyond = offset, offset, false, "", time.Time{}
 	r.clearLocked(p)
-	p.position, p.processed, p.fetchAt, p.stuck = offset, offset, offset, false
-	p.notify()
 }
 
 // failLocked tells an error once, and reads the partition no further until a seek.
@@ -119,6 +130,15 @@ func (r *Consumer) failLocked(p *partition, err error) {
 	p.stuck = true
 	r.errs = append(r.errs, &PartitionError{p.TopicPartition, err})
 	r.notify()
+}
+
+// tellLocked tells an error unless it was told of the partition last. It is read on.
+func (r *Consumer) tellLocked(p *partition, err error) {
+	if reason := reasonOf(err); reason != p.told {
+		p.told = reason
+		r.errs = append(r.errs, &PartitionError{p.TopicPartition, err})
+		r.notify()
+	}
 }
 
 // fetch reads a partition ahead until ctx ends.
@@ -143,7 +163,7 @@ func (r *Consumer) fetch(ctx context.Context, p *partition) {
 			continue
 		}
 		r.c.metrics.fetchErrors.Inc()
-		if r.handled(p, read, err) {
+		if r.handled(ctx, p, read, err) {
 			continue
 		}
 		avoid = node
@@ -189,6 +209,11 @@ func (r *Consumer) wanted(ctx context.Context, p *partition) (rd reading, maxByt
 
 // read reads once, or where the position is not known finds it. It returns the node that it asked.
 func (r *Consumer) read(rd reading, p *partition, avoid *conn, maxBytes int) (*conn, error) {
+	t, err := r.partitionOf(rd.ctx, p.TopicPartition)
+	if err != nil {
+		return nil, err
+	}
+	id := r.identify(p, t.ids[p.Partition])
 	if rd.offset == unknown {
 		offset, err := r.begin(rd.ctx, p.TopicPartition)
 		if err != nil {
@@ -201,24 +226,12 @@ func (r *Consumer) read(rd reading, p *partition, avoid *conn, maxBytes int) (*c
 		}
 		return nil, nil
 	}
-	t, err := r.c.topic(rd.ctx, p.Topic)
-	if err != nil {
-		return nil, err
-	}
-	if int(p.Partition) >= len(t.shards) {
-		if t, err = r.c.refresh(rd.ctx, p.Topic); err != nil {
-			return nil, err
-		}
-		if int(p.Partition) >= len(t.shards) {
-			return nil, &Error{Reason: ErrPartitionNotFound, Message: fmt.Sprintf("the topic has partitions 0 to %d", len(t.shards)-1)}
-		}
-	}
 	node, err := r.c.leader(t.shards[p.Partition], avoid)
 	if err != nil {
 		return nil, err
 	}
 	res, err := node.api().ConsumeRecordBatches(rd.ctx, &streamhousev1.ConsumeRecordBatchesRequest{
-		Topic: p.Topic, Partition: p.Partition, Offset: rd.offset, MaxWait: durationpb.New(r.cfg.FetchMaxWait),
+		Topic: p.Topic, Partition: p.Partition, PartitionId: id, Offset: rd.offset, MaxWait: durationpb.New(r.cfg.FetchMaxWait),
 		MaxBytes: int32(maxBytes), Group: r.cfg.Group,
 	})
 	if err != nil {
@@ -233,6 +246,32 @@ func (r *Consumer) read(rd reading, p *partition, avoid *conn, maxBytes int) (*c
 	return node, nil
 }
 
+// partitionOf returns what is known of a topic, which has the partition.
+func (r *Consumer) partitionOf(ctx context.Context, tp TopicPartition) (*topicMeta, error) {
+	t, err := r.c.topic(ctx, tp.Topic)
+	if err == nil && int(tp.Partition) >= len(t.shards) {
+		t, err = r.c.refresh(ctx, tp.Topic)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if n := len(t.shards); int(tp.Partition) >= n {
+		return nil, &Error{Reason: ErrPartitionNotFound, Message: fmt.Sprintf("the topic has partitions 0 to %d", n-1)}
+	}
+	return t, nil
+}
+
+// identify returns the id that the partition has had since it was begun with; it is this one from now on where it had
+// none.
+func (r *Consumer) identify(p *partition, id uint64) uint64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if p.id == 0 {
+		p.id = id
+	}
+	return p.id
+}
+
 // fetched takes what a read brought.
 func (r *Consumer) fetched(p *partition, rd reading, res *streamhousev1.ConsumeRecordBatchesResponse, batches []record.Batch) {
 	r.mu.Lock()
@@ -240,6 +279,7 @@ func (r *Consumer) fetched(p *partition, rd reading, res *streamhousev1.ConsumeR
 	if rd.turn != p.turns {
 		return
 	}
+	p.told, p.beyond = "", time.Time{}
 	p.highWatermark = res.GetHighWatermark()
 	p.fetchAt = max(p.fetchAt, res.GetNextOffset())
 	if len(batches) == 0 {
@@ -277,44 +317,6 @@ func (r *Consumer) resetOffset(ctx context.Context, tp TopicPartition) (int64, e
 		return unknown, err
 	}
 	return offsets[tp.Partition], nil
-}
-
-// handled takes an error after which reading the same again makes no sense.
-func (r *Consumer) handled(p *partition, rd reading, err error) bool {
-	if errors.Is(err, ErrOffsetOutOfRange) && r.cfg.Reset != ResetNone {
-		return r.resetTo(p, rd, err)
-	}
-	if retryable(err, idempotent) || errors.Is(err, context.DeadlineExceeded) {
-		return false
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if rd.turn == p.turns {
-		r.failLocked(p, err)
-	}
-	return true
-}
-
-// resetTo goes on where Reset says, after the offset was found to be outside of the log.
-func (r *Consumer) resetTo(p *partition, rd reading, err error) bool {
-	e, _ := errors.AsType[*Error](err)
-	start, startErr := strconv.ParseInt(e.Metadata["log_start_offset"], 10, 64)
-	end, endErr := strconv.ParseInt(e.Metadata["high_watermark"], 10, 64)
-	if startErr != nil || endErr != nil {
-		return false
-	}
-	to := start
-	if r.cfg.Reset == ResetLatest {
-		to = end
-	}
-	r.c.cfg.Logger.Warn("offset is not in the log, reading on elsewhere", "partition", p.String(), "offset", rd.offset,
-		"log_start_offset", start, "high_watermark", end, "reset", to)
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if rd.turn == p.turns {
-		r.seekLocked(p, to)
-	}
-	return true
 }
 
 // drainLocked appends records of a partition to out, up to MaxPollRecords.

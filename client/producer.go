@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 	"unicode/utf8"
@@ -82,7 +84,8 @@ func (c ProducerConfig) withDefaults() ProducerConfig {
 
 // Promise is told what became of a record: err is nil once it is acknowledged, and then Partition and Offset of the
 // record are set. Promises are called one at a time for each shard, in order for each partition, and must not block:
-// nothing more of the shard is acknowledged meanwhile. They must not call Produce of the same producer, which may block.
+// nothing more of the shard is acknowledged meanwhile. They must not call Produce, ProduceSync, Flush or Close of the same
+// producer, which may wait for them.
 type Promise func(r *Record, err error)
 
 // Producer writes records. It batches what goes to one partition, sends batches to the shards' leaders, and tries again
@@ -101,9 +104,11 @@ type Producer struct {
 	closed  bool
 	topics  map[string]*producerTopic
 	senders map[uint32]*sender
-	failed  int   // records that failed since the last Flush
-	failure error // of the first of them
-	lastID  uint64
+	// unfinished are the batches whose promises were not all told.
+	unfinished map[*batch]struct{}
+	failed     int   // records that failed since the last Flush
+	failure    error // of the first of them
+	lastID     uint64
 	// id is the first producer id that was given out, below 0 before. Partitions count on their own under it.
 	id int64
 }
@@ -124,7 +129,7 @@ func NewProducer(c *Client, cfg ProducerConfig) (*Producer, error) {
 	ctx, cancel := context.WithCancel(c.ctx)
 	p := &Producer{
 		c: c, cfg: cfg, room: semaphore.NewWeighted(int64(cfg.BufferBytes)), ctx: ctx, cancel: cancel,
-		topics: make(map[string]*producerTopic), senders: make(map[uint32]*sender), id: -1,
+		topics: make(map[string]*producerTopic), senders: make(map[uint32]*sender), unfinished: make(map[*batch]struct{}), id: -1,
 	}
 	p.pool.New = func() any { return &buffers{builder: record.NewBuilder(record.BuilderConfig{ProducerID: -1})} }
 	return p, nil
@@ -149,6 +154,10 @@ func (p *Producer) produce(ctx context.Context, r *Record, promise Promise, sync
 	if err != nil {
 		return nil, err
 	}
+	// A node would refuse the record's whole batch.
+	if n := size - recordOverhead; meta.maxRecordBytes > 0 && n > meta.maxRecordBytes {
+		return nil, tooLarge("a record of %d bytes is above max.message.bytes of topic %s, %d", n, r.Topic, meta.maxRecordBytes)
+	}
 	if !p.room.TryAcquire(int64(size)) {
 		p.hurry()
 		if err := p.room.Acquire(ctx, int64(size)); err != nil {
@@ -167,13 +176,14 @@ func (p *Producer) produce(ctx context.Context, r *Record, promise Promise, sync
 	return b, nil
 }
 
+func tooLarge(format string, args ...any) error {
+	return &Error{Code: codes.InvalidArgument, Reason: ErrRecordTooLarge, Message: fmt.Sprintf(format, args...)}
+}
+
 // check refuses what can't be encoded or would never fit.
 func (p *Producer) check(r *Record, size int) error {
 	if size > p.cfg.BufferBytes {
-		return &Error{
-			Code: codes.InvalidArgument, Reason: ErrRecordTooLarge,
-			Message: fmt.Sprintf("a record of %d bytes does not fit into a buffer of %d", size, p.cfg.BufferBytes),
-		}
+		return tooLarge("a record of %d bytes does not fit into a buffer of %d", size, p.cfg.BufferBytes)
 	}
 	for i := range r.Headers {
 		if !utf8.ValidString(r.Headers[i].Key) {
@@ -219,10 +229,12 @@ func (p *Producer) appendLocked(q *queue, r *Record, promise Promise, size int) 
 		p.lastID++
 		q.open = &batch{id: p.lastID, queue: q, buffers: p.pool.Get().(*buffers), since: time.Now(), done: make(chan struct{})}
 		q.sender.addLocked(q)
+		p.unfinished[q.open] = struct{}{}
 	}
 	b := q.open
 	b.builder.Append(record.Record{TimestampMs: r.Timestamp.UnixMilli(), Key: r.Key, Value: r.Value, Headers: r.Headers})
 	b.waiting = append(b.waiting, waiting{r, promise})
+	b.records++
 	b.bytes += size
 	b.payload += size - recordOverhead
 	return b
@@ -314,23 +326,21 @@ func (p *Producer) ProduceSync(ctx context.Context, records ...*Record) error {
 	return errors.Join(errs...)
 }
 
-// hurry sends what lingers.
+// hurry sends what lingers, and returns all batches whose promises were not told.
 func (p *Producer) hurry() []*batch {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	var all []*batch
 	for _, s := range p.senders {
 		for _, q := range s.active {
 			p.sealLocked(q)
-			all = append(all, q.sealed...)
 		}
 		s.notify()
 	}
-	return all
+	return slices.Collect(maps.Keys(p.unfinished))
 }
 
-// Flush sends all that lingers, and waits until everything that was handed over before is acknowledged or has failed, or
-// ctx ends. The error tells how many records failed since the last Flush, and wraps the error of the first.
+// Flush sends all that lingers, and waits until everything that was handed over before is acknowledged or has failed and
+// its promises have returned, or ctx ends. A promise must not call it. The error tells how many records failed since the last Flush, and wraps the error of the first.
 func (p *Producer) Flush(ctx context.Context) error {
 	for _, b := range p.hurry() {
 		select {
@@ -370,15 +380,8 @@ func (p *Producer) BufferedRecords() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	n := 0
-	for _, s := range p.senders {
-		for _, q := range s.active {
-			for _, b := range q.sealed {
-				n += len(b.waiting)
-			}
-			if q.open != nil {
-				n += len(q.open.waiting)
-			}
-		}
+	for b := range p.unfinished {
+		n += b.records
 	}
 	return n
 }

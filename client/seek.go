@@ -37,8 +37,9 @@ func (r *Consumer) ownedLocked(tp TopicPartition) (*partition, error) {
 	return p, nil
 }
 
-// Pause makes Poll leave these partitions out, and stops reading ahead of them. What was read ahead is kept. A partition
-// that the consumer does not read fails with ErrNotOwned; then none is paused.
+// Pause makes Poll leave these partitions out, and stops reading ahead of them. What was read ahead is dropped, and read
+// again after Resume, so that it takes no room from others. A partition that the consumer does not read fails with
+// ErrNotOwned; then none is paused.
 func (r *Consumer) Pause(tps ...TopicPartition) error { return r.setPaused(true, tps) }
 
 // Resume undoes Pause.
@@ -54,6 +55,9 @@ func (r *Consumer) setPaused(paused bool, tps []TopicPartition) error {
 	}
 	for _, tp := range tps {
 		p := r.partitions[tp]
+		if paused && !p.paused {
+			r.clearLocked(p)
+		}
 		p.paused = paused
 		p.notify()
 	}

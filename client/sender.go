@@ -164,10 +164,14 @@ func (s *sender) session(ctx context.Context) error {
 	}
 	received := make(chan error, 1)
 	go func() { received <- s.receive(stream) }() // joined by send
-	err = s.send(ctx, stream, node, received, cancel)
+	var watching sync.WaitGroup
+	watching.Go(func() { s.watch(ctx, node, cancel) })
+	err = s.send(stream, node, received, cancel) //nolint:contextcheck // an id that is asked for meanwhile outlives the stream
 	if cause, ok := errors.AsType[*Error](context.Cause(ctx)); ok {
 		err = cause
 	}
+	cancel(nil)
+	watching.Wait()
 	if err != nil && s.p.ctx.Err() == nil {
 		s.fail(node, err)
 	}
@@ -177,7 +181,7 @@ func (s *sender) session(ctx context.Context) error {
 type produceStream = grpc.BidiStreamingClient[streamhousev1.ProduceStreamRequest, streamhousev1.ProduceStreamResponse]
 
 // send sends what is ready and ends after receive has ended.
-func (s *sender) send(ctx context.Context, stream produceStream, node *conn, received <-chan error, cancel context.CancelCauseFunc) error {
+func (s *sender) send(stream produceStream, node *conn, received <-chan error, cancel context.CancelCauseFunc) error {
 	finish := func() error {
 		_ = stream.CloseSend() // never fails
 		late := time.AfterFunc(stalledFor, func() { cancel(notInTime(node)) })
@@ -191,29 +195,17 @@ func (s *sender) send(ctx context.Context, stream produceStream, node *conn, rec
 		s.recycle()
 		step := s.next(time.Now())
 		s.tell(step.failed)
-		switch {
-		case step.overdue:
-			cancel(notInTime(node))
-			return <-received
-		case step.identify != nil:
-			if err := s.identify(ctx, step.identify); err != nil {
-				return errors.Join(err, finish())
-			}
-			continue
-		case step.batch != nil:
+		if step.batch != nil {
 			idleSince = time.Time{}
 			if err := stream.Send(s.request(step.batch)); err != nil {
-				return <-received // Recv knows why
+				return sendFailed(err, received, cancel)
 			}
 			continue
 		}
 		now := time.Now()
 		if now.Sub(looked) > leaderEvery {
 			looked = now
-			if moved, silent := s.moved(node); moved && silent {
-				cancel(notInTime(node))
-				return <-received
-			} else if moved {
+			if moved, silent := s.moved(node); moved && !silent {
 				return finish()
 			}
 		}
@@ -233,6 +225,16 @@ func (s *sender) send(ctx context.Context, stream produceStream, node *conn, rec
 			return err
 		}
 	}
+}
+
+// sendFailed waits for the end of a stream, and returns why it ended: the node's word, unless it was never asked.
+func sendFailed(err error, received <-chan error, cancel context.CancelCauseFunc) error {
+	e, ok := errors.AsType[*Error](err)
+	if !ok || e.Code != codes.ResourceExhausted {
+		return <-received
+	}
+	cancel(err) // larger than what this client sends
+	return errors.Join(err, <-received)
 }
 
 func notInTime(node *conn) error {
@@ -265,14 +267,12 @@ func (s *sender) lookForLeader() {
 	}
 }
 
-// step is what a sender does next: one of the fields is set, besides failed.
+// step is what a sender does next: it sends batch, or where there is none waits.
 type step struct {
-	batch    *batch
-	identify *queue
-	overdue  bool // an answer has not come in time
-	wait     time.Duration
-	idle     bool
-	failed   []result
+	batch  *batch
+	wait   time.Duration
+	idle   bool
+	failed []result
 }
 
 // next chooses what to do, and drops queues that are empty.
@@ -287,29 +287,24 @@ func (s *sender) next(now time.Time) step {
 		}
 		return false
 	})
-	if len(s.flight) > 0 && now.Sub(s.progress) > stalledFor {
-		return step{overdue: true}
-	}
 	for i, q := range s.active {
 		st.idle = false
-		due := q.oldest().since.Add(s.p.cfg.DeliveryTimeout)
-		if now.After(due) {
-			if q.inFlight > 0 {
-				return step{overdue: true, failed: st.failed}
-			}
-			st.failed = append(st.failed, s.p.failHead(q, nil)...)
+		left := q.oldest().since.Add(s.p.cfg.DeliveryTimeout).Sub(now)
+		if refused := q.oldest().refused; q.inFlight == 0 && (left < 0 || refused != nil) {
+			st.failed = append(st.failed, q.settled(s.p.failHead(q, refused)...)...)
+			st.wait = 0
 			continue
 		}
-		st.wait = min(st.wait, due.Sub(now))
-		ready := s.readyLocked(q, now, &st.wait)
-		if !ready {
+		st.wait = min(st.wait, max(left, watchEvery)) // what is in flight too long ends with the session: see watch
+		if !s.readyLocked(q, now, &st.wait) {
 			continue
 		}
 		if q.producerID < 0 && s.p.id >= 0 {
 			q.startEpoch(s.p.id, 0)
 		}
 		if q.producerID < 0 || q.bump {
-			return step{identify: q, failed: st.failed}
+			s.askLocked(q)
+			continue
 		}
 		b := q.sealed[q.sent]
 		q.number(b)
@@ -328,7 +323,7 @@ func (s *sender) next(now time.Time) step {
 
 // readyLocked says whether a batch of the queue is to be sent now; else it lowers wait to when one may be.
 func (s *sender) readyLocked(q *queue, now time.Time, wait *time.Duration) bool {
-	if q.failed != nil || q.inFlight >= maxInFlight || (q.bump && q.inFlight > 0) {
+	if q.failed != nil || q.asking || q.inFlight >= maxInFlight || (q.bump && q.inFlight > 0) {
 		return false
 	}
 	if d := q.notBefore.Sub(now); d > 0 {
@@ -336,7 +331,7 @@ func (s *sender) readyLocked(q *queue, now time.Time, wait *time.Duration) bool 
 		return false
 	}
 	if q.sent < len(q.sealed) {
-		return true
+		return q.sealed[q.sent].refused == nil // else it fails when its turn has come
 	}
 	if q.open == nil {
 		return false
@@ -347,35 +342,6 @@ func (s *sender) readyLocked(q *queue, now time.Time, wait *time.Duration) bool 
 	}
 	s.p.sealLocked(q)
 	return true
-}
-
-// identify gets a producer id, or a new epoch, for a queue of which nothing is in flight.
-func (s *sender) identify(ctx context.Context, q *queue) error {
-	s.p.mu.Lock()
-	req := &streamhousev1.InitProducerRequest{}
-	if q.producerID >= 0 {
-		req.ProducerId, req.ProducerEpoch = q.producerID, q.epoch
-	}
-	s.p.mu.Unlock()
-	id, epoch, err := s.p.initProducer(ctx, req)
-	if err != nil {
-		return err
-	}
-	s.p.mu.Lock()
-	defer s.p.mu.Unlock()
-	q.startEpoch(id, epoch)
-	if s.p.id < 0 {
-		s.p.id = id
-	}
-	return nil
-}
-
-// initProducer asks for a producer id, or the next epoch of one.
-func (p *Producer) initProducer(ctx context.Context, req *streamhousev1.InitProducerRequest) (id int64, epoch int32, err error) {
-	res, err := call(ctx, p.c, idempotent, func(ctx context.Context, n *conn) (*streamhousev1.InitProducerResponse, error) {
-		return n.api().InitProducer(ctx, req)
-	})
-	return res.GetProducerId(), res.GetProducerEpoch(), err
 }
 
 // request encodes a batch. The builder is the sender's by now.
@@ -389,6 +355,7 @@ func (s *sender) request(b *batch) *streamhousev1.ProduceStreamRequest {
 		data = nil // a node refuses it, and says so
 		s.p.c.cfg.Logger.Error("a batch can't be encoded", "topic", q.topic, "partition", q.partition, "err", err)
 	}
+	b.sentBytes = len(data)
 	acks := streamhousev1.Acks_ACKS_QUORUM
 	if s.p.cfg.Acks == AcksDurable {
 		acks = streamhousev1.Acks_ACKS_DURABLE

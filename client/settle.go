@@ -55,13 +55,14 @@ func (s *sender) answered(res *streamhousev1.ProduceStreamResponse) ([]result, e
 			offset = res.GetBatches()[0].GetBaseOffset()
 		}
 		q.remove(b)
-		return append([]result{{b, offset, nil}}, s.p.decideLocked(q)...), nil
+		q.done = append(q.done, result{b, offset, nil})
 	case reasonOf(err) == reasonDuplicate: // an earlier attempt has stored it
 		q.remove(b)
-		return append([]result{{b, -1, nil}}, s.p.decideLocked(q)...), nil
+		q.done = append(q.done, result{b, -1, nil})
+	default:
+		q.fail(b, err)
 	}
-	q.fail(b, err)
-	return s.p.decideLocked(q), nil
+	return q.settled(s.p.decideLocked(q)...), nil
 }
 
 // fail notes that an attempt to write a batch has failed.
@@ -87,17 +88,42 @@ func (s *sender) endFlight(err error) {
 	var done []result
 	flight := s.flight
 	s.flight = nil
-	for _, b := range flight {
-		b.queue.inFlight--
-		b.queue.fail(b, &Error{Code: codes.Unavailable, Reason: ErrOutcomeUnknown, Message: err.Error()})
+	for i, lost := range lostLocked(flight, err) {
+		flight[i].queue.inFlight--
+		flight[i].queue.fail(flight[i], lost)
 	}
 	for _, b := range flight {
-		done = append(done, s.p.decideLocked(b.queue)...)
+		done = append(done, b.queue.settled(s.p.decideLocked(b.queue)...)...)
 	}
 	s.p.mu.Unlock()
 	for _, r := range done {
 		s.p.finish(r)
 	}
+}
+
+// lostLocked returns what is known of batches whose stream ended with err, in order. A node ends the stream at a request
+// above what gRPC takes there. It does not say which one, so that is the largest; it was not written, nor was what came
+// behind it.
+func lostLocked(flight []*batch, err error) []error {
+	lost := make([]error, len(flight))
+	for i := range flight {
+		lost[i] = &Error{Code: codes.Unavailable, Reason: ErrOutcomeUnknown, Message: err.Error()}
+	}
+	e, ok := errors.AsType[*Error](err)
+	if !ok || e.Code != codes.ResourceExhausted || e.Reason != "" || len(flight) == 0 {
+		return lost
+	}
+	large := 0
+	for i, b := range flight {
+		if b.sentBytes > flight[large].sentBytes {
+			large = i
+		}
+	}
+	flight[large].refused = &Error{Code: codes.InvalidArgument, Reason: ErrRecordTooLarge, Message: e.Message}
+	for i := large; i < len(lost); i++ {
+		lost[i] = &Error{Code: codes.Unavailable, NotSent: true, Message: err.Error()}
+	}
+	return lost
 }
 
 // decideLocked says what becomes of a partition's batches after a failure, once nothing of it is in flight: what is
@@ -144,6 +170,9 @@ func (p *Producer) failHead(q *queue, err error) []result {
 	p.sealLocked(q)
 	head := q.sealed[0]
 	late := time.Since(head.since) > p.cfg.DeliveryTimeout
+	if err == nil {
+		err = q.askErr
+	}
 	cause := err
 	if late {
 		cause = fmt.Errorf("%w after %s", ErrDeliveryTimeout, p.cfg.DeliveryTimeout)
@@ -193,7 +222,7 @@ func (s *sender) expire(err error) {
 	var failed []result
 	for _, q := range s.active {
 		for !q.empty() && q.inFlight == 0 && time.Since(q.oldest().since) > s.p.cfg.DeliveryTimeout {
-			failed = append(failed, s.p.failHead(q, err)...)
+			failed = append(failed, q.settled(s.p.failHead(q, err)...)...)
 		}
 	}
 	s.p.mu.Unlock()
@@ -211,9 +240,10 @@ func (s *sender) abandon() {
 			if b.unclear {
 				err = fmt.Errorf("%w: %w", ErrClosed, ErrOutcomeUnknown)
 			}
-			left = append(left, result{b, -1, err})
+			q.done = append(q.done, result{b, -1, err})
 		}
 		q.sealed, q.sent, q.inFlight = nil, 0, 0
+		left = append(left, q.settled()...)
 	}
 	s.active = nil
 	s.p.mu.Unlock()
@@ -249,6 +279,9 @@ func (p *Producer) finish(r result) {
 	}
 	m.bufferedBytes.Sub(float64(b.bytes))
 	p.room.Release(int64(b.bytes))
+	p.mu.Lock()
+	delete(p.unfinished, b)
+	p.mu.Unlock()
 	close(b.done)
 	b.queue.sender.spend(b)
 }

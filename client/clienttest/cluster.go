@@ -26,8 +26,10 @@ type Cluster struct {
 	groups    map[string]*group
 	nodes     []*Node
 	producers int64
-	nodeState map[string]streamhousev1.NodeState
-	calls     []string
+	// partitions counts all that ever were: each has an id of its own.
+	partitions uint64
+	nodeState  map[string]streamhousev1.NodeState
+	calls      []string
 }
 
 type topic struct {
@@ -65,8 +67,12 @@ type Node struct {
 	c *Cluster
 	// Before runs before each call and each write of a stream; an error is the answer.
 	Before func(method string) error
+	// BeforeWrite runs before each write of a stream, after Before; an error is the answer.
+	BeforeWrite func(*streamhousev1.ProduceStreamRequest) error
 	// Appended runs behind each write; an error is the answer, although the write has happened.
 	Appended func() error
+	// Answering runs when a heartbeat was taken, before it is answered.
+	Answering func(method string)
 
 	addr   string
 	server *grpc.Server

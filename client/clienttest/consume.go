@@ -30,6 +30,12 @@ func (n *Node) Consume(ctx context.Context, r *streamhousev1.ConsumeRequest) (*s
 
 // ConsumeRecordBatches is Consume with record batches.
 func (n *Node) ConsumeRecordBatches(ctx context.Context, r *streamhousev1.ConsumeRecordBatchesRequest) (*streamhousev1.ConsumeRecordBatchesResponse, error) {
+	n.c.mu.Lock()
+	err := n.c.checkIDLocked(r.GetTopic(), r.GetPartition(), r.GetPartitionId())
+	n.c.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
 	resp, err := n.Consume(ctx, &streamhousev1.ConsumeRequest{Topic: r.GetTopic(), Partition: r.GetPartition(), Offset: r.GetOffset(), MaxWait: r.GetMaxWait(), Group: r.GetGroup()})
 	if err != nil {
 		return nil, err

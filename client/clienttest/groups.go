@@ -67,6 +67,14 @@ func (c *Cluster) Members(name string) []string {
 // GroupHeartbeat takes members in and spreads partitions evenly over them, in order of their ids. A partition goes to its
 // new owner once the old one has given it up.
 func (n *Node) GroupHeartbeat(_ context.Context, r *streamhousev1.GroupHeartbeatRequest) (*streamhousev1.GroupHeartbeatResponse, error) {
+	res, err := n.heartbeat(r)
+	if n.Answering != nil {
+		n.Answering("GroupHeartbeat")
+	}
+	return res, err
+}
+
+func (n *Node) heartbeat(r *streamhousev1.GroupHeartbeatRequest) (*streamhousev1.GroupHeartbeatResponse, error) {
 	unlock, err := n.enter("GroupHeartbeat")
 	if err != nil {
 		return nil, err
@@ -182,6 +190,11 @@ func (n *Node) CommitOffset(_ context.Context, r *streamhousev1.CommitOffsetRequ
 	defer unlock()
 	if err := n.c.mayCommitLocked(r); err != nil {
 		return nil, err
+	}
+	for _, o := range r.GetOffsets() {
+		if err := n.c.checkIDLocked(r.GetTopic(), o.GetPartition(), o.GetPartitionId()); err != nil {
+			return nil, err
+		}
 	}
 	for _, o := range r.GetOffsets() {
 		n.c.offsets[offsetKey{r.GetGroup(), r.GetTopic(), o.GetPartition()}] = o

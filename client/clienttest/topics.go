@@ -26,15 +26,28 @@ func (n *Node) CreateTopic(_ context.Context, r *streamhousev1.CreateTopicReques
 	}
 	t := &topic{info: &streamhousev1.Topic{Name: r.GetName(), Uuid: slices.Repeat([]byte{0xab}, 16), Config: r.GetConfig(), CreatedMs: 1767225600000}}
 	n.c.topics[r.GetName()] = t
-	t.grow(int(r.GetPartitions()))
+	n.c.growLocked(t, int(r.GetPartitions()))
 	return &streamhousev1.CreateTopicResponse{Topic: t.info}, nil
 }
 
-func (t *topic) grow(partitions int) {
+func (c *Cluster) growLocked(t *topic, partitions int) {
 	for i := len(t.partitions); i < partitions; i++ {
+		c.partitions++
 		t.partitions = append(t.partitions, newPartition())
-		t.info.Partitions = append(t.info.Partitions, &streamhousev1.Partition{Partition: int32(i), Id: uint64(i + 1), Shard: uint32(i), Leader: "n1", Replicas: []string{"n1", "n2"}})
+		t.info.Partitions = append(t.info.Partitions, &streamhousev1.Partition{Partition: int32(i), Id: c.partitions, Shard: uint32(i), Leader: "n1", Replicas: []string{"n1", "n2"}})
 	}
+}
+
+// checkIDLocked refuses what is meant for a partition that had the name and number before. 0 is any.
+func (c *Cluster) checkIDLocked(name string, partition int32, id uint64) error {
+	t, err := c.topicLocked(name)
+	if err != nil {
+		return err
+	}
+	if id != 0 && int(partition) < len(t.partitions) && t.info.GetPartitions()[partition].GetId() != id {
+		return Error(codes.NotFound, streamhousev1.ErrorReason_ERROR_REASON_TOPIC_NOT_FOUND, "another topic has the name "+strconv.Quote(name), nil)
+	}
+	return nil
 }
 
 // GetTopic returns a topic.
@@ -86,7 +99,7 @@ func (n *Node) AlterTopic(_ context.Context, r *streamhousev1.AlterTopicRequest)
 		delete(config, k)
 	}
 	t.info.Config = config
-	t.grow(int(r.GetPartitions()))
+	n.c.growLocked(t, int(r.GetPartitions()))
 	return &streamhousev1.AlterTopicResponse{Topic: t.info}, nil
 }
 

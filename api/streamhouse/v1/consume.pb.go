@@ -352,13 +352,16 @@ func (x *ConsumeStreamResponse) GetNextOffset() int64 {
 }
 
 type ConsumeRecordBatchesRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Topic         string                 `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
-	Partition     int32                  `protobuf:"varint,2,opt,name=partition,proto3" json:"partition,omitempty"`
-	Offset        int64                  `protobuf:"varint,3,opt,name=offset,proto3" json:"offset,omitempty"`
-	MaxWait       *durationpb.Duration   `protobuf:"bytes,4,opt,name=max_wait,json=maxWait,proto3" json:"max_wait,omitempty"`
-	MaxBytes      int32                  `protobuf:"varint,5,opt,name=max_bytes,json=maxBytes,proto3" json:"max_bytes,omitempty"`
-	Group         string                 `protobuf:"bytes,6,opt,name=group,proto3" json:"group,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Topic     string                 `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
+	Partition int32                  `protobuf:"varint,2,opt,name=partition,proto3" json:"partition,omitempty"`
+	Offset    int64                  `protobuf:"varint,3,opt,name=offset,proto3" json:"offset,omitempty"`
+	MaxWait   *durationpb.Duration   `protobuf:"bytes,4,opt,name=max_wait,json=maxWait,proto3" json:"max_wait,omitempty"`
+	MaxBytes  int32                  `protobuf:"varint,5,opt,name=max_bytes,json=maxBytes,proto3" json:"max_bytes,omitempty"`
+	Group     string                 `protobuf:"bytes,6,opt,name=group,proto3" json:"group,omitempty"`
+	// Id of the partition that is meant, where it is not 0: a topic that was deleted and created again under its name is
+	// another one, and the call fails with NOT_FOUND.
+	PartitionId   uint64 `protobuf:"varint,7,opt,name=partition_id,json=partitionId,proto3" json:"partition_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -433,6 +436,13 @@ func (x *ConsumeRecordBatchesRequest) GetGroup() string {
 		return x.Group
 	}
 	return ""
+}
+
+func (x *ConsumeRecordBatchesRequest) GetPartitionId() uint64 {
+	if x != nil {
+		return x.PartitionId
+	}
+	return 0
 }
 
 type ConsumeRecordBatchesResponse struct {
@@ -761,14 +771,15 @@ const file_streamhouse_v1_consume_proto_rawDesc = "" +
 	"\x0ehigh_watermark\x18\x02 \x01(\x03R\rhighWatermark\x12(\n" +
 	"\x10log_start_offset\x18\x03 \x01(\x03R\x0elogStartOffset\x12\x1f\n" +
 	"\vnext_offset\x18\x04 \x01(\x03R\n" +
-	"nextOffset\"\xd2\x01\n" +
+	"nextOffset\"\xf5\x01\n" +
 	"\x1bConsumeRecordBatchesRequest\x12\x14\n" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x1c\n" +
 	"\tpartition\x18\x02 \x01(\x05R\tpartition\x12\x16\n" +
 	"\x06offset\x18\x03 \x01(\x03R\x06offset\x124\n" +
 	"\bmax_wait\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\amaxWait\x12\x1b\n" +
 	"\tmax_bytes\x18\x05 \x01(\x05R\bmaxBytes\x12\x14\n" +
-	"\x05group\x18\x06 \x01(\tR\x05group\"\xb7\x01\n" +
+	"\x05group\x18\x06 \x01(\tR\x05group\x12!\n" +
+	"\fpartition_id\x18\a \x01(\x04R\vpartitionId\"\xb7\x01\n" +
 	"\x1cConsumeRecordBatchesResponse\x12%\n" +
 	"\x0erecord_batches\x18\x01 \x01(\fR\rrecordBatches\x12%\n" +
 	"\x0ehigh_watermark\x18\x02 \x01(\x03R\rhighWatermark\x12(\n" +

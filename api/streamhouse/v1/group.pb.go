@@ -160,7 +160,10 @@ type CommittedOffset struct {
 	Partition int32                  `protobuf:"varint,1,opt,name=partition,proto3" json:"partition,omitempty"`
 	Offset    int64                  `protobuf:"varint,2,opt,name=offset,proto3" json:"offset,omitempty"`
 	// Free text of the committer, at most 4096 bytes.
-	Metadata      string `protobuf:"bytes,3,opt,name=metadata,proto3" json:"metadata,omitempty"`
+	Metadata string `protobuf:"bytes,3,opt,name=metadata,proto3" json:"metadata,omitempty"`
+	// Id of the partition that is meant, where it is not 0: a commit for a topic that was deleted and created again since
+	// fails with NOT_FOUND.
+	PartitionId   uint64 `protobuf:"varint,4,opt,name=partition_id,json=partitionId,proto3" json:"partition_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -214,6 +217,13 @@ func (x *CommittedOffset) GetMetadata() string {
 		return x.Metadata
 	}
 	return ""
+}
+
+func (x *CommittedOffset) GetPartitionId() uint64 {
+	if x != nil {
+		return x.PartitionId
+	}
+	return 0
 }
 
 type CommitOffsetResponse struct {
@@ -1297,11 +1307,12 @@ const file_streamhouse_v1_group_proto_rawDesc = "" +
 	"\x05topic\x18\x02 \x01(\tR\x05topic\x129\n" +
 	"\aoffsets\x18\x03 \x03(\v2\x1f.streamhouse.v1.CommittedOffsetR\aoffsets\x12\x1b\n" +
 	"\tmember_id\x18\x04 \x01(\tR\bmemberId\x12!\n" +
-	"\fmember_epoch\x18\x05 \x01(\x05R\vmemberEpoch\"c\n" +
+	"\fmember_epoch\x18\x05 \x01(\x05R\vmemberEpoch\"\x86\x01\n" +
 	"\x0fCommittedOffset\x12\x1c\n" +
 	"\tpartition\x18\x01 \x01(\x05R\tpartition\x12\x16\n" +
 	"\x06offset\x18\x02 \x01(\x03R\x06offset\x12\x1a\n" +
-	"\bmetadata\x18\x03 \x01(\tR\bmetadata\"\x16\n" +
+	"\bmetadata\x18\x03 \x01(\tR\bmetadata\x12!\n" +
+	"\fpartition_id\x18\x04 \x01(\x04R\vpartitionId\"\x16\n" +
 	"\x14CommitOffsetResponse\"^\n" +
 	"\x10GetOffsetRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x14\n" +
