@@ -69,12 +69,23 @@ func commandPath(root *cobra.Command, args []string) string {
 
 func (a *app) rootCommand() *cobra.Command {
 	root := group("streamhouse", "A durable log service: Kafka-like topics, replicated by Raft, with their history in S3",
+		`Run nodes, and use a cluster: topics, records, consumer groups, and the nodes themselves.
+
+Results go to stdout and words to stderr. The exit code is 0 where all was done, 1 where it
+failed, 2 where the command line is wrong, and 130 after an interrupt.`,
+		`  streamhouse dev                                       # three nodes on this machine
+  streamhouse topic create events --partitions 3
+  echo hello | streamhouse produce events
+  streamhouse consume events
+  streamhouse cluster status`,
 		a.serverCommand(), a.devCommand(),
 		a.topicCommand(), a.produceCommand(), a.consumeCommand(), a.groupCommand(),
-		a.clusterCommand(), a.segmentCommand(), a.benchCommand(), a.versionCommand(),
+		a.clusterCommand(), a.segmentCommand(), a.benchCommand(), a.versionCommand(), a.completionCommand(),
 	)
 	root.SilenceErrors, root.SilenceUsage = true, true
 	root.SetHelpCommand(&cobra.Command{Hidden: true})
+	root.CompletionOptions.DisableDefaultCmd = true
+	a.complete(root)
 	return root
 }
 
@@ -99,10 +110,12 @@ func (a *app) do(fn func(ctx context.Context, cmd *cobra.Command, args []string)
 }
 
 // group returns a command that only has others below it.
-func group(use, short string, below ...*cobra.Command) *cobra.Command {
+func group(use, short, long, example string, below ...*cobra.Command) *cobra.Command {
 	c := &cobra.Command{
-		Use:   use,
-		Short: short,
+		Use:     use,
+		Short:   short,
+		Long:    long,
+		Example: example,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
 				return fmt.Errorf("unknown command %q for %q", args[0], cmd.CommandPath())

@@ -54,7 +54,13 @@ const (
 )
 
 func (a *app) benchCommand() *cobra.Command {
-	return group("bench", "Measure throughput and latency with real load", a.benchProduce(), a.benchConsume(), a.benchEndToEnd())
+	return group("bench", "Measure throughput and latency with real load",
+		`Measure a cluster with real load on a topic, through the Go client: how many records and
+bytes a second, and how long they take. Without other flags a test ends after 10 seconds.`,
+		`  streamhouse bench produce bench-events
+  streamhouse bench consume bench-events
+  streamhouse bench e2e bench-events`,
+		a.benchProduce(), a.benchConsume(), a.benchEndToEnd())
 }
 
 func (a *app) benchProduce() *cobra.Command {

@@ -17,10 +17,31 @@ const roleVoter = "voter"
 
 func (a *app) clusterCommand() *cobra.Command {
 	return group("cluster", "Show and change who is in the cluster",
+		`Show how the cluster is, and move work between its nodes. What is begun here goes on in the
+cluster when the command has ended.`,
+		`  streamhouse cluster status
+  streamhouse cluster drain n2 --wait --timeout 10m`,
 		a.clusterStatus(),
-		a.nodeChange("drain", "Move replicas and leaderships off a node, and put no new ones there", (*client.Admin).DrainNode, drained),
-		a.nodeChange("undrain", "Let a drained node take replicas again", (*client.Admin).UndrainNode, nil),
-		a.nodeChange("decommission", "Drain a node and remove it from the cluster", (*client.Admin).DecommissionNode, removed),
+		a.nodeChange((*client.Admin).DrainNode, drained, cobra.Command{
+			Use: "drain NODE", Short: "Move replicas and leaderships off a node, and put no new ones there",
+			Long: `Move replicas and leaderships off a node, and put no new ones there, before the node is
+worked on. It is refused where no other node could take the replicas.`,
+			Example: `  streamhouse cluster drain n2
+  streamhouse cluster drain n2 --wait --timeout 10m`,
+		}),
+		a.nodeChange((*client.Admin).UndrainNode, nil, cobra.Command{
+			Use: "undrain NODE", Short: "Let a drained node take replicas again",
+			Long: `Let a drained node take replicas and leaderships again. The cluster moves some there by and
+by.`,
+			Example: `  streamhouse cluster undrain n2`,
+		}),
+		a.nodeChange((*client.Admin).DecommissionNode, removed, cobra.Command{
+			Use: "decommission NODE", Short: "Drain a node and remove it from the cluster",
+			Long: `Drain a node, and remove it from the cluster once it is empty. Then its process can be
+stopped and its disk wiped. It is refused where no other node could take the replicas.`,
+			Example: `  streamhouse cluster decommission n2
+  streamhouse cluster decommission n2 --wait --timeout 10m`,
+		}),
 		a.transferLeader(),
 	)
 }
@@ -60,32 +81,29 @@ func holds(c client.Cluster, id string) int {
 const statusEvery = 500 * time.Millisecond
 
 // nodeChange is a command that changes a node's state; finished says when the change is done, nil where it is at once.
-func (a *app) nodeChange(name, short string, change func(*client.Admin, context.Context, string) error, finished func(client.Cluster, string) bool) *cobra.Command {
+func (a *app) nodeChange(change func(*client.Admin, context.Context, string) error, finished func(client.Cluster, string) bool, about cobra.Command) *cobra.Command {
 	var (
 		c    connection
 		wait bool
 	)
-	cmd := &cobra.Command{
-		Use:   name + " NODE",
-		Short: short,
-		Args:  exactly("NODE"),
-		RunE: a.do(func(ctx context.Context, _ *cobra.Command, args []string) error {
-			return c.with(ctx, a, func(ctx context.Context, admin *client.Admin) error {
-				if err := change(admin, ctx, args[0]); err != nil {
-					return err
-				}
-				if finished == nil {
-					a.say("%s: %s", name, args[0])
-					return nil
-				}
-				if !wait {
-					a.say("%s of %s has begun; see streamhouse cluster status", name, args[0])
-					return nil
-				}
-				return a.waitStatus(ctx, admin, name, args[0], finished)
-			})
-		}),
-	}
+	cmd, name := &about, about.Name()
+	cmd.Args = exactly("NODE")
+	cmd.RunE = a.do(func(ctx context.Context, _ *cobra.Command, args []string) error {
+		return c.with(ctx, a, func(ctx context.Context, admin *client.Admin) error {
+			if err := change(admin, ctx, args[0]); err != nil {
+				return err
+			}
+			if finished == nil {
+				a.say("%s: %s", name, args[0])
+				return nil
+			}
+			if !wait {
+				a.say("%s of %s has begun; see streamhouse cluster status", name, args[0])
+				return nil
+			}
+			return a.waitStatus(ctx, admin, name, args[0], finished)
+		})
+	})
 	if finished != nil {
 		cmd.Flags().BoolVar(&wait, "wait", false, "return when all replicas have moved; see --timeout")
 	}
@@ -116,7 +134,10 @@ func (a *app) transferLeader() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "transfer-leader SHARD NODE",
 		Short: "Make a node the leader of a shard of which it has a replica",
-		Args:  exactly("SHARD", "NODE"),
+		Long: `Make a node the leader of a shard, of which it must have a replica that is up to date. The
+cluster may move the leadership on later, to spread leaders evenly.`,
+		Example: `  streamhouse cluster transfer-leader 0 n2`,
+		Args:    exactly("SHARD", "NODE"),
 		RunE: a.do(func(ctx context.Context, _ *cobra.Command, args []string) error {
 			shard, err := strconv.ParseUint(args[0], 10, 32)
 			if err != nil {

@@ -31,8 +31,14 @@ func (a *app) consumeCommand() *cobra.Command {
 		Long: `Read records of a topic, from all partitions or one.
 
 Without --follow it ends where the topic ended when it began. With -o value (the
-default) each record's value is written as a line, and nothing else.`,
+default) each record's value is written as a line, and nothing else.
+
+With --group it is a member of the consumer group: several copies share the
+partitions, and each goes on behind what the group has committed. What is written to
+stdout is committed. With --group and --partition it reads that partition alone,
+while the group has no members.`,
 		Example: `  streamhouse consume events
+  streamhouse consume events --partition 3 --from 1000 --max 10 -o json
   streamhouse consume events --from 2026-01-31T12:00:00Z -o json
   streamhouse consume events --group billing --follow`,
 		Args: exactly("TOPIC"),
@@ -46,7 +52,7 @@ default) each record's value is written as a line, and nothing else.`,
 	}
 	f.flags(cmd, output.Value, time.Minute, "give up when no node answers for this long")
 	fl := cmd.Flags()
-	fl.StringVar(&f.group, "group", "", "consumer group: begin where it has committed, and commit what is written")
+	fl.StringVar(&f.group, "group", "", "consumer group to be a member of")
 	fl.Int32Var(&f.partition, "partition", 0, "read this partition alone (default: all)")
 	fl.StringVar(&f.from, "from", "", "beginning, end, an `OFFSET`, or a time such as 2026-01-31T12:00:00Z (default: what the group has committed, else beginning)")
 	fl.Int64Var(&f.limit, "max", 0, "end after so many records (default: no limit)")

@@ -46,6 +46,7 @@ directory, the cluster is back with its data. What stands behind -- goes to ever
 	f := cmd.Flags()
 	f.IntVar(&cfg.Nodes, "nodes", 3, "number of nodes")
 	f.StringVar(&cfg.Dir, "data-dir", "./data/dev", "`directory` for the files and logs of all nodes")
+	_ = cmd.MarkFlagDirname("data-dir") // the flag is there
 	f.StringVar(&cfg.ObjectStore, "object-store", "", "`url` of the object store (default: the directory objects in the data directory)")
 	f.IntVar(&cfg.GRPCPort, "grpc-port", 50051, "gRPC `port` of n1; each next node has one more")
 	f.IntVar(&cfg.HTTPPort, "http-port", 8080, "HTTP `port` of n1")

@@ -67,7 +67,12 @@ type (
 )
 
 func (a *app) groupCommand() *cobra.Command {
-	return group("group", "Show and change consumer groups", a.groupList(), a.groupDescribe(), a.groupReset(), a.groupDelete())
+	return group("group", "Show and change consumer groups",
+		`Show and change consumer groups: their members, what these read, how far they are, and what
+is left to read (lag).`,
+		`  streamhouse consume events --group billing --follow   # a member
+  streamhouse group describe billing`,
+		a.groupList(), a.groupDescribe(), a.groupReset(), a.groupDelete())
 }
 
 func (a *app) groupList() *cobra.Command {
@@ -75,7 +80,11 @@ func (a *app) groupList() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "List all consumer groups",
-		Args:  exactly(),
+		Long: `List all consumer groups. A group is "stable", "rebalancing" while members give up or take
+partitions, or "empty" where it has no members and only committed offsets.`,
+		Example: `  streamhouse group list
+  streamhouse group list -o value                       # names alone`,
+		Args: exactly(),
 		RunE: a.do(func(ctx context.Context, _ *cobra.Command, _ []string) error {
 			return c.with(ctx, a, func(ctx context.Context, admin *client.Admin) error {
 				groups, err := admin.ListGroups(ctx)
@@ -99,10 +108,13 @@ func (a *app) groupList() *cobra.Command {
 func (a *app) groupDescribe() *cobra.Command {
 	var c connection
 	cmd := &cobra.Command{
-		Use:     "describe GROUP",
-		Short:   "Show a group's members, assignments, offsets and lag",
-		Example: "  streamhouse group describe billing",
-		Args:    exactly("GROUP"),
+		Use:   "describe GROUP",
+		Short: "Show a group's members, assignments, offsets and lag",
+		Long: `Show a group's members with the partitions that they read, and for each partition what is
+committed, where it ends, and how many records are between the two.`,
+		Example: `  streamhouse group describe billing
+  streamhouse group describe billing -o json | jq .lag`,
+		Args: exactly("GROUP"),
 		RunE: a.do(func(ctx context.Context, _ *cobra.Command, args []string) error {
 			return c.with(ctx, a, func(ctx context.Context, admin *client.Admin) error {
 				described, err := admin.DescribeGroup(ctx, args[0])
@@ -229,7 +241,10 @@ func (a *app) groupDelete() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "delete GROUP",
 		Short: "Delete a group without members, with its committed offsets",
-		Args:  exactly("GROUP"),
+		Long: `Delete a group with its committed offsets. It must have no members: stop its consumers
+first. Who consumes with the group again begins at the beginning.`,
+		Example: `  streamhouse group delete billing`,
+		Args:    exactly("GROUP"),
 		RunE: a.do(func(ctx context.Context, _ *cobra.Command, args []string) error {
 			return c.with(ctx, a, func(ctx context.Context, admin *client.Admin) error {
 				if err := admin.DeleteGroup(ctx, args[0]); err != nil {

@@ -118,6 +118,25 @@ func TestHelp(t *testing.T) {
 	walk(a.rootCommand(), nil)
 }
 
+// --help alone must be enough.
+func TestHelpIsComplete(t *testing.T) {
+	var walk func(cmd *cobra.Command)
+	walk = func(cmd *cobra.Command) {
+		require.Regexp(t, `^[A-Z][^\n]*[^.]$`, cmd.Short, cmd.CommandPath())
+		require.GreaterOrEqual(t, len(cmd.Long), len(cmd.Short), "%s says what it does", cmd.CommandPath())
+		require.Contains(t, cmd.Example, "streamhouse ", cmd.CommandPath())
+		for line := range strings.Lines(cmd.Long + "\n" + cmd.Example) {
+			require.LessOrEqual(t, len(line), 110, "%s: %s", cmd.CommandPath(), line)
+		}
+		for _, c := range cmd.Commands() {
+			if c.Name() != "help" {
+				walk(c)
+			}
+		}
+	}
+	walk((&app{}).rootCommand())
+}
+
 func TestUsageErrors(t *testing.T) {
 	for line, want := range map[string]string{
 		"frobnicate":                          `streamhouse: unknown command "frobnicate" for "streamhouse"` + "\nsee: streamhouse --help\n",

@@ -51,7 +51,11 @@ type segmentJSON struct {
 }
 
 func (a *app) segmentCommand() *cobra.Command {
-	return group("segment", "Look into the object store", a.segmentInspect())
+	return group("segment", "Look into the object store",
+		`Look into the object store without a cluster. Objects hold the uploaded records of a shard's
+partitions.`,
+		`  streamhouse segment inspect 'file:///var/lib/streamhouse/objects/01J…/3f/0/01J….seg'`,
+		a.segmentInspect())
 }
 
 func (a *app) segmentInspect() *cobra.Command {
@@ -60,6 +64,11 @@ func (a *app) segmentInspect() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "inspect URL",
 		Short: "Show what is in an object, and check every byte of it",
+		Long: `Show the segments in an object, and check every byte of it: checksums, offsets, index. The
+exit code is 1 where something is damaged.
+
+The URL is that of the object store with the object's name before the "?". An object in S3
+is read with the usual AWS credentials.`,
 		Example: `  streamhouse segment inspect 's3://logs/prod/01J…/3f/0/01J….seg?region=eu-central-1'
   streamhouse segment inspect file:///var/lib/streamhouse/objects/01J…/3f/0/01J….seg`,
 		Args: exactly("URL"),

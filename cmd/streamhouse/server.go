@@ -49,6 +49,7 @@ the file. The log goes to stderr.`,
 	}
 	cmd.Flags().SortFlags = false
 	cmd.Flags().String("config", "", "YAML `file` with settings")
+	_ = cmd.MarkFlagFilename("config", "yaml", "yml") // the flag is there
 	for _, s := range node.Settings() {
 		help := s.Help
 		if s.Bounds != "" && s.Kind != "bool" && s.Kind != "name" {
@@ -57,6 +58,9 @@ the file. The log goes to stderr.`,
 		f := cmd.Flags().VarPF(&settingFlag{text: s.Default, kind: s.Kind}, s.Name, "", help)
 		if s.Kind == "bool" {
 			f.NoOptDefVal, f.DefValue = "true", "false"
+		}
+		if s.Kind == "dir" {
+			_ = cmd.MarkFlagDirname(s.Name) // the flag is there
 		}
 	}
 	return cmd

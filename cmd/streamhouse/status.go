@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -241,26 +243,32 @@ func (a *app) shardsText(shards int, without []uint32) string {
 // maxBehind is how many replicas the summary names.
 const maxBehind = 6
 
+// behindText names nodes that do not answer with their shards, and how far others are behind.
 func (a *app) behindText(list []health.Replica) string {
 	if len(list) == 0 {
 		return a.style.Good("no replica")
 	}
-	var parts []string
-	for i, b := range list {
-		if i == maxBehind {
-			parts = append(parts, fmt.Sprintf("and %d more", len(list)-i))
-			break
+	silent := make(map[string][]uint32)
+	var lag []string
+	for _, b := range list {
+		switch {
+		case !b.Answers():
+			silent[b.Node] = append(silent[b.Node], b.Shard)
+		case b.Applied >= b.Committed:
+			lag = append(lag, fmt.Sprintf("%s in shard %d is not alive", b.Node, b.Shard))
+		default:
+			lag = append(lag, fmt.Sprintf("%s in shard %d by %d entries", b.Node, b.Shard, b.Committed-b.Applied))
 		}
-		what := "does not answer"
-		if b.Answers() {
-			what = fmt.Sprintf("%d entries", max(b.Committed, b.Applied)-b.Applied)
-		}
-		if b.Answers() && b.Applied >= b.Committed {
-			what = "node is not alive"
-		}
-		parts = append(parts, fmt.Sprintf("%s in shard %d (%s)", b.Node, b.Shard, what))
 	}
-	return a.style.Bad(strings.Join(parts, ", "))
+	var parts []string
+	for _, node := range slices.Sorted(maps.Keys(silent)) {
+		parts = append(parts, fmt.Sprintf("%s does not answer in %s", node, shardNames(silent[node])))
+	}
+	parts = append(parts, lag...)
+	if n := len(parts); n > maxBehind {
+		parts = append(parts[:maxBehind], fmt.Sprintf("and %d more", n-maxBehind))
+	}
+	return a.style.Bad(strings.Join(parts, "; "))
 }
 
 // shardNames is such as "shards 0, 3-5".

@@ -57,6 +57,10 @@ func formatTime(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05
 
 func (a *app) topicCommand() *cobra.Command {
 	return group("topic", "Create, show and change topics",
+		`Create, show and change topics. A topic has partitions, which are spread over the shards of
+the cluster; each is a log of records of its own.`,
+		`  streamhouse topic create events --partitions 12
+  streamhouse topic describe events`,
 		a.topicCreate(), a.topicList(), a.topicDescribe(), a.topicAlter(), a.topicDelete())
 }
 
@@ -83,10 +87,16 @@ func (a *app) topicCreate() *cobra.Command {
 		configs    []string
 	)
 	cmd := &cobra.Command{
-		Use:     "create NAME",
-		Short:   "Create a topic",
-		Example: "  streamhouse topic create events --partitions 12 --config retention.ms=86400000",
-		Args:    exactly("NAME"),
+		Use:   "create NAME",
+		Short: "Create a topic",
+		Long: `Create a topic. It is there on all nodes when the command returns.
+
+Configs are retention.ms (how long records are kept, -1 for ever; 7 days by default),
+retention.bytes (of each partition, no bound by default), and max.message.bytes (of a batch
+of records).`,
+		Example: `  streamhouse topic create events --partitions 12
+  streamhouse topic create audit --config retention.ms=-1 --config max.message.bytes=65536`,
+		Args: exactly("NAME"),
 		RunE: a.do(func(ctx context.Context, _ *cobra.Command, args []string) error {
 			config, err := parseConfigs(configs)
 			if err != nil {
@@ -111,7 +121,10 @@ func (a *app) topicList() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "List all topics",
-		Args:  exactly(),
+		Long:  "List all topics by name, with their partitions, configs, and when they were created.",
+		Example: `  streamhouse topic list
+  streamhouse topic list -o value                       # names alone`,
+		Args: exactly(),
 		RunE: a.do(func(ctx context.Context, _ *cobra.Command, _ []string) error {
 			return c.with(ctx, a, func(ctx context.Context, admin *client.Admin) error {
 				topics, err := admin.ListTopics(ctx)
@@ -138,7 +151,11 @@ func (a *app) topicDescribe() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "describe NAME",
 		Short: "Show a topic and its partitions",
-		Args:  exactly("NAME"),
+		Long: `Show a topic and, for each partition, its shard with leader and replicas, its offsets, and
+what of it is in the object store.`,
+		Example: `  streamhouse topic describe events
+  streamhouse topic describe events -o json | jq '.partition_details[].high_watermark'`,
+		Args: exactly("NAME"),
 		RunE: a.do(func(ctx context.Context, _ *cobra.Command, args []string) error {
 			return c.with(ctx, a, func(ctx context.Context, admin *client.Admin) error {
 				t, err := admin.DescribeTopic(ctx, args[0])
@@ -204,7 +221,11 @@ func (a *app) topicAlter() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "alter NAME",
 		Short: "Change a topic's configs or add partitions",
-		Args:  exactly("NAME"),
+		Long: `Change a topic's configs, or add partitions to it. Partitions can't be taken away, and keys
+go to other partitions once there are more.`,
+		Example: `  streamhouse topic alter events --config retention.bytes=1000000000
+  streamhouse topic alter events --unset-config retention.ms --partitions 24`,
+		Args: exactly("NAME"),
 		RunE: a.do(func(ctx context.Context, _ *cobra.Command, args []string) error {
 			config, err := parseConfigs(configs)
 			if err != nil {
@@ -233,7 +254,10 @@ func (a *app) topicDelete() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "delete NAME",
 		Short: "Delete a topic with all its records",
-		Args:  exactly("NAME"),
+		Long: `Delete a topic with all its records, and with what consumer groups have committed of it.
+There is no way back, and no question is asked.`,
+		Example: `  streamhouse topic delete events`,
+		Args:    exactly("NAME"),
 		RunE: a.do(func(ctx context.Context, _ *cobra.Command, args []string) error {
 			return c.with(ctx, a, func(ctx context.Context, admin *client.Admin) error {
 				if err := admin.DeleteTopic(ctx, args[0]); err != nil {

@@ -25,7 +25,10 @@ func (a *app) versionCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "version",
 		Short: "Show which build this is",
-		Args:  exactly(),
+		Long:  "Show the version of this program, the revision it was built from, and the Go version.",
+		Example: `  streamhouse version
+  streamhouse version -o json`,
+		Args: exactly(),
 		RunE: a.do(func(context.Context, *cobra.Command, []string) error {
 			b := observability.Build()
 			v := versionJSON{Version: b.Version, Revision: b.Revision, Modified: b.Modified, Go: b.GoVersion, Platform: runtime.GOOS + "/" + runtime.GOARCH}
