@@ -42,14 +42,15 @@ lint: $(BIN)/golangci-lint $(BIN)/buf ## Run all linters
 	$(BIN)/golangci-lint run ./...
 	@for m in $(SUBMODULES); do echo "golangci-lint run ./... (in $$m)"; (cd $$m && $(BIN)/golangci-lint run ./...); done
 
-generate: $(BIN)/buf $(BIN)/protoc-gen-go $(BIN)/protoc-gen-go-grpc ## Generate the code of the protobufs, and the tables in docs
+generate: $(BIN)/buf $(BIN)/protoc-gen-go $(BIN)/protoc-gen-go-grpc ## Generate the code of the protobufs, the tables in docs, and the command line reference
 	$(BIN)/buf generate
 	$(GO) test -count=1 ./internal/node -run TestDocumentation -update-docs
+	$(GO) test -count=1 ./cmd/streamhouse -run 'TestDocumentation|TestHelp' -update
 
 verify: generate ## Fail where generated files or go.mod files are not up to date
 	$(GO) mod tidy -diff
 	@for m in $(SUBMODULES); do (cd $$m && $(GO) mod tidy -diff); done
-	@git diff --exit-code -- api docs || { echo "run make generate and commit"; exit 1; }
+	@git diff --exit-code -- api docs cmd/streamhouse/testdata || { echo "run make generate and commit"; exit 1; }
 
 fuzz: ## Run every fuzz target for FUZZTIME (10s)
 	@tools/fuzz.sh $(FUZZTIME)

@@ -92,8 +92,8 @@ func (a *app) topicCreate() *cobra.Command {
 		Long: `Create a topic. It is there on all nodes when the command returns.
 
 Configs are retention.ms (how long records are kept, -1 for ever; 7 days by default),
-retention.bytes (of each partition, no bound by default), and max.message.bytes (of a batch
-of records).`,
+retention.bytes (of each partition, no bound by default), and max.message.bytes (of a
+record).`,
 		Example: `  streamhouse topic create events --partitions 12
   streamhouse topic create audit --config retention.ms=-1 --config max.message.bytes=65536`,
 		Args: exactly("NAME"),
