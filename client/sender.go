@@ -42,25 +42,29 @@ type sender struct {
 	worked   bool     // a batch was answered in this session
 	spent    []*batch // finished, to be recycled
 
-	// Used by the goroutine alone.
-	avoid      *conn // has failed just now
-	avoidUntil time.Time
-	tries      int // sessions that failed in a row
+	avoid    *conn // has failed just now, and is avoided for avoidFor since
+	failedAt time.Time
+
+	tries int // sessions that failed in a row; used by the goroutine alone
 }
 
 // avoidFor is how long a node is avoided that has failed: it may be known as the leader for a while yet.
 const avoidFor = 3 * time.Second
 
 func (s *sender) avoiding() *conn {
-	if time.Now().After(s.avoidUntil) {
-		s.avoid = nil
+	s.p.mu.Lock()
+	defer s.p.mu.Unlock()
+	if time.Since(s.failedAt) > avoidFor {
+		return nil
 	}
 	return s.avoid
 }
 
 func (s *sender) fail(node *conn, err error) {
 	s.p.c.failed(node, err)
-	s.avoid, s.avoidUntil = node, time.Now().Add(avoidFor)
+	s.p.mu.Lock()
+	defer s.p.mu.Unlock()
+	s.avoid, s.failedAt = node, time.Now()
 }
 
 // senderLocked returns the sender of a shard, which it starts where there is none. The caller has seen that the producer
