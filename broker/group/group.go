@@ -159,6 +159,8 @@ func (g *Group) find(h Heartbeat) (*member, error) {
 		return nil, nil
 	case m == nil:
 		return nil, ErrUnknownMember
+	case m.away && (h.Epoch != 0 || h.Sequence <= m.sequence):
+		return nil, ErrUnknownMember // it was sent before the member left; only a join brings it back
 	case m.spec.InstanceID != h.Spec.InstanceID:
 		return nil, ErrInstanceInUse
 	case h.Sequence < m.sequence:
@@ -208,14 +210,15 @@ func (g *Group) instance(id string) *member {
 }
 
 // Leave removes a member, which gives up all that it owns. With away a static member stays for its session, without
-// what it owns being moved. epoch is the member's, or negative where the coordinator removes it, because its session
-// has ended or it did not give up what it had to. Errors are ErrUnknownMember and ErrFencedEpoch.
+// what it owns being moved. epoch is the member's; 0 where it does not know it, since the answer to its join is not
+// there; or negative where the coordinator removes it, because its session has ended or it did not give up what it had
+// to. Errors are ErrUnknownMember and ErrFencedEpoch.
 func (g *Group) Leave(memberID string, epoch int32, away bool) (completed bool, err error) {
 	m := g.members[memberID]
 	if m == nil {
 		return false, ErrUnknownMember
 	}
-	if epoch >= 0 && epoch != m.epoch && epoch != m.previous {
+	if epoch > 0 && epoch != m.epoch && epoch != m.previous {
 		return false, ErrFencedEpoch
 	}
 	if away && m.spec.InstanceID != "" {

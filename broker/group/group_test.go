@@ -100,6 +100,43 @@ func TestStaticMemberComesBack(t *testing.T) {
 	require.ErrorIs(t, g.Check("s2", 1, 1), ErrFencedEpoch)
 }
 
+// A heartbeat that was sent before a static member left, and arrives after, does not bring it back: nobody works on what
+// it owns. A join does, also under the same id.
+func TestLateHeartbeatOfAwayMember(t *testing.T) {
+	static := func(epoch int32, sequence int64) Heartbeat {
+		h := beat("s", epoch, sequence)
+		h.Spec.InstanceID = "i"
+		return h
+	}
+	g := &Group{}
+	must(t)(g.Heartbeat(static(0, 1)))
+	_, err := g.Leave("s", 1, true)
+	require.NoError(t, err)
+	before := g.State()
+	for name, late := range map[string]Heartbeat{"newer": static(1, 5), "the newest that was logged": static(1, 1), "the join": static(0, 1)} {
+		_, err = g.Heartbeat(late)
+		require.ErrorIs(t, err, ErrUnknownMember, name)
+		_, settled := g.Settled(late)
+		require.False(t, settled, name)
+		require.Equal(t, before, g.State(), name)
+	}
+	require.Equal(t, Answer{Epoch: 1, Assigned: []uint64{1, 2, 3, 4}}, must(t)(g.Heartbeat(static(0, 6))))
+	require.NoError(t, g.Check("s", 1, 1))
+}
+
+// A member that closes before its join is answered does not know its epoch. It leaves with 0, whatever the epoch is.
+func TestLeaveWithoutEpoch(t *testing.T) {
+	g := &Group{}
+	must(t)(g.Heartbeat(beat("a", 0, 1)))
+	must(t)(g.Heartbeat(beat("b", 0, 1)))
+	must(t)(g.Heartbeat(beat("a", 1, 2)))
+	must(t)(g.Heartbeat(beat("c", 0, 1)))
+	must(t)(g.Heartbeat(beat("a", 2, 3)))
+	_, err := g.Leave("a", 0, false)
+	require.NoError(t, err)
+	require.Len(t, g.members, 2)
+}
+
 func TestLeave(t *testing.T) {
 	g := &Group{}
 	must(t)(g.Heartbeat(beat("a", 0, 1)))

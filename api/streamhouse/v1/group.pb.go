@@ -611,10 +611,11 @@ func (x *GroupHeartbeatResponse) GetAssigned() []*TopicPartitions {
 }
 
 type LeaveGroupRequest struct {
-	state       protoimpl.MessageState `protogen:"open.v1"`
-	Group       string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
-	MemberId    string                 `protobuf:"bytes,2,opt,name=member_id,json=memberId,proto3" json:"member_id,omitempty"`
-	MemberEpoch int32                  `protobuf:"varint,3,opt,name=member_epoch,json=memberEpoch,proto3" json:"member_epoch,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Group    string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	MemberId string                 `protobuf:"bytes,2,opt,name=member_id,json=memberId,proto3" json:"member_id,omitempty"`
+	// The epoch of the last answer; 0 where the answer to a join is not there yet: then the member leaves whatever its epoch is.
+	MemberEpoch int32 `protobuf:"varint,3,opt,name=member_epoch,json=memberEpoch,proto3" json:"member_epoch,omitempty"`
 	// A static member comes back: its partitions stay its own until its session ends.
 	Away          bool `protobuf:"varint,4,opt,name=away,proto3" json:"away,omitempty"`
 	unknownFields protoimpl.UnknownFields
