@@ -2,6 +2,7 @@ package shard
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"slices"
 	"time"
@@ -12,6 +13,9 @@ import (
 
 // The leader of a shard coordinates the consumer groups whose names hash to it.
 
+// removeTimeout bounds one try to remove a member, so that one that hangs does not keep the others.
+const removeTimeout = 10 * time.Second
+
 // RunGroup applies a command to a group, on the coordinator. A heartbeat's topics are filled in here, and one that
 // changes nothing is answered without a log entry. Errors are those of broker/group, ErrNoGroup, and those of Append.
 func (s *Shard) RunGroup(ctx context.Context, cmd *metav1.GroupCommand) (group.Answer, error) {
@@ -19,16 +23,32 @@ func (s *Shard) RunGroup(ctx context.Context, cmd *metav1.GroupCommand) (group.A
 		return group.Answer{}, err
 	}
 	if hb := cmd.GetHeartbeat(); hb != nil {
-		h := ToHeartbeat(hb)
-		if !s.sessions.seen(memberKey{cmd.GetGroup(), h.Spec.MemberID}, h.Sequence, time.Now()) {
-			return group.Answer{}, group.ErrFencedEpoch
-		}
-		answer, settled := s.settled(cmd.GetGroup(), &h)
-		if settled {
-			return answer, nil
-		}
-		cmd = &metav1.GroupCommand{Group: cmd.GetGroup(), Command: &metav1.GroupCommand_Heartbeat{Heartbeat: FromHeartbeat(h)}}
+		return s.heartbeat(ctx, cmd.GetGroup(), ToHeartbeat(hb))
 	}
+	return s.proposeGroup(ctx, cmd)
+}
+
+// heartbeat takes a member's sign of life. Its session may end while the entry is under way; the member must then not
+// be told that all is well.
+func (s *Shard) heartbeat(ctx context.Context, name string, h group.Heartbeat) (group.Answer, error) {
+	key := memberKey{name, h.Spec.MemberID}
+	if err := s.sessions.seen(key, h.Epoch, h.Sequence, time.Now()); err != nil {
+		return group.Answer{}, err
+	}
+	if answer, settled := s.settled(name, &h); settled {
+		return answer, nil
+	}
+	answer, err := s.proposeGroup(ctx, &metav1.GroupCommand{
+		Group: name, Command: &metav1.GroupCommand_Heartbeat{Heartbeat: FromHeartbeat(h)},
+	})
+	if err == nil && s.sessions.hasEnded(key) {
+		return group.Answer{}, group.ErrFencedEpoch
+	}
+	return answer, err
+}
+
+// proposeGroup logs a command to a group.
+func (s *Shard) proposeGroup(ctx context.Context, cmd *metav1.GroupCommand) (group.Answer, error) {
 	data, err := encodeGroup(s.nowMs(), cmd)
 	if err != nil {
 		return group.Answer{}, err
@@ -95,13 +115,21 @@ func (s *Shard) runSessions(ctx context.Context) {
 	}
 }
 
+// remove takes a member whose session has ended out of its group. Where that fails, the session stays ended, and the
+// next tick tries again.
 func (s *Shard) remove(ctx context.Context, m knownMember) {
 	leave := &metav1.GroupLeave{MemberId: m.key.member, Epoch: -1}
 	cmd := &metav1.GroupCommand{Group: m.key.group, Command: &metav1.GroupCommand_Leave{Leave: leave}}
-	if _, err := s.RunGroup(ctx, cmd); err != nil && ctx.Err() == nil {
-		s.log.Warn("a member whose session has ended is not removed yet", "group", m.key.group, "member", m.key.member, "error", err)
+	attempt, cancel := context.WithTimeout(ctx, removeTimeout)
+	defer cancel()
+	_, err := s.RunGroup(attempt, cmd)
+	if err != nil && !errors.Is(err, group.ErrUnknownMember) {
+		if ctx.Err() == nil {
+			s.log.Warn("a member whose session has ended is not removed yet", "group", m.key.group, "member", m.key.member, "error", err)
+		}
 		return
 	}
+	s.sessions.removed(m.key, time.Now())
 	s.log.Info("removed a member: it was silent, or did not give up its partitions in time",
 		"group", m.key.group, "member", m.key.member, "client", m.spec.ClientID, "host", m.spec.ClientHost)
 }

@@ -117,6 +117,31 @@ func TestSilentMemberIsRemoved(t *testing.T) {
 	require.ErrorIs(t, err, group.ErrUnknownMember)
 }
 
+// From when a member's removal is decided until it is logged, no heartbeat is answered; then it may join again. That its
+// partitions go to others can then not escape it.
+func TestMemberIsFencedBeforeItIsRemoved(t *testing.T) {
+	n := newNode(t, 2, nil)
+	n.run(heartbeat("g", "a", 0, 1))
+	hour := time.Now().Add(time.Hour)
+	require.Len(t, n.shard.sessions.expired(n.shard.members(), hour), 1)
+	_, err := n.shard.RunGroup(t.Context(), heartbeat("g", "a", 1, 2, 1, 2))
+	require.ErrorIs(t, err, group.ErrFencedEpoch)
+	states, err := n.shard.GroupStates([]string{"g"})
+	require.NoError(t, err)
+	require.Len(t, states, 1, "it is a member still")
+
+	sequence := int64(2)
+	require.Eventually(t, func() bool {
+		sequence++
+		answer, err := n.shard.RunGroup(t.Context(), heartbeat("g", "a", 0, sequence))
+		if err != nil {
+			require.ErrorIs(t, err, ErrNotReady)
+			return false
+		}
+		return len(answer.Assigned) == 2 && answer.Epoch == 1 // a group that was gone, and began anew
+	}, 20*time.Second, 20*time.Millisecond)
+}
+
 // A group without members goes, with its offsets, when its retention is over; one that is used stays.
 func TestUnusedGroupExpires(t *testing.T) {
 	n := newNode(t, 1, func(c *Config) { c.GroupOffsetsRetention = time.Millisecond })
