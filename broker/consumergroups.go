@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strconv"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -407,6 +408,11 @@ func fromGroup(err error) *Error {
 		e.Reason = reasonFencedMember
 	case errors.Is(err, group.ErrInstanceInUse):
 		e.Reason = reasonInstanceInUse
+		if held, ok := errors.AsType[*shard.InstanceInUseError](err); ok {
+			e.Metadata = map[string]string{
+				"member_id": held.Member.MemberID, "wait_ms": strconv.FormatInt(held.Wait.Milliseconds(), 10),
+			}
+		}
 	case errors.Is(err, group.ErrNotOwned):
 		e.Reason = reasonNotOwned
 	case errors.Is(err, group.ErrNotEmpty):

@@ -1,13 +1,16 @@
 package broker
 
 import (
+	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/proto"
 
 	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
+	"github.com/streamhouse/streamhouse/broker/group"
 	"github.com/streamhouse/streamhouse/broker/shard"
 )
 
@@ -97,6 +100,14 @@ func TestGroupHeartbeatBounds(t *testing.T) {
 	req.Topics = []string{"a b"}
 	_, err := f.GroupHeartbeat(t.Context(), req, "")
 	requireReason(t, reasonInvalidField, err)
+}
+
+// Who finds its instance id in use is told by whom, and for how long.
+func TestInstanceInUseSaysHowLong(t *testing.T) {
+	held := &shard.InstanceInUseError{Member: group.Spec{MemberID: "m1", ClientHost: "10.0.0.1"}, Wait: 1500 * time.Millisecond}
+	meta := requireReason(t, reasonInstanceInUse, fmt.Errorf("x: %w", held))
+	require.Equal(t, map[string]string{"member_id": "m1", "wait_ms": "1500"}, meta)
+	require.ErrorContains(t, held, "wait 1.5s")
 }
 
 // What a member owns of a topic that this node has not heard of yet must not count as given up.

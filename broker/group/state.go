@@ -79,3 +79,12 @@ func (g *Group) Each(fn func(s Spec, revoking bool)) {
 		fn(m.spec, len(m.revoking) > 0)
 	}
 }
+
+// Instance returns the member that has an instance id.
+func (g *Group) Instance(id string) (s Spec, ok bool) {
+	m := g.instance(id)
+	if m == nil {
+		return Spec{}, false
+	}
+	return m.spec, true
+}

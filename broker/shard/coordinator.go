@@ -41,10 +41,30 @@ func (s *Shard) heartbeat(ctx context.Context, name string, h group.Heartbeat) (
 	answer, err := s.proposeGroup(ctx, &metav1.GroupCommand{
 		Group: name, Command: &metav1.GroupCommand_Heartbeat{Heartbeat: FromHeartbeat(h)},
 	})
-	if err == nil && s.sessions.hasEnded(key) {
+	switch {
+	case err == nil && s.sessions.hasEnded(key):
 		return group.Answer{}, group.ErrFencedEpoch
+	case errors.Is(err, group.ErrInstanceInUse):
+		return group.Answer{}, s.instanceInUse(key, h.Spec.InstanceID)
+	default:
+		return answer, err
 	}
-	return answer, err
+}
+
+// instanceInUse says who has an instance id that a member wants, and for how long at most if it is dead.
+func (s *Shard) instanceInUse(key memberKey, instanceID string) error {
+	s.fsm.mu.RLock()
+	defer s.fsm.mu.RUnlock()
+	g := s.fsm.state.groups[key.group]
+	if g == nil {
+		return group.ErrInstanceInUse
+	}
+	holder, ok := g.members.Instance(instanceID)
+	if !ok || holder.MemberID == key.member {
+		return group.ErrInstanceInUse
+	}
+	left := s.sessions.left(knownMember{key: memberKey{key.group, holder.MemberID}, spec: holder}, time.Now())
+	return &InstanceInUseError{Member: holder, Wait: (left + sessionTick).Round(time.Millisecond)}
 }
 
 // proposeGroup logs a command to a group.

@@ -142,6 +142,40 @@ func TestMemberIsFencedBeforeItIsRemoved(t *testing.T) {
 	}, 20*time.Second, 20*time.Millisecond)
 }
 
+// A second member with the same instance id is refused, and told whom to end and how long to wait. When the first has
+// died without leaving, it gets in once that one's session has ended.
+func TestInstanceIDInUse(t *testing.T) {
+	n := newNode(t, 2, nil)
+	static := func(member string, sequence int64) *metav1.GroupCommand {
+		cmd := heartbeat("g", member, 0, sequence)
+		cmd.GetHeartbeat().Member.InstanceId, cmd.GetHeartbeat().Member.ClientHost = "i", "10.0.0."+member
+		cmd.GetHeartbeat().Member.SessionTimeoutMs = 1000
+		return cmd
+	}
+	n.run(static("1", 1))
+	_, err := n.shard.RunGroup(t.Context(), static("2", 1))
+	require.ErrorIs(t, err, group.ErrInstanceInUse)
+	var held *InstanceInUseError
+	require.ErrorAs(t, err, &held)
+	require.Equal(t, "1", held.Member.MemberID)
+	require.Positive(t, held.Wait)
+	require.LessOrEqual(t, held.Wait, time.Second+sessionTick)
+	require.ErrorContains(t, err, "10.0.0.1")
+
+	sequence := int64(1)
+	require.Eventually(t, func() bool {
+		sequence++
+		answer, err := n.shard.RunGroup(t.Context(), static("2", sequence))
+		if err != nil {
+			require.ErrorIs(t, err, group.ErrInstanceInUse)
+			return false
+		}
+		return len(answer.Assigned) == 2
+	}, 20*time.Second, 50*time.Millisecond)
+	_, err = n.shard.RunGroup(t.Context(), static("1", 2))
+	require.ErrorIs(t, err, group.ErrInstanceInUse, "now the first is the second")
+}
+
 // A group without members goes, with its offsets, when its retention is over; one that is used stays.
 func TestUnusedGroupExpires(t *testing.T) {
 	n := newNode(t, 1, func(c *Config) { c.GroupOffsetsRetention = time.Millisecond })

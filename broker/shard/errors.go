@@ -3,8 +3,10 @@ package shard
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
+	"github.com/streamhouse/streamhouse/broker/group"
 )
 
 var (
@@ -40,6 +42,23 @@ type NotLeaderError struct {
 	// Leader is the replica id of the leader, empty when it is not known.
 	Leader string
 }
+
+// InstanceInUseError is a group.ErrInstanceInUse that says who has the instance id.
+type InstanceInUseError struct {
+	// Member is the one that has it.
+	Member group.Spec
+	// Wait is how much of its session is left: if it is dead, that is when it is removed.
+	Wait time.Duration
+}
+
+// Error says whom to end, or how long to wait.
+func (e *InstanceInUseError) Error() string {
+	return fmt.Sprintf("%s: member %q (client %q on %q); end it with a leave, or wait %s until its session has ended if it does not live any more",
+		group.ErrInstanceInUse, e.Member.MemberID, e.Member.ClientID, e.Member.ClientHost, e.Wait)
+}
+
+// Unwrap returns group.ErrInstanceInUse.
+func (e *InstanceInUseError) Unwrap() error { return group.ErrInstanceInUse }
 
 // Error names the shard and its leader.
 func (e *NotLeaderError) Error() string {

@@ -117,6 +117,17 @@ func (s *sessions) removed(key memberKey, now time.Time) {
 	}
 }
 
+// left returns how much of a member's session is left, at least 0.
+func (s *sessions) left(m knownMember, now time.Time) time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	at := s.all[m.key]
+	if at == nil {
+		return m.timeout()
+	}
+	return max(at.seen.Add(m.timeout()).Sub(now), 0)
+}
+
 // expired ends the sessions of those of the members that were silent for their session timeout, or have not given up
 // what they must for their rebalance timeout. It returns those to remove: not before the member itself knows, by its own
 // clock or since it was refused, that it owns nothing. One that could not be removed is returned again. It forgets the

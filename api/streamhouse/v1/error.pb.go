@@ -82,7 +82,7 @@ const (
 	// FAILED_PRECONDITION: the group has no such member, or the member's epoch is stale. It owns nothing and joins again.
 	ErrorReason_ERROR_REASON_UNKNOWN_MEMBER      ErrorReason = 32
 	ErrorReason_ERROR_REASON_FENCED_MEMBER_EPOCH ErrorReason = 33
-	// FAILED_PRECONDITION: another live member has this instance id.
+	// FAILED_PRECONDITION: another member has this instance id, and its session has not ended; metadata "member_id" and "wait_ms".
 	ErrorReason_ERROR_REASON_INSTANCE_ID_IN_USE ErrorReason = 34
 	// FAILED_PRECONDITION: the member does not own the partition.
 	ErrorReason_ERROR_REASON_PARTITION_NOT_OWNED ErrorReason = 35
