@@ -76,14 +76,9 @@ func groupSpec(req *streamhousev1.GroupHeartbeatRequest, clientHost string) (gro
 	if req.GetSequence() <= 0 {
 		return group.Spec{}, InvalidField("sequence", "%d is not above 0", req.GetSequence())
 	}
-	topics := slices.Compact(slices.Sorted(slices.Values(req.GetTopics())))
-	if n := len(topics); n == 0 || n > maxGroupTopics {
-		return group.Spec{}, InvalidField("topics", "%d of them, 1 to %d are allowed", n, maxGroupTopics)
-	}
-	for _, t := range topics {
-		if err := fsm.ValidateName(t); err != nil {
-			return group.Spec{}, InvalidField("topics", "%s", err)
-		}
+	topics, err := subscription(req.GetTopics())
+	if err != nil {
+		return group.Spec{}, err
 	}
 	session, err := timeout("session_timeout_ms", req.GetSessionTimeoutMs(), defaultSessionTimeout, minSessionTimeout, maxSessionTimeout)
 	if err != nil {
@@ -97,6 +92,23 @@ func groupSpec(req *streamhousev1.GroupHeartbeatRequest, clientHost string) (gro
 		MemberID: req.GetMemberId(), InstanceID: req.GetInstanceId(), ClientID: req.GetClientId(), ClientHost: clientHost,
 		Topics: topics, SessionTimeoutMs: session, RebalanceTimeoutMs: rebalance,
 	}, nil
+}
+
+// subscription checks the topics that a member subscribes to, and puts them in order.
+func subscription(names []string) ([]string, error) {
+	topics := slices.Compact(slices.Sorted(slices.Values(names)))
+	if n := len(topics); n == 0 || n > maxGroupTopics {
+		return nil, InvalidField("topics", "%d of them, 1 to %d are allowed", n, maxGroupTopics)
+	}
+	for _, t := range topics {
+		if err := fsm.ValidateName(t); err != nil {
+			return nil, InvalidField("topics", "%s", err)
+		}
+	}
+	if n := (group.Spec{Topics: topics}).TopicBytes(); n > shard.MaxSubscriptionBytes {
+		return nil, InvalidField("topics", "their names have %d bytes together, at most %d are allowed", n, shard.MaxSubscriptionBytes)
+	}
+	return topics, nil
 }
 
 func checkMember(groupName, memberID string, epoch int32) error {
@@ -419,6 +431,9 @@ func fromGroup(err error) *Error {
 		e.Reason = reasonGroupNotEmpty
 	case errors.Is(err, group.ErrFull):
 		e.Reason = reasonGroupFull
+	case errors.Is(err, shard.ErrTooManyGroups), errors.Is(err, shard.ErrTooManyMembers),
+		errors.Is(err, shard.ErrTooManyTopics), errors.Is(err, shard.ErrTooManyOffsets):
+		e.Reason = reasonCoordinatorFull
 	case errors.Is(err, shard.ErrNoGroup):
 		e.Reason = reasonGroupNotFound
 	default:

@@ -97,9 +97,15 @@ func TestGroupHeartbeatBounds(t *testing.T) {
 		})
 	}
 	req := joining()
-	req.Topics = []string{"a b"}
-	_, err := f.GroupHeartbeat(t.Context(), req, "")
-	requireReason(t, reasonInvalidField, err)
+	long := make([]string, 200)
+	for i := range long {
+		long[i] = fmt.Sprintf("%0200d", i)
+	}
+	for _, topics := range [][]string{{"a b"}, long} {
+		req.Topics = topics
+		_, err := f.GroupHeartbeat(t.Context(), req, "")
+		requireReason(t, reasonInvalidField, err)
+	}
 }
 
 // Who finds its instance id in use is told by whom, and for how long.

@@ -58,6 +58,7 @@ const (
 	reasonGroupNotFound     = streamhousev1.ErrorReason_ERROR_REASON_GROUP_NOT_FOUND
 	reasonGroupNotEmpty     = streamhousev1.ErrorReason_ERROR_REASON_GROUP_NOT_EMPTY
 	reasonGroupFull         = streamhousev1.ErrorReason_ERROR_REASON_GROUP_FULL
+	reasonCoordinatorFull   = streamhousev1.ErrorReason_ERROR_REASON_COORDINATOR_FULL
 )
 
 // Error is a failure with its reason. broker/rpc turns it into a gRPC status and back.
@@ -193,7 +194,7 @@ func fromShard(err error) *Error {
 		e.Reason = reasonOutcomeUnknown
 	case errors.Is(err, shard.ErrNotReady):
 		e.Reason = reasonReplicaNotReady
-	case errors.Is(err, shard.ErrLogFull), errors.Is(err, shard.ErrTooManyOffsets):
+	case errors.Is(err, shard.ErrLogFull):
 		e.Reason = reasonLogFull
 	case errors.Is(err, shard.ErrDiskFull):
 		e.Reason = reasonDiskFull

@@ -55,7 +55,7 @@ func errorType(reason Reason) string {
 		return typeSequence
 	case reasonUnknownMember, reasonFencedMember, reasonInstanceInUse, reasonNotOwned, reasonGroupNotEmpty:
 		return typeMembership
-	case reasonLogFull, reasonDiskFull, reasonTooManyInflight, reasonGroupFull:
+	case reasonLogFull, reasonDiskFull, reasonTooManyInflight, reasonGroupFull, reasonCoordinatorFull:
 		return typeThrottled
 	case reasonNoLeader, reasonNotLeader, reasonShuttingDown, reasonStoreUnavailable, reasonShardNotFound, reasonReplicaNotReady:
 		return typeUnavailable

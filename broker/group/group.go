@@ -15,6 +15,8 @@ type Group struct {
 	members map[string]*member
 	owners  map[uint64]string // who has a partition assigned or still gives it up
 	moving  bool              // the generation of epoch is not complete yet
+	// topicBytes are the bytes of all members' topic names.
+	topicBytes int
 }
 
 // member is one consumer.
@@ -110,6 +112,7 @@ func (g *Group) Heartbeat(h Heartbeat) (Answer, error) {
 		}
 	}
 	resubscribed := !slices.Equal(m.spec.Topics, h.Spec.Topics)
+	g.topicBytes += h.Spec.TopicBytes() - m.spec.TopicBytes()
 	m.spec, m.sequence, m.away = h.Spec, h.Sequence, false
 	if topics := g.subscribed(h.Topics); isNew || resubscribed || !equalTopics(g.topics, topics) {
 		g.topics = topics
@@ -189,6 +192,7 @@ func (g *Group) join(h Heartbeat) (m *member, isNew bool, err error) {
 		return nil, false, ErrFull
 	}
 	m = &member{spec: h.Spec}
+	g.topicBytes += h.Spec.TopicBytes()
 	if g.members == nil {
 		g.members, g.owners = make(map[string]*member), make(map[uint64]string)
 	}
@@ -229,6 +233,7 @@ func (g *Group) Leave(memberID string, epoch int32, away bool) (completed bool, 
 	g.release(m.assigned)
 	g.release(m.revoking)
 	delete(g.members, memberID)
+	g.topicBytes -= m.spec.TopicBytes()
 	g.topics = g.subscribed(g.topics)
 	g.retarget()
 	return g.complete(), nil

@@ -63,6 +63,7 @@ func Restore(s State) (*Group, error) {
 			spec: m.Spec, sequence: m.Sequence, epoch: m.Epoch, previous: m.PreviousEpoch, away: m.Away,
 			assigned: m.Assigned, revoking: m.Revoking, target: m.Target,
 		}
+		g.topicBytes += m.Spec.TopicBytes()
 		for _, p := range slices.Concat(m.Assigned, m.Revoking) {
 			if other := g.owners[p]; other != "" {
 				return nil, fmt.Errorf("partition id %d has the owners %q and %q", p, other, id)

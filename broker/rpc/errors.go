@@ -64,6 +64,7 @@ var reasonCodes = map[broker.Reason]codes.Code{
 	streamhousev1.ErrorReason_ERROR_REASON_GROUP_NOT_FOUND:          codes.NotFound,
 	streamhousev1.ErrorReason_ERROR_REASON_GROUP_NOT_EMPTY:          codes.FailedPrecondition,
 	streamhousev1.ErrorReason_ERROR_REASON_GROUP_FULL:               codes.ResourceExhausted,
+	streamhousev1.ErrorReason_ERROR_REASON_COORDINATOR_FULL:         codes.ResourceExhausted,
 }
 
 // retryDelays are what RetryInfo tells a client, by reason of RESOURCE_EXHAUSTED.
@@ -72,6 +73,7 @@ var retryDelays = map[broker.Reason]time.Duration{
 	streamhousev1.ErrorReason_ERROR_REASON_DISK_FULL:               5 * time.Second,
 	streamhousev1.ErrorReason_ERROR_REASON_TOO_MANY_INFLIGHT_BYTES: 100 * time.Millisecond,
 	streamhousev1.ErrorReason_ERROR_REASON_GROUP_FULL:              5 * time.Second,
+	streamhousev1.ErrorReason_ERROR_REASON_COORDINATOR_FULL:        5 * time.Second,
 }
 
 func codeOf(reason broker.Reason) codes.Code {

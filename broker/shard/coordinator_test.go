@@ -1,10 +1,6 @@
 package shard
 
 import (
-	"bytes"
-	"flag"
-	"io"
-	"os"
 	"testing"
 	"time"
 
@@ -209,38 +205,4 @@ func TestRestartKeepsGroups(t *testing.T) {
 			require.Equal(t, []uint64{1}, n.run(heartbeat("g", "a", 1, 2, 1, 2)).Assigned)
 		})
 	}
-}
-
-var updateGroups = flag.Bool("update-groups", false, "write the golden file of groups anew")
-
-// Snapshots with groups are read for ever, and the same state gives the same bytes.
-func TestGoldenSnapshotOfGroups(t *testing.T) {
-	const path = "testdata/snapshot-v1-groups.golden"
-	m := newMachine(t)
-	apply := func(timeMs int64, cmd *metav1.GroupCommand) {
-		if hb := cmd.GetHeartbeat(); hb != nil {
-			hb.Topics = []*metav1.GroupTopic{{Name: "t", PartitionIds: []uint64{1, 2, 3}}}
-		}
-		data, err := encodeGroup(timeMs, cmd)
-		require.NoError(t, err)
-		res := m.apply(data)
-		require.NoError(t, res.err)
-		require.NoError(t, res.refused)
-	}
-	apply(10, heartbeat("g", "a", 0, 1))
-	apply(20, heartbeat("g", "b", 0, 1))
-	apply(30, heartbeat("g", "a", 1, 2, 1, 2, 3))
-	apply(40, heartbeat("left", "c", 0, 1))
-	require.NoError(t, m.apply(encodeMemberCommit(50, offsetCommit{group: "left", member: "c", epoch: 1, offsets: []GroupOffset{{1, 7, "x"}}})).refused)
-	apply(60, leave("left", "c", 1))
-	if *updateGroups {
-		require.NoError(t, os.WriteFile(path, persist(t, m), 0o600))
-	}
-	data, err := os.ReadFile(path)
-	require.NoError(t, err)
-	require.Equal(t, data, persist(t, m))
-	restored := newMachine(t)
-	require.NoError(t, restored.fsm.Restore(io.NopCloser(bytes.NewReader(data))))
-	require.Equal(t, data, persist(t, restored))
-	require.Equal(t, int64(60), restored.fsm.state.groups["left"].changedMs)
 }

@@ -25,8 +25,18 @@ var (
 	ErrBehind = errors.New("offset is beyond what this replica has applied")
 	// ErrClosed says that the shard is stopping. Nothing was written.
 	ErrClosed = errors.New("shard is closed")
-	// ErrTooManyOffsets says that the shard holds as many group offsets as it may. Nothing was written.
-	ErrTooManyOffsets = errors.New("shard holds too many committed group offsets")
+)
+
+// A shard coordinates groups within these bounds. Each error says that one is reached and nothing has changed.
+var (
+	// ErrTooManyOffsets is about committed offsets.
+	ErrTooManyOffsets = fmt.Errorf("the group's shard holds %d committed offsets, as many as it may", maxGroupOffsets)
+	// ErrTooManyGroups is about groups, with members or without.
+	ErrTooManyGroups = fmt.Errorf("the group's shard holds %d groups, as many as it may", maxGroups)
+	// ErrTooManyMembers is about the members of all groups.
+	ErrTooManyMembers = fmt.Errorf("the groups of the group's shard have %d members together, as many as they may", maxMembers)
+	// ErrTooManyTopics is about the names of the topics that each of the members subscribes to.
+	ErrTooManyTopics = fmt.Errorf("the members of all groups of the group's shard subscribe to topics with names of %d bytes together, as many as they may", maxTopicBytes)
 )
 
 // ErrDropped says that the topic of a partition was deleted.

@@ -6,6 +6,7 @@ import (
 	"flag"
 	"io"
 	"os"
+	"strings"
 	"testing"
 
 	"github.com/hashicorp/raft"
@@ -208,8 +209,22 @@ func TestSnapshotCorrupt(t *testing.T) {
 	}
 }
 
+// What could not be read again is not written: the log is kept instead.
+func TestSnapshotItemIsBounded(t *testing.T) {
+	m := filled(t)
+	o := m.fsm.state.groups["g"].offsets[7]
+	o.metadata = strings.Repeat("x", maxSnapshotFrame)
+	m.fsm.state.groups["g"].offsets[7] = o
+	sn, err := m.fsm.Snapshot()
+	require.NoError(t, err)
+	sink := &memorySink{}
+	require.ErrorContains(t, sn.Persist(sink), "at most")
+	require.True(t, sink.cancelled)
+}
+
 func FuzzSnapshot(f *testing.F) {
 	f.Add(persist(f, filled(f)))
+	f.Add(persist(f, withGroups(f)))
 	f.Add([]byte(snapshotMagic))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		if _, _, err := readSnapshot(bytes.NewReader(data), 1); err != nil && !errors.Is(err, ErrSnapshotCorrupt) {

@@ -43,31 +43,76 @@ func (s *state) forgetIdle(name string, g *consumerGroup) {
 // applyGroup applies a command to a group. The error is a refusal.
 func (s *state) applyGroup(cmd *metav1.GroupCommand) (group.Answer, error) {
 	name := cmd.GetGroup()
-	g := s.groups[name]
 	switch c := cmd.GetCommand().(type) {
 	case *metav1.GroupCommand_Heartbeat:
-		g = s.group(name)
-		answer, err := g.members.Heartbeat(ToHeartbeat(c.Heartbeat))
-		s.forgetIdle(name, g)
-		return answer, err
+		return s.heartbeat(name, ToHeartbeat(c.Heartbeat))
 	case *metav1.GroupCommand_Leave:
-		if g == nil {
-			return group.Answer{}, group.ErrUnknownMember
-		}
-		completed, err := g.members.Leave(c.Leave.GetMemberId(), c.Leave.GetEpoch(), c.Leave.GetAway())
-		if err == nil && g.members.Empty() {
-			g.changedMs = s.timeMs
-			s.forgetIdle(name, g)
-		}
-		return group.Answer{Completed: completed}, err
+		return s.leave(name, c.Leave)
 	case *metav1.GroupCommand_Delete:
-		return group.Answer{}, s.deleteGroup(name, g, c.Delete.GetUnchangedSinceMs())
+		return group.Answer{}, s.deleteGroup(name, c.Delete.GetUnchangedSinceMs())
 	default:
 		return group.Answer{}, nil // decodeGroup refuses what is not known
 	}
 }
 
-func (s *state) deleteGroup(name string, g *consumerGroup, unchangedSinceMs int64) error {
+func (s *state) heartbeat(name string, h group.Heartbeat) (group.Answer, error) {
+	if err := s.checkGrowth(name, h); err != nil {
+		return group.Answer{}, err
+	}
+	g := s.group(name)
+	before := g.members.Size()
+	answer, err := g.members.Heartbeat(h)
+	s.resized(before, g)
+	s.forgetIdle(name, g)
+	return answer, err
+}
+
+// checkGrowth refuses a heartbeat that would make the groups of the shard larger than they may be.
+func (s *state) checkGrowth(name string, h group.Heartbeat) error {
+	g := s.groups[name]
+	if g == nil {
+		if h.Epoch != 0 {
+			return group.ErrUnknownMember
+		}
+		if len(s.groups) >= maxGroups {
+			return ErrTooManyGroups
+		}
+		g = &consumerGroup{}
+	}
+	growth := g.members.Growth(h)
+	after := s.size.Add(growth)
+	switch {
+	case growth.Members > 0 && after.Members > maxMembers:
+		return ErrTooManyMembers
+	case growth.TopicBytes > 0 && after.TopicBytes > maxTopicBytes:
+		return ErrTooManyTopics
+	default:
+		return nil
+	}
+}
+
+// resized counts what a group has become larger or smaller.
+func (s *state) resized(before group.Size, g *consumerGroup) {
+	s.size = s.size.Add(g.members.Size().Sub(before))
+}
+
+func (s *state) leave(name string, c *metav1.GroupLeave) (group.Answer, error) {
+	g := s.groups[name]
+	if g == nil {
+		return group.Answer{}, group.ErrUnknownMember
+	}
+	before := g.members.Size()
+	completed, err := g.members.Leave(c.GetMemberId(), c.GetEpoch(), c.GetAway())
+	s.resized(before, g)
+	if err == nil && g.members.Empty() {
+		g.changedMs = s.timeMs
+		s.forgetIdle(name, g)
+	}
+	return group.Answer{Completed: completed}, err
+}
+
+func (s *state) deleteGroup(name string, unchangedSinceMs int64) error {
+	g := s.groups[name]
 	switch {
 	case g == nil:
 		return ErrNoGroup
@@ -100,8 +145,11 @@ func (s *state) commitOffsets(c offsetCommit) error {
 			added++
 		}
 	}
-	if s.offsets+added > maxGroupOffsets {
+	switch {
+	case s.offsets+added > maxGroupOffsets:
 		return ErrTooManyOffsets
+	case g == nil && len(s.groups) >= maxGroups:
+		return ErrTooManyGroups
 	}
 	g = s.group(c.group)
 	g.changedMs = s.timeMs

@@ -153,6 +153,10 @@ func (fw *frameWriter) put(item *metav1.ShardSnapshotItem) {
 		fw.err = err
 		return
 	}
+	if len(buf)-4 > maxSnapshotFrame {
+		fw.err = fmt.Errorf("snapshot item %d has %d bytes, at most %d can be read again", fw.items, len(buf)-4, maxSnapshotFrame)
+		return
+	}
 	binary.BigEndian.PutUint32(buf, uint32(len(buf)-4))
 	buf = binary.BigEndian.AppendUint32(buf, crc32.Checksum(buf[4:], castagnoli))
 	fw.buf = buf
@@ -228,6 +232,7 @@ type restorer struct {
 	shard  uint32
 	state  *state
 	pinned map[uint64]memRun
+	group  *metav1.ShardGroup // begun; its topics and members follow
 	items  uint64
 	begun  bool
 	ended  bool
@@ -244,6 +249,9 @@ func (rs *restorer) add(item *metav1.ShardSnapshotItem) error {
 	}
 	if !rs.begun {
 		return errors.New("no header")
+	}
+	if added, err := rs.addToGroup(item); added || err != nil {
+		return err
 	}
 	switch it := item.GetItem().(type) {
 	case *metav1.ShardSnapshotItem_Partition:

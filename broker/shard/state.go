@@ -2,14 +2,22 @@ package shard
 
 import (
 	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
+	"github.com/streamhouse/streamhouse/broker/group"
 	"github.com/streamhouse/streamhouse/storage/record"
 )
+
+// MaxSubscriptionBytes bounds the names of the topics that one member subscribes to, together.
+const MaxSubscriptionBytes = 32 << 10
 
 const (
 	// droppedKeepMs is how long a dropped partition is remembered, so that a late append can't revive it.
 	droppedKeepMs = 24 * 60 * 60 * 1000
-	// maxGroupOffsets bounds the committed offsets that one shard holds.
+	// maxGroupOffsets bounds the committed offsets that one shard holds, maxGroups its groups, with members or without,
+	// maxMembers the members of all of them, and maxTopicBytes the names of the topics that each of these subscribes to.
 	maxGroupOffsets = 1_000_000
+	maxGroups       = 100_000
+	maxMembers      = 10_000
+	maxTopicBytes   = 64 << 20
 )
 
 // state is the shard's replicated state machine. It is pure: what it becomes depends on the entries alone. It is not
@@ -19,7 +27,8 @@ type state struct {
 	partitions map[uint64]*partition
 	producers  *producers
 	groups     map[string]*consumerGroup
-	offsets    int
+	offsets    int        // of all groups
+	size       group.Size // of all groups
 	dropped    map[uint64]int64
 	// pendingBytes are the bytes of batches that are not in the object store.
 	pendingBytes int64

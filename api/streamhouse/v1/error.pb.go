@@ -92,6 +92,8 @@ const (
 	ErrorReason_ERROR_REASON_GROUP_NOT_EMPTY ErrorReason = 37
 	// RESOURCE_EXHAUSTED: the group has as many members as it may.
 	ErrorReason_ERROR_REASON_GROUP_FULL ErrorReason = 38
+	// RESOURCE_EXHAUSTED: the shard that coordinates the group holds as many groups, members, subscriptions or offsets as it may.
+	ErrorReason_ERROR_REASON_COORDINATOR_FULL ErrorReason = 39
 )
 
 // Enum value maps for ErrorReason.
@@ -136,6 +138,7 @@ var (
 		36: "ERROR_REASON_GROUP_NOT_FOUND",
 		37: "ERROR_REASON_GROUP_NOT_EMPTY",
 		38: "ERROR_REASON_GROUP_FULL",
+		39: "ERROR_REASON_COORDINATOR_FULL",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED":              0,
@@ -177,6 +180,7 @@ var (
 		"ERROR_REASON_GROUP_NOT_FOUND":          36,
 		"ERROR_REASON_GROUP_NOT_EMPTY":          37,
 		"ERROR_REASON_GROUP_FULL":               38,
+		"ERROR_REASON_COORDINATOR_FULL":         39,
 	}
 )
 
@@ -289,7 +293,7 @@ const file_streamhouse_v1_error_proto_rawDesc = "" +
 	"\bmetadata\x18\x04 \x03(\v2#.streamhouse.v1.Error.MetadataEntryR\bmetadata\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01*\xb7\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01*\xda\n" +
 	"\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x1e\n" +
@@ -331,7 +335,8 @@ const file_streamhouse_v1_error_proto_rawDesc = "" +
 	" ERROR_REASON_PARTITION_NOT_OWNED\x10#\x12 \n" +
 	"\x1cERROR_REASON_GROUP_NOT_FOUND\x10$\x12 \n" +
 	"\x1cERROR_REASON_GROUP_NOT_EMPTY\x10%\x12\x1b\n" +
-	"\x17ERROR_REASON_GROUP_FULL\x10&BEZCgithub.com/streamhouse/streamhouse/api/streamhouse/v1;streamhousev1b\x06proto3"
+	"\x17ERROR_REASON_GROUP_FULL\x10&\x12!\n" +
+	"\x1dERROR_REASON_COORDINATOR_FULL\x10'BEZCgithub.com/streamhouse/streamhouse/api/streamhouse/v1;streamhousev1b\x06proto3"
 
 var (
 	file_streamhouse_v1_error_proto_rawDescOnce sync.Once

@@ -435,7 +435,7 @@ type GroupHeartbeatRequest struct {
 	MemberEpoch int32 `protobuf:"varint,5,opt,name=member_epoch,json=memberEpoch,proto3" json:"member_epoch,omitempty"`
 	// Grows with every heartbeat of the member, also when it joins again.
 	Sequence int64 `protobuf:"varint,6,opt,name=sequence,proto3" json:"sequence,omitempty"`
-	// What it subscribes to, 1 to 1,000 topics. Those that do not exist yet are picked up when they do.
+	// What it subscribes to, 1 to 1,000 topics, with names of at most 32 KiB together. Those that do not exist yet are picked up when they do.
 	Topics []string `protobuf:"bytes,7,rep,name=topics,proto3" json:"topics,omitempty"`
 	// What it still works on, of what it was assigned.
 	Owned []*TopicPartitions `protobuf:"bytes,8,rep,name=owned,proto3" json:"owned,omitempty"`

@@ -459,7 +459,7 @@ func (x *GroupDelete) GetUnchangedSinceMs() int64 {
 	return 0
 }
 
-// ShardGroup is a consumer group's membership in a shard's snapshot.
+// ShardGroup is a consumer group's membership. In a shard's snapshot topics and members are items of their own.
 type ShardGroup struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Group   string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`

@@ -34,6 +34,8 @@ type ShardSnapshotItem struct {
 	//	*ShardSnapshotItem_Batch
 	//	*ShardSnapshotItem_End
 	//	*ShardSnapshotItem_Group
+	//	*ShardSnapshotItem_GroupTopic
+	//	*ShardSnapshotItem_GroupMember
 	Item          isShardSnapshotItem_Item `protobuf_oneof:"item"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -148,6 +150,24 @@ func (x *ShardSnapshotItem) GetGroup() *ShardGroup {
 	return nil
 }
 
+func (x *ShardSnapshotItem) GetGroupTopic() *GroupTopic {
+	if x != nil {
+		if x, ok := x.Item.(*ShardSnapshotItem_GroupTopic); ok {
+			return x.GroupTopic
+		}
+	}
+	return nil
+}
+
+func (x *ShardSnapshotItem) GetGroupMember() *ShardGroupMember {
+	if x != nil {
+		if x, ok := x.Item.(*ShardSnapshotItem_GroupMember); ok {
+			return x.GroupMember
+		}
+	}
+	return nil
+}
+
 type isShardSnapshotItem_Item interface {
 	isShardSnapshotItem_Item()
 }
@@ -181,8 +201,18 @@ type ShardSnapshotItem_End struct {
 }
 
 type ShardSnapshotItem_Group struct {
-	// Before the offsets of the group.
+	// Before the topics, the members and the offsets of the group. Its own topics and members are empty; they come each in an
+	// item of its own, so that no item gets large. Left out where the offsets say all.
 	Group *ShardGroup `protobuf:"bytes,8,opt,name=group,proto3,oneof"`
+}
+
+type ShardSnapshotItem_GroupTopic struct {
+	// Of the group before it.
+	GroupTopic *GroupTopic `protobuf:"bytes,9,opt,name=group_topic,json=groupTopic,proto3,oneof"`
+}
+
+type ShardSnapshotItem_GroupMember struct {
+	GroupMember *ShardGroupMember `protobuf:"bytes,10,opt,name=group_member,json=groupMember,proto3,oneof"`
 }
 
 func (*ShardSnapshotItem_Header) isShardSnapshotItem_Item() {}
@@ -200,6 +230,10 @@ func (*ShardSnapshotItem_Batch) isShardSnapshotItem_Item() {}
 func (*ShardSnapshotItem_End) isShardSnapshotItem_Item() {}
 
 func (*ShardSnapshotItem_Group) isShardSnapshotItem_Item() {}
+
+func (*ShardSnapshotItem_GroupTopic) isShardSnapshotItem_Item() {}
+
+func (*ShardSnapshotItem_GroupMember) isShardSnapshotItem_Item() {}
 
 type ShardSnapshotHeader struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
@@ -700,7 +734,7 @@ var File_streamhouse_meta_v1_shard_proto protoreflect.FileDescriptor
 
 const file_streamhouse_meta_v1_shard_proto_rawDesc = "" +
 	"\n" +
-	"\x1fstreamhouse/meta/v1/shard.proto\x12\x13streamhouse.meta.v1\x1a\x1fstreamhouse/meta/v1/group.proto\"\xba\x04\n" +
+	"\x1fstreamhouse/meta/v1/shard.proto\x12\x13streamhouse.meta.v1\x1a\x1fstreamhouse/meta/v1/group.proto\"\xca\x05\n" +
 	"\x11ShardSnapshotItem\x12B\n" +
 	"\x06header\x18\x01 \x01(\v2(.streamhouse.meta.v1.ShardSnapshotHeaderH\x00R\x06header\x12C\n" +
 	"\tpartition\x18\x02 \x01(\v2#.streamhouse.meta.v1.ShardPartitionH\x00R\tpartition\x12@\n" +
@@ -709,7 +743,11 @@ const file_streamhouse_meta_v1_shard_proto_rawDesc = "" +
 	"\x11dropped_partition\x18\x05 \x01(\v2*.streamhouse.meta.v1.ShardDroppedPartitionH\x00R\x10droppedPartition\x127\n" +
 	"\x05batch\x18\x06 \x01(\v2\x1f.streamhouse.meta.v1.ShardBatchH\x00R\x05batch\x129\n" +
 	"\x03end\x18\a \x01(\v2%.streamhouse.meta.v1.ShardSnapshotEndH\x00R\x03end\x127\n" +
-	"\x05group\x18\b \x01(\v2\x1f.streamhouse.meta.v1.ShardGroupH\x00R\x05groupB\x06\n" +
+	"\x05group\x18\b \x01(\v2\x1f.streamhouse.meta.v1.ShardGroupH\x00R\x05group\x12B\n" +
+	"\vgroup_topic\x18\t \x01(\v2\x1f.streamhouse.meta.v1.GroupTopicH\x00R\n" +
+	"groupTopic\x12J\n" +
+	"\fgroup_member\x18\n" +
+	" \x01(\v2%.streamhouse.meta.v1.ShardGroupMemberH\x00R\vgroupMemberB\x06\n" +
 	"\x04item\"^\n" +
 	"\x13ShardSnapshotHeader\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x14\n" +
@@ -774,22 +812,26 @@ var file_streamhouse_meta_v1_shard_proto_goTypes = []any{
 	(*ShardBatch)(nil),            // 7: streamhouse.meta.v1.ShardBatch
 	(*ShardSnapshotEnd)(nil),      // 8: streamhouse.meta.v1.ShardSnapshotEnd
 	(*ShardGroup)(nil),            // 9: streamhouse.meta.v1.ShardGroup
+	(*GroupTopic)(nil),            // 10: streamhouse.meta.v1.GroupTopic
+	(*ShardGroupMember)(nil),      // 11: streamhouse.meta.v1.ShardGroupMember
 }
 var file_streamhouse_meta_v1_shard_proto_depIdxs = []int32{
-	1, // 0: streamhouse.meta.v1.ShardSnapshotItem.header:type_name -> streamhouse.meta.v1.ShardSnapshotHeader
-	2, // 1: streamhouse.meta.v1.ShardSnapshotItem.partition:type_name -> streamhouse.meta.v1.ShardPartition
-	3, // 2: streamhouse.meta.v1.ShardSnapshotItem.producer:type_name -> streamhouse.meta.v1.ShardProducer
-	5, // 3: streamhouse.meta.v1.ShardSnapshotItem.group_offset:type_name -> streamhouse.meta.v1.ShardGroupOffset
-	6, // 4: streamhouse.meta.v1.ShardSnapshotItem.dropped_partition:type_name -> streamhouse.meta.v1.ShardDroppedPartition
-	7, // 5: streamhouse.meta.v1.ShardSnapshotItem.batch:type_name -> streamhouse.meta.v1.ShardBatch
-	8, // 6: streamhouse.meta.v1.ShardSnapshotItem.end:type_name -> streamhouse.meta.v1.ShardSnapshotEnd
-	9, // 7: streamhouse.meta.v1.ShardSnapshotItem.group:type_name -> streamhouse.meta.v1.ShardGroup
-	4, // 8: streamhouse.meta.v1.ShardProducer.batches:type_name -> streamhouse.meta.v1.ShardProducerBatch
-	9, // [9:9] is the sub-list for method output_type
-	9, // [9:9] is the sub-list for method input_type
-	9, // [9:9] is the sub-list for extension type_name
-	9, // [9:9] is the sub-list for extension extendee
-	0, // [0:9] is the sub-list for field type_name
+	1,  // 0: streamhouse.meta.v1.ShardSnapshotItem.header:type_name -> streamhouse.meta.v1.ShardSnapshotHeader
+	2,  // 1: streamhouse.meta.v1.ShardSnapshotItem.partition:type_name -> streamhouse.meta.v1.ShardPartition
+	3,  // 2: streamhouse.meta.v1.ShardSnapshotItem.producer:type_name -> streamhouse.meta.v1.ShardProducer
+	5,  // 3: streamhouse.meta.v1.ShardSnapshotItem.group_offset:type_name -> streamhouse.meta.v1.ShardGroupOffset
+	6,  // 4: streamhouse.meta.v1.ShardSnapshotItem.dropped_partition:type_name -> streamhouse.meta.v1.ShardDroppedPartition
+	7,  // 5: streamhouse.meta.v1.ShardSnapshotItem.batch:type_name -> streamhouse.meta.v1.ShardBatch
+	8,  // 6: streamhouse.meta.v1.ShardSnapshotItem.end:type_name -> streamhouse.meta.v1.ShardSnapshotEnd
+	9,  // 7: streamhouse.meta.v1.ShardSnapshotItem.group:type_name -> streamhouse.meta.v1.ShardGroup
+	10, // 8: streamhouse.meta.v1.ShardSnapshotItem.group_topic:type_name -> streamhouse.meta.v1.GroupTopic
+	11, // 9: streamhouse.meta.v1.ShardSnapshotItem.group_member:type_name -> streamhouse.meta.v1.ShardGroupMember
+	4,  // 10: streamhouse.meta.v1.ShardProducer.batches:type_name -> streamhouse.meta.v1.ShardProducerBatch
+	11, // [11:11] is the sub-list for method output_type
+	11, // [11:11] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_streamhouse_meta_v1_shard_proto_init() }
@@ -807,6 +849,8 @@ func file_streamhouse_meta_v1_shard_proto_init() {
 		(*ShardSnapshotItem_Batch)(nil),
 		(*ShardSnapshotItem_End)(nil),
 		(*ShardSnapshotItem_Group)(nil),
+		(*ShardSnapshotItem_GroupTopic)(nil),
+		(*ShardSnapshotItem_GroupMember)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
