@@ -59,6 +59,7 @@ const (
 	reasonGroupNotEmpty     = streamhousev1.ErrorReason_ERROR_REASON_GROUP_NOT_EMPTY
 	reasonGroupFull         = streamhousev1.ErrorReason_ERROR_REASON_GROUP_FULL
 	reasonCoordinatorFull   = streamhousev1.ErrorReason_ERROR_REASON_COORDINATOR_FULL
+	reasonFeatureLevel      = streamhousev1.ErrorReason_ERROR_REASON_FEATURE_LEVEL_TOO_LOW
 )
 
 // Error is a failure with its reason. broker/rpc turns it into a gRPC status and back.
@@ -189,9 +190,14 @@ func fromShard(err error) *Error {
 		e.Metadata = map[string]string{"shard": strconv.FormatUint(uint64(nl.Shard), 10), "leader": nl.Leader}
 		return e
 	}
+	if bad, ok := errors.AsType[*shard.FieldError](err); ok {
+		return InvalidField(bad.Field, "%s", bad.Message)
+	}
 	switch {
 	case errors.Is(err, shard.ErrUnknownOutcome):
 		e.Reason = reasonOutcomeUnknown
+	case errors.Is(err, shard.ErrFeatureLevel):
+		e.Reason = reasonFeatureLevel
 	case errors.Is(err, shard.ErrNotReady):
 		e.Reason = reasonReplicaNotReady
 	case errors.Is(err, shard.ErrLogFull):

@@ -9,12 +9,8 @@ import (
 	"github.com/streamhouse/streamhouse/fsm"
 )
 
-const (
-	// maxCommitMetadata bounds the free text of a committed offset.
-	maxCommitMetadata = 4096
-	// maxCommitOffsets bounds one commit.
-	maxCommitOffsets = 10_000
-)
+// maxCommitOffsets bounds one commit.
+const maxCommitOffsets = 10_000
 
 // CommitOffset stores the offsets of a group, all or none, on the leader of the group's shard.
 func (b *Broker) CommitOffset(ctx context.Context, req *streamhousev1.CommitOffsetRequest) (*streamhousev1.CommitOffsetResponse, error) {
@@ -55,8 +51,8 @@ func (b *Broker) checkCommit(ctx context.Context, topic string, o *streamhousev1
 	if o.GetOffset() < 0 {
 		return place{}, InvalidField("offsets.offset", "%d is below 0", o.GetOffset())
 	}
-	if n := len(o.GetMetadata()); n > maxCommitMetadata {
-		return place{}, InvalidField("offsets.metadata", "it has %d bytes, at most %d are allowed", n, maxCommitMetadata)
+	if n := len(o.GetMetadata()); n > shard.MaxCommitMetadata {
+		return place{}, InvalidField("offsets.metadata", "it has %d bytes, at most %d are allowed", n, shard.MaxCommitMetadata)
 	}
 	at, err := b.partitionOf(ctx, topic, o.GetPartition())
 	if err != nil {

@@ -57,7 +57,8 @@ func errorType(reason Reason) string {
 		return typeMembership
 	case reasonLogFull, reasonDiskFull, reasonTooManyInflight, reasonGroupFull, reasonCoordinatorFull:
 		return typeThrottled
-	case reasonNoLeader, reasonNotLeader, reasonShuttingDown, reasonStoreUnavailable, reasonShardNotFound, reasonReplicaNotReady:
+	case reasonNoLeader, reasonNotLeader, reasonShuttingDown, reasonStoreUnavailable, reasonShardNotFound, reasonReplicaNotReady,
+		reasonFeatureLevel:
 		return typeUnavailable
 	case reasonOutcomeUnknown:
 		return typeUnknown

@@ -144,6 +144,8 @@ func TestAsError(t *testing.T) {
 		{"log full", fmt.Errorf("%w: 1 of 2", shard.ErrLogFull), reasonLogFull},
 		{"disk full", shard.ErrDiskFull, reasonDiskFull},
 		{"too many offsets", shard.ErrTooManyOffsets, reasonCoordinatorFull},
+		{"bad field", fmt.Errorf("x: %w", &shard.FieldError{Field: "f"}), reasonInvalidField},
+		{"feature level", fmt.Errorf("%w: x", shard.ErrFeatureLevel), reasonFeatureLevel},
 		{"too many groups", shard.ErrTooManyGroups, reasonCoordinatorFull},
 		{"too many members", shard.ErrTooManyMembers, reasonCoordinatorFull},
 		{"too many topics", shard.ErrTooManyTopics, reasonCoordinatorFull},

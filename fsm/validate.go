@@ -9,8 +9,12 @@ import (
 	"strings"
 )
 
-// FeatureLevel is the newest set of commands that this binary knows.
-const FeatureLevel = 1
+// FeatureLevel is the newest set of commands, of the metadata group and of shards, that this binary knows. A command is
+// proposed only once the whole cluster has switched to its level.
+const FeatureLevel = 2
+
+// FeatureLevelGroups is the level from which on shards log the members of consumer groups.
+const FeatureLevelGroups = 2
 
 const (
 	// MaxPartitions is how many partitions a topic can have.

@@ -17,9 +17,16 @@ import (
 const removeTimeout = 10 * time.Second
 
 // RunGroup applies a command to a group, on the coordinator. A heartbeat's topics are filled in here, and one that
-// changes nothing is answered without a log entry. Errors are those of broker/group, ErrNoGroup, and those of Append.
+// changes nothing is answered without a log entry. Errors are those of broker/group, ErrNoGroup, ErrFeatureLevel,
+// *FieldError, and those of Append.
 func (s *Shard) RunGroup(ctx context.Context, cmd *metav1.GroupCommand) (group.Answer, error) {
+	if err := checkCommand(cmd); err != nil {
+		return group.Answer{}, err
+	}
 	if err := s.checkLeader(); err != nil {
+		return group.Answer{}, err
+	}
+	if err := s.checkGroupLevel(); err != nil {
 		return group.Answer{}, err
 	}
 	if hb := cmd.GetHeartbeat(); hb != nil {
@@ -142,7 +149,7 @@ func (s *Shard) remove(ctx context.Context, m knownMember) {
 	cmd := &metav1.GroupCommand{Group: m.key.group, Command: &metav1.GroupCommand_Leave{Leave: leave}}
 	attempt, cancel := context.WithTimeout(ctx, removeTimeout)
 	defer cancel()
-	_, err := s.RunGroup(attempt, cmd)
+	_, err := s.proposeGroup(attempt, cmd)
 	if err != nil && !errors.Is(err, group.ErrUnknownMember) {
 		if ctx.Err() == nil {
 			s.log.Warn("a member whose session has ended is not removed yet", "group", m.key.group, "member", m.key.member, "error", err)
@@ -156,7 +163,7 @@ func (s *Shard) remove(ctx context.Context, m knownMember) {
 
 // expireGroups deletes the groups that have no members and were not used for the retention of offsets.
 func (s *Shard) expireGroups(ctx context.Context) {
-	if s.cfg.GroupOffsetsRetention <= 0 {
+	if s.cfg.GroupOffsetsRetention <= 0 || s.checkGroupLevel() != nil {
 		return
 	}
 	before := s.nowMs() - s.cfg.GroupOffsetsRetention.Milliseconds()
@@ -188,14 +195,20 @@ type Committer struct {
 }
 
 // CommitOffsets stores a group's offsets, all or none, on the leader. Errors are those of broker/group, ErrDropped,
-// ErrTooManyOffsets, and those of Append.
+// ErrTooManyOffsets, ErrTooManyGroups, ErrFeatureLevel, *FieldError, and those of Append.
 func (s *Shard) CommitOffsets(ctx context.Context, name string, by Committer, offsets []GroupOffset) error {
+	c := offsetCommit{group: name, member: by.MemberID, epoch: by.Epoch, offsets: offsets}
+	if err := checkCommit(c); err != nil {
+		return err
+	}
 	if !s.replica.IsLeader() {
 		return s.notLeader()
 	}
-	c := offsetCommit{group: name, member: by.MemberID, epoch: by.Epoch, offsets: offsets}
 	data := encodeOffsetCommit(s.nowMs(), c)
 	if by.MemberID != "" {
+		if err := s.checkGroupLevel(); err != nil {
+			return err
+		}
 		data = encodeMemberCommit(s.nowMs(), c)
 	}
 	res, err := s.propose(ctx, data)

@@ -45,6 +45,18 @@ var ErrDropped = errors.New("partition was deleted")
 // ErrNoGroup says that there is no group of this name.
 var ErrNoGroup = errors.New("there is no such group")
 
+// ErrFeatureLevel says that nodes of the cluster may be too old to understand the entry. Nothing was written.
+var ErrFeatureLevel = errors.New("consumer groups with members need a newer cluster")
+
+// FieldError says that a field of a group's command is out of its bounds. Nothing was written.
+type FieldError struct {
+	// Field is the command's, Message says what is wrong with it.
+	Field, Message string
+}
+
+// Error names the field.
+func (e *FieldError) Error() string { return e.Field + ": " + e.Message }
+
 // NotLeaderError says that this replica does not lead the shard. Nothing was written.
 type NotLeaderError struct {
 	// Shard is the shard's number.

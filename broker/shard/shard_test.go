@@ -76,6 +76,7 @@ func newNode(t *testing.T, partitions uint32, change func(*Config)) *node {
 	t.Helper()
 	n := &node{t: t, metadata: &metadata{state: fsm.New()}, bucket: object.NewMemory(), dir: filepath.Join(t.TempDir(), "replica"), change: change}
 	n.propose(&metav1.Command{Command: &metav1.Command_InitCluster{InitCluster: &metav1.InitCluster{ClusterId: "C1", ClusterName: "c", Shards: 1}}})
+	n.propose(&metav1.Command{Command: &metav1.Command_SetFeatureLevel{SetFeatureLevel: &metav1.SetFeatureLevel{Level: fsm.FeatureLevel}}})
 	n.propose(&metav1.Command{Command: &metav1.Command_CreateTopic{CreateTopic: &metav1.CreateTopic{
 		Name: "t", Uuid: []byte("uuid-of-the-topic"[:16]), Partitions: partitions,
 	}}})

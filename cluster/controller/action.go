@@ -39,6 +39,8 @@ func (p *Propose) String() string {
 			ids = append(ids, r.GetReplicaId())
 		}
 		return fmt.Sprintf("wish shard %d on %s", c.SetShardReplicas.GetShard(), strings.Join(ids, " "))
+	case *metav1.Command_SetFeatureLevel:
+		return fmt.Sprintf("switch to feature level %d", c.SetFeatureLevel.GetLevel())
 	case *metav1.Command_RemoveNode:
 		return "remove node " + c.RemoveNode.GetNodeId()
 	default:

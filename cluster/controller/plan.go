@@ -44,6 +44,7 @@ func (p *planner) plan() []Action {
 	if p.view.ClusterID() == "" {
 		return nil
 	}
+	p.raiseFeatureLevel()
 	p.planMetadata()
 	p.createShards()
 	for _, s := range p.view.Shards() {
@@ -53,6 +54,23 @@ func (p *planner) plan() []Action {
 	p.spreadLeaders()
 	p.removeNodes()
 	return p.actions
+}
+
+// raiseFeatureLevel switches the cluster to what all its nodes support. It concerns no group, so none waits for it.
+func (p *planner) raiseFeatureLevel() {
+	nodes := p.view.Nodes()
+	if len(nodes) == 0 {
+		return
+	}
+	level := uint32(fsm.FeatureLevel)
+	for _, n := range nodes {
+		level = min(level, n.FeatureLevel)
+	}
+	if level > p.view.FeatureLevel() {
+		p.actions = append(p.actions, &Propose{Command: &metav1.Command{Command: &metav1.Command_SetFeatureLevel{
+			SetFeatureLevel: &metav1.SetFeatureLevel{Level: level},
+		}}})
+	}
 }
 
 func (p *planner) add(id GroupID, a Action) {

@@ -26,6 +26,8 @@ type sim struct {
 	groups map[GroupID]*Group
 	// mute groups have a leader that does not answer.
 	mute map[GroupID]bool
+	// level is the feature level of the nodes that join.
+	level uint32
 	// frozen nodes start nothing and catch up with nothing.
 	frozen map[string]bool
 	steps  []string
@@ -35,7 +37,7 @@ func newSim(t *testing.T, shards uint32) *sim {
 	t.Helper()
 	s := &sim{
 		t: t, state: fsm.New(), down: make(map[string]time.Duration), groups: make(map[GroupID]*Group),
-		mute: make(map[GroupID]bool), frozen: make(map[string]bool),
+		mute: make(map[GroupID]bool), frozen: make(map[string]bool), level: 1,
 	}
 	s.apply(&metav1.Command{Command: &metav1.Command_InitCluster{InitCluster: &metav1.InitCluster{
 		ClusterId: "C", ClusterName: "c", Shards: shards,
@@ -78,7 +80,7 @@ func (s *sim) join(node string) {
 	meta := fmt.Sprintf("%s/meta%d", id, life)
 	s.apply(&metav1.Command{Command: &metav1.Command_RegisterNode{RegisterNode: &metav1.RegisterNode{
 		NodeId: id, Incarnation: fmt.Sprintf("life%d", life), MetadataReplicaId: meta, Zone: zone,
-		RaftAddr: id + ":7000", FeatureLevel: 1,
+		RaftAddr: id + ":7000", FeatureLevel: s.level,
 	}}})
 	delete(s.down, id)
 	if s.groups[Metadata] == nil {
