@@ -198,22 +198,41 @@ func again(t target, cmd *metav1.GroupCommand, err error) error {
 }
 
 // partitionIDs returns the ids of those partitions that exist, in order. A partition that this node has not heard of yet
-// must not be left out: it would count as given up.
+// must not be left out: it would count as given up. So it waits once, for all of them, for what was committed.
 func (b *Broker) partitionIDs(ctx context.Context, list []*streamhousev1.TopicPartitions) ([]uint64, error) {
-	var ids []uint64
-	for _, tp := range list {
-		for _, number := range tp.GetPartitions() {
-			at, err := b.partitionOf(ctx, tp.GetTopic(), number)
-			switch {
-			case err == nil:
-				ids = append(ids, at.partition.ID)
-			case AsError(err).Reason != reasonTopicNotFound && AsError(err).Reason != reasonPartitionNotFound:
-				return nil, err
-			}
+	ids, all, err := b.knownIDs(list)
+	if err == nil && !all {
+		if err = b.meta.Barrier(ctx); err == nil {
+			ids, _, err = b.knownIDs(list)
 		}
+	}
+	if err != nil {
+		return nil, err
 	}
 	slices.Sort(ids)
 	return slices.Compact(ids), nil
+}
+
+// knownIDs returns the ids of those partitions that this node knows; all is false when there are others.
+func (b *Broker) knownIDs(list []*streamhousev1.TopicPartitions) (ids []uint64, all bool, err error) {
+	all = true
+	for _, tp := range list {
+		if err := fsm.ValidateName(tp.GetTopic()); err != nil {
+			return nil, false, InvalidField("owned.topic", "%s", err)
+		}
+		t, known := b.meta.View().Topic(tp.GetTopic())
+		for _, number := range tp.GetPartitions() {
+			if number < 0 {
+				return nil, false, InvalidField("owned.partitions", "%d is below 0", number)
+			}
+			if !known || int(number) >= len(t.PartitionIDs) {
+				all = false
+				continue
+			}
+			ids = append(ids, t.PartitionIDs[number])
+		}
+	}
+	return ids, all, nil
 }
 
 // topicPartitions is the way back from partitionIDs, in order of topics and partitions. What was deleted is left out.

@@ -125,3 +125,28 @@ func TestOwnedPartitionOfUnseenTopic(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, topic.PartitionIDs, ids)
 }
+
+// However much of what a member owns was deleted, a heartbeat waits for the metadata group once.
+func TestOwnedPartitionsOfDeletedTopics(t *testing.T) {
+	f := newFixture(t, true)
+	topic := f.meta.createTopic(t, "t", 2, nil)
+	owned := []*streamhousev1.TopicPartitions{{Topic: "t", Partitions: []int32{1, 0, 1}}}
+	before := f.meta.barriers
+	ids, err := f.partitionIDs(t.Context(), owned)
+	require.NoError(t, err)
+	require.Equal(t, topic.PartitionIDs, ids)
+	require.Equal(t, before, f.meta.barriers, "all are known here")
+
+	for i := range 50 {
+		owned = append(owned, &streamhousev1.TopicPartitions{Topic: fmt.Sprint("gone", i), Partitions: []int32{0, 1, 2}})
+	}
+	ids, err = f.partitionIDs(t.Context(), owned)
+	require.NoError(t, err)
+	require.Equal(t, topic.PartitionIDs, ids)
+	require.Equal(t, before+1, f.meta.barriers)
+
+	for _, bad := range []*streamhousev1.TopicPartitions{{Topic: "a b"}, {Topic: "t", Partitions: []int32{-1}}} {
+		_, err = f.partitionIDs(t.Context(), []*streamhousev1.TopicPartitions{bad})
+		requireReason(t, reasonInvalidField, err)
+	}
+}
