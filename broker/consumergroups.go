@@ -425,7 +425,7 @@ func (b *Broker) fillLag(ctx context.Context, p *streamhousev1.GroupPartition) e
 		return err
 	}
 	p.LogStartOffset, p.HighWatermark = at.partition.LogStart, end
-	p.Lag = max(end-max(p.GetCommittedOffset(), at.partition.LogStart), 0)
+	p.Lag = lag(p.GetCommittedOffset(), at.partition.LogStart, end)
 	return nil
 }
 

@@ -26,6 +26,13 @@ func (f *fixture) beat(t *testing.T, req *streamhousev1.GroupHeartbeatRequest) *
 	return res
 }
 
+func (f *fixture) describe(t *testing.T, name string) *streamhousev1.DescribeGroupResponse {
+	t.Helper()
+	res, err := f.DescribeGroup(t.Context(), &streamhousev1.DescribeGroupRequest{Group: name})
+	require.NoError(t, err)
+	return res
+}
+
 // A member joins through any node, and the group is shown with what it owns, its offsets and its lag.
 func TestGroupThroughAnyNode(t *testing.T) {
 	for _, replicas := range []bool{true, false} {

@@ -8,6 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	nodev1 "github.com/streamhouse/streamhouse/api/streamhouse/node/v1"
+	"github.com/streamhouse/streamhouse/broker/shard"
 	"github.com/streamhouse/streamhouse/fsm"
 )
 
@@ -32,7 +33,7 @@ func newShardsCollector(s *Shards) *shardsCollector {
 	return &shardsCollector{
 		shards: s,
 		lag: prometheus.NewDesc("streamhouse_consumer_lag",
-			"High watermark minus committed offset, on the group's coordinator.", []string{"topic", "partition", "consumer_group"}, nil),
+			"High watermark minus committed offset, or minus log start where that is higher or nothing is committed yet; on the group's coordinator.", []string{"topic", "partition", "consumer_group"}, nil),
 		leader: prometheus.NewDesc("streamhouse_shard_leader",
 			"1 where this node leads the shard, else 0.", byShard, nil),
 		backlog: prometheus.NewDesc("streamhouse_shard_upload_backlog_bytes",
@@ -72,14 +73,21 @@ func (c *shardsCollector) Collect(ch chan<- prometheus.Metric) {
 		for group, completed := range sh.Rebalances() {
 			ch <- prometheus.MustNewConstMetric(c.rebalances, prometheus.CounterValue, float64(completed), group)
 		}
-		for _, o := range sh.CommittedOffsets() {
-			c.collectLag(ch, view, o.Group, o.PartitionID, o.Offset)
+		for _, at := range sh.Progress() {
+			c.collectLag(ch, view, at)
 		}
 	}
 }
 
-func (c *shardsCollector) collectLag(ch chan<- prometheus.Metric, view *fsm.View, group string, partitionID uint64, offset int64) {
-	p, ok := view.Partition(partitionID)
+// lag is how many records a group has still to read of a partition: up to the high watermark, from the committed offset
+// (-1 for none), or from the log start where that is higher: what is below is gone, and nobody will read it.
+func lag(committed, logStart, highWatermark int64) int64 {
+	return max(highWatermark-max(committed, logStart), 0)
+}
+
+// collectLag leaves out a partition whose topic is deleted, also before its shard has dropped the offsets.
+func (c *shardsCollector) collectLag(ch chan<- prometheus.Metric, view *fsm.View, at shard.GroupProgress) {
+	p, ok := view.Partition(at.PartitionID)
 	if !ok {
 		return
 	}
@@ -91,8 +99,8 @@ func (c *shardsCollector) collectLag(ch chan<- prometheus.Metric, view *fsm.View
 	if !ok {
 		return
 	}
-	ch <- prometheus.MustNewConstMetric(c.lag, prometheus.GaugeValue, float64(max(hw-offset, 0)),
-		t.Name, strconv.Itoa(int(p.Number)), group)
+	ch <- prometheus.MustNewConstMetric(c.lag, prometheus.GaugeValue, float64(lag(at.Committed, p.LogStart, hw)),
+		t.Name, strconv.Itoa(int(p.Number)), at.Group)
 }
 
 // highWatermark is this node's where it has a replica, else the leader's.

@@ -89,3 +89,10 @@ func (g *Group) Instance(id string) (s Spec, ok bool) {
 	}
 	return m.spec, true
 }
+
+// EachOwned calls fn for every partition that a member has assigned or still gives up, in no order.
+func (g *Group) EachOwned(fn func(partitionID uint64)) {
+	for id := range g.owners {
+		fn(id)
+	}
+}

@@ -248,27 +248,23 @@ func (s *Shard) GroupStates(names []string) ([]*metav1.ShardGroup, error) {
 	return out, nil
 }
 
-// CommittedOffset is a group's committed offset of one partition.
-type CommittedOffset struct {
+// GroupProgress is where a group is in one partition.
+type GroupProgress struct {
 	Group       string
 	PartitionID uint64
-	Offset      int64
+	// Committed is the committed offset, -1 where a member owns the partition and nothing was committed yet.
+	Committed int64
 }
 
-// CommittedOffsets returns the offsets of all groups that this shard coordinates, while this replica leads it.
-func (s *Shard) CommittedOffsets() []CommittedOffset {
+// Progress returns where all groups that this shard coordinates are, in every partition that has a committed offset or an
+// owner, while this replica leads.
+func (s *Shard) Progress() []GroupProgress {
 	if s.checkLeader() != nil {
 		return nil
 	}
 	s.fsm.mu.RLock()
 	defer s.fsm.mu.RUnlock()
-	all := make([]CommittedOffset, 0, s.fsm.state.offsets)
-	for name, g := range s.fsm.state.groups {
-		for id, o := range g.offsets {
-			all = append(all, CommittedOffset{Group: name, PartitionID: id, Offset: o.offset})
-		}
-	}
-	return all
+	return s.fsm.state.progress()
 }
 
 // Rebalances returns, for every group of the shard, how many generations completed while this replica led.

@@ -184,6 +184,44 @@ func TestUnusedGroupExpires(t *testing.T) {
 	}, 20*time.Second, 20*time.Millisecond)
 }
 
+// Deleting a topic takes the committed offsets of all groups for it, whichever shard has its partitions, and what lag is
+// counted from; a group that has nothing else goes with it. Deleting a group takes the rest.
+func TestDeletedTopicLeavesNoOffsets(t *testing.T) {
+	n := newNode(t, 2, nil)
+	n.propose(&metav1.Command{Command: &metav1.Command_CreateTopic{CreateTopic: &metav1.CreateTopic{
+		Name: "other", Uuid: []byte("uuid-of-other-one"[:16]), Partitions: 1,
+	}}})
+	other, ok := n.metadata.View().Topic("other")
+	require.True(t, ok)
+	commit := func(name string, by Committer, ids ...uint64) {
+		var offsets []GroupOffset
+		for _, id := range ids {
+			offsets = append(offsets, GroupOffset{PartitionID: id})
+		}
+		require.NoError(t, n.shard.CommitOffsets(t.Context(), name, by, offsets))
+	}
+	commit("only", Committer{}, 1, 2)
+	commit("both", Committer{}, 1, other.PartitionIDs[0])
+	require.Equal(t, []uint64{1, 2}, n.run(heartbeat("live", "a", 0, 1)).Assigned)
+	commit("live", Committer{MemberID: "a", Epoch: 1}, 1)
+	require.ElementsMatch(t, []GroupProgress{
+		{"only", 1, 0}, {"only", 2, 0}, {"both", 1, 0}, {"both", other.PartitionIDs[0], 0}, {"live", 1, 0}, {"live", 2, -1},
+	}, n.shard.Progress())
+
+	n.propose(&metav1.Command{Command: &metav1.Command_DeleteTopic{DeleteTopic: &metav1.DeleteTopic{Name: "t", Uuid: []byte("uuid-of-the-topic"[:16])}}})
+	require.Eventually(t, func() bool { return len(n.metadata.View().DeletedTopics()) == 0 }, 20*time.Second, 10*time.Millisecond)
+	require.Empty(t, n.run(heartbeat("live", "a", 1, 2, 1, 2)).Assigned)
+	n.run(heartbeat("live", "a", 1, 3))
+	require.Equal(t, []GroupProgress{{"both", other.PartitionIDs[0], 0}}, n.shard.Progress())
+	require.Error(t, n.shard.CommitOffsets(t.Context(), "only", Committer{}, []GroupOffset{{PartitionID: 1}}), "a late commit")
+
+	states, err := n.shard.GroupStates(nil)
+	require.NoError(t, err)
+	require.Len(t, states, 2)
+	n.run(deleteGroup("both"))
+	require.Empty(t, n.shard.Progress())
+}
+
 // Members, epochs and assignments are there after a restart, from the log and from a snapshot.
 func TestRestartKeepsGroups(t *testing.T) {
 	for name, checkpoint := range map[string]bool{"from the log": false, "from a snapshot": true} {

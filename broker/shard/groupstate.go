@@ -197,3 +197,19 @@ func (s *state) groupOffsets(name string, ids []uint64) []GroupOffset {
 	}
 	return out
 }
+
+// progress returns where all groups are, in no order.
+func (s *state) progress() []GroupProgress {
+	all := make([]GroupProgress, 0, s.offsets)
+	for name, g := range s.groups {
+		for id, o := range g.offsets {
+			all = append(all, GroupProgress{Group: name, PartitionID: id, Committed: o.offset})
+		}
+		g.members.EachOwned(func(id uint64) {
+			if _, committed := g.offsets[id]; !committed {
+				all = append(all, GroupProgress{Group: name, PartitionID: id, Committed: -1})
+			}
+		})
+	}
+	return all
+}

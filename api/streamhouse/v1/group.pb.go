@@ -1124,7 +1124,7 @@ type GroupPartition struct {
 	Metadata        string `protobuf:"bytes,4,opt,name=metadata,proto3" json:"metadata,omitempty"`
 	LogStartOffset  int64  `protobuf:"varint,5,opt,name=log_start_offset,json=logStartOffset,proto3" json:"log_start_offset,omitempty"`
 	HighWatermark   int64  `protobuf:"varint,6,opt,name=high_watermark,json=highWatermark,proto3" json:"high_watermark,omitempty"`
-	// Records between the committed offset, or the log start where there is none, and the high watermark.
+	// Records from the committed offset, or from the log start where that is higher or nothing was committed, to the high watermark.
 	Lag int64 `protobuf:"varint,7,opt,name=lag,proto3" json:"lag,omitempty"`
 	// Member that owns the partition; empty where none does.
 	MemberId      string `protobuf:"bytes,8,opt,name=member_id,json=memberId,proto3" json:"member_id,omitempty"`
