@@ -7,6 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	metav1 "github.com/streamhouse/streamhouse/api/streamhouse/meta/v1"
 	"github.com/streamhouse/streamhouse/broker/group"
 )
 
@@ -101,4 +102,39 @@ func TestSizeOfStaticMember(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, group.Size{Members: 1, TopicBytes: 2}, s.size)
 	requireSize(t, s)
+}
+
+// The retention of a group counts from when its last member left, or from its last commit, by the times of the entries:
+// a replica that was restored, or becomes the leader, comes to the same.
+func TestRetentionCountsFromTheLastUse(t *testing.T) {
+	unused := func(name string, since int64) *metav1.GroupCommand {
+		return &metav1.GroupCommand{Group: name, Command: &metav1.GroupCommand_Delete{Delete: &metav1.GroupDelete{UnchangedSinceMs: since}}}
+	}
+	m := newMachine(t)
+	commit := func(timeMs int64, c offsetCommit) {
+		c.offsets = []GroupOffset{{PartitionID: 1}}
+		data := encodeOffsetCommit(timeMs, c)
+		if c.member != "" {
+			data = encodeMemberCommit(timeMs, c)
+		}
+		require.NoError(t, m.apply(data).refused)
+	}
+	commit(10, offsetCommit{group: "never had members"})
+	require.NoError(t, m.runGroup(20, heartbeat("has members", "a", 0, 1)).refused)
+	commit(30, offsetCommit{group: "has members", member: "a", epoch: 1})
+	require.NoError(t, m.runGroup(40, heartbeat("was left", "a", 0, 1)).refused)
+	commit(50, offsetCommit{group: "was left", member: "a", epoch: 1})
+	require.NoError(t, m.runGroup(9000, leave("was left", "a", 1)).refused)
+
+	for _, x := range []*machine{m, restored(t, persist(t, m))} {
+		x.index = 100
+		for name, last := range map[string]int64{"never had members": 10, "was left": 9000} {
+			require.NoError(t, x.runGroup(20_000, unused(name, last-1)).refused)
+			require.Contains(t, x.fsm.state.groups, name, "used since")
+			require.NoError(t, x.runGroup(20_000, unused(name, last)).refused)
+			require.NotContains(t, x.fsm.state.groups, name)
+		}
+		require.ErrorIs(t, x.runGroup(20_000, unused("has members", 19_000)).refused, group.ErrNotEmpty)
+		require.Contains(t, x.fsm.state.groups, "has members")
+	}
 }
