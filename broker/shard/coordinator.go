@@ -29,19 +29,21 @@ func (s *Shard) RunGroup(ctx context.Context, cmd *metav1.GroupCommand) (group.A
 	if err := s.checkGroupLevel(); err != nil {
 		return group.Answer{}, err
 	}
-	if hb := cmd.GetHeartbeat(); hb != nil {
-		return s.heartbeat(ctx, cmd.GetGroup(), ToHeartbeat(hb))
+	hb := cmd.GetHeartbeat()
+	if hb == nil {
+		return s.proposeGroup(ctx, cmd)
 	}
-	return s.proposeGroup(ctx, cmd)
-}
-
-// heartbeat takes a member's sign of life. Its session may end while the entry is under way; the member must then not
-// be told that all is well.
-func (s *Shard) heartbeat(ctx context.Context, name string, h group.Heartbeat) (group.Answer, error) {
-	key := memberKey{name, h.Spec.MemberID}
-	if err := s.sessions.seen(key, h.Epoch, h.Sequence, time.Now()); err != nil {
+	h := ToHeartbeat(hb)
+	if err := s.sessions.seen(memberKey{cmd.GetGroup(), h.Spec.MemberID}, h.Epoch, h.Sequence, time.Now()); err != nil {
 		return group.Answer{}, err
 	}
+	return s.heartbeat(ctx, cmd.GetGroup(), h)
+}
+
+// heartbeat answers a heartbeat that was seen. The member's session may end while the entry is under way; the member must
+// then not be told that all is well.
+func (s *Shard) heartbeat(ctx context.Context, name string, h group.Heartbeat) (group.Answer, error) {
+	key := memberKey{name, h.Spec.MemberID}
 	if answer, settled := s.settled(name, &h); settled {
 		return answer, nil
 	}

@@ -122,6 +122,10 @@ func TestMemberIsFencedBeforeItIsRemoved(t *testing.T) {
 	require.Len(t, n.shard.sessions.expired(n.shard.members(), hour), 1)
 	_, err := n.shard.RunGroup(t.Context(), heartbeat("g", "a", 1, 2, 1, 2))
 	require.ErrorIs(t, err, group.ErrFencedEpoch)
+	underWay := ToHeartbeat(heartbeat("g", "a", 1, 2, 1, 2).GetHeartbeat())
+	underWay.Spec.Topics = []string{"t", "u"}
+	_, err = n.shard.heartbeat(t.Context(), "g", underWay)
+	require.ErrorIs(t, err, group.ErrFencedEpoch, "one that was seen before, and logged after")
 	states, err := n.shard.GroupStates([]string{"g"})
 	require.NoError(t, err)
 	require.Len(t, states, 1, "it is a member still")
