@@ -130,9 +130,7 @@ const (
 func (c *Client) failed(n *conn, err error) {
 	c.metrics.retries.Inc()
 	c.mu.Lock()
-	if c.order[c.current] == n {
-		c.current = (c.current + 1) % len(c.order)
-	}
+	c.leaveLocked(n)
 	now := time.Now()
 	if c.failing.IsZero() {
 		c.failing = now
@@ -145,6 +143,20 @@ func (c *Client) failed(n *conn, err error) {
 	if tell {
 		c.cfg.Logger.Warn("still trying", "node", n.addr, "err", err)
 	}
+}
+
+// leaveLocked goes on with the next node where n is the current one. c.mu is held.
+func (c *Client) leaveLocked(n *conn) {
+	if c.order[c.current] == n {
+		c.current = (c.current + 1) % len(c.order)
+	}
+}
+
+// leave goes on with the next node where n is the current one.
+func (c *Client) leave(n *conn) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.leaveLocked(n)
 }
 
 // worked says that a call succeeded.

@@ -252,6 +252,9 @@ func (s *sender) moved(node *conn) (moved, silent bool) {
 	s.p.mu.Lock()
 	silent = len(s.flight) > 0 && time.Since(s.progress) > silentFor
 	s.p.mu.Unlock()
+	if silent {
+		s.p.c.leave(node) // it may be cut off from the others, and not know who leads by now
+	}
 	if silent || leader != node {
 		s.lookForLeader()
 	}

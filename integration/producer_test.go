@@ -233,8 +233,10 @@ func TestProducerThroughPartitions(t *testing.T) {
 		for p := range 3 {
 			n := c.ShardLeader(topic.GetPartitions()[p].GetShard())
 			others := c.Others(n)
+			start := time.Now()
 			c.Network.Isolate(n, others...)
 			o.waitMoreIn(t, int32(p))
+			t.Logf("written on %v after the leader was cut off", time.Since(start).Round(time.Millisecond))
 			st, err := others[0].ClusterStatus(t.Context())
 			require.NoError(t, err)
 			require.NotEqual(t, n.ID, leaderOf(st, topic.GetPartitions()[p].GetShard()), "it was cut off")
