@@ -215,6 +215,15 @@ func TestBadRequests(t *testing.T) {
 	rows := badTopics()
 	rows = append(rows, badProduces(t)...)
 	rows = append(rows, badConsumes()...)
+	requireRefused(t, c, rows)
+	require.Len(t, c.Running(), 3)
+	c.WaitInSync(syncWithin)
+	ledger.Verify(t, c.Nodes...)
+}
+
+// requireRefused makes bad calls through every node.
+func requireRefused(t *testing.T, c *harness.Cluster, rows []badCall) {
+	t.Helper()
 	for _, row := range rows {
 		t.Run(row.name, func(t *testing.T) {
 			for _, n := range c.Nodes {
@@ -232,9 +241,6 @@ func TestBadRequests(t *testing.T) {
 			}
 		})
 	}
-	require.Len(t, c.Running(), 3)
-	c.WaitInSync(syncWithin)
-	ledger.Verify(t, c.Nodes...)
 }
 
 // An idempotent producer's mistakes are told apart.

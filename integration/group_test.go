@@ -3,6 +3,7 @@ package integration_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -476,10 +477,14 @@ func waitGroupEmpty(t *testing.T, a *client.Admin) {
 	t.Helper()
 	isEmpty := func(ctx context.Context) error {
 		g, err := a.DescribeGroup(ctx, groupName)
-		if err == nil && g.State != client.GroupEmpty {
-			err = fmt.Errorf("it is %s", g.State)
+		switch {
+		case errors.Is(err, client.ErrGroupNotFound): // it has no offsets, either
+			return nil
+		case err == nil && g.State != client.GroupEmpty:
+			return fmt.Errorf("it is %s", g.State)
+		default:
+			return err
 		}
-		return err
 	}
 	harness.Eventually(t, syncWithin, "the group is empty", isEmpty)
 }
