@@ -41,14 +41,21 @@ func New(cfg Config) (*Broker, error) {
 // syncDelay gathers changes of the metadata before Run looks at all topics again.
 const syncDelay = 100 * time.Millisecond
 
-// Run keeps the metrics' series in step with the topics until ctx ends, then returns nil. Calls work without it.
+// Run keeps the metrics' series in step with the topics and groups until ctx ends, then returns nil. Calls work without
+// it.
 func (b *Broker) Run(ctx context.Context) error {
+	tick := time.NewTicker(groupsEvery)
+	defer tick.Stop()
+	groups := make(map[string]bool)
 	for {
 		changed := b.meta.Watch()
 		b.syncTopics()
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-tick.C:
+			b.syncGroups(ctx, groups)
+			continue
 		case <-changed:
 		}
 		_ = pause(ctx, syncDelay) // the select sees the end of ctx
