@@ -56,6 +56,9 @@ func (b *Broker) Run(ctx context.Context) error {
 		case <-tick.C:
 			b.syncGroups(ctx, groups)
 			continue
+		case <-b.metrics.groupAdded: // it may be gone before the next tick
+			b.syncGroups(ctx, groups)
+			continue
 		case <-changed:
 		}
 		_ = pause(ctx, syncDelay) // the select sees the end of ctx

@@ -156,10 +156,17 @@ func (b *Broker) DeleteGroup(ctx context.Context, req *streamhousev1.DeleteGroup
 		return nil, err
 	}
 	_, err := b.runGroup(ctx, &metav1.GroupCommand{Group: req.GetGroup(), Command: &metav1.GroupCommand_Delete{Delete: &metav1.GroupDelete{}}})
+	if err != nil && AsError(err).Reason == reasonGroupNotFound {
+		return nil, groupNotFound(req.GetGroup())
+	}
 	if err != nil {
 		return nil, err
 	}
 	return &streamhousev1.DeleteGroupResponse{}, nil
+}
+
+func groupNotFound(name string) *Error {
+	return newError(reasonGroupNotFound, "there is no consumer group %q: it has neither members nor committed offsets", name)
 }
 
 // runGroup applies a command on the group's coordinator. A heartbeat and a leave do no harm twice; nor does a delete,
@@ -351,7 +358,7 @@ func (b *Broker) DescribeGroup(ctx context.Context, req *streamhousev1.DescribeG
 		return nil, err
 	}
 	if len(groups) == 0 {
-		return nil, AsError(shard.ErrNoGroup)
+		return nil, groupNotFound(req.GetGroup())
 	}
 	offsets, err := b.groupOffsets(ctx, req.GetGroup(), nil)
 	if err != nil {

@@ -99,6 +99,8 @@ type metrics struct {
 	consumerRecords *prometheus.CounterVec
 	consumerErrors  *prometheus.CounterVec
 
+	groupAdded chan struct{} // has room for one: there is a new group
+
 	mu     sync.RWMutex
 	topics map[string]map[string]prometheus.Counter // guarded by mu; topic → group → records; the topics that have series
 	pairs  int                                      // guarded by mu; pairs with a group's name
@@ -116,7 +118,8 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		consumerErrors: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "streamhouse_consumer_errors_total", Help: "Failed consume and commit requests that this node answered.",
 		}, []string{"topic", "consumer_group", "error_type"}),
-		topics: make(map[string]map[string]prometheus.Counter),
+		groupAdded: make(chan struct{}, 1),
+		topics:     make(map[string]map[string]prometheus.Counter),
 	}
 	m.addLocked("", "")
 	return m
@@ -184,6 +187,10 @@ func (m *metrics) labels(topic, group string) (string, string, prometheus.Counte
 			group = otherGroups
 		} else {
 			m.pairs++
+			select {
+			case m.groupAdded <- struct{}{}:
+			default:
+			}
 		}
 	}
 	if c := m.topics[topic][group]; c != nil {

@@ -66,9 +66,11 @@ func NewConsumer(c *Client, cfg ConsumerConfig) (*Consumer, error) {
 // An error of one partition is a *PartitionError; the others are read on. ErrOffsetOutOfRange and ErrNoOffset come with
 // ResetNone only. ErrTopicNotFound and ErrPartitionNotFound are told once, and the topic is read once it is there; so is
 // ErrCorruptData, and the partition is tried on, without end unless Seek leaves the damage out. A topic that was deleted
-// and created again is read anew, from where Reset says. ErrInstanceInUse, ErrGroupFull and ErrInvalidField mean that the group does not take the member, which goes on trying.
-// ErrMaxPollInterval is told once. What can be tried again is, without end. After an error Poll may be called again,
-// except for ErrClosed.
+// and created again is read anew, from where Reset says.
+//
+// ErrInstanceInUse, ErrGroupFull, ErrCoordinatorFull, ErrFeatureLevelTooLow and ErrInvalidField mean that the group does
+// not take the member, which goes on trying. ErrMaxPollInterval is told once. What can be tried again is, without end.
+// After an error Poll may be called again, except for ErrClosed.
 func (r *Consumer) Poll(ctx context.Context) ([]Record, error) {
 	if err := r.take(ctx, r.turn); err != nil {
 		return nil, err

@@ -66,6 +66,11 @@ const (
 	ErrGroupNotEmpty Reason = "GROUP_NOT_EMPTY"
 	// ErrGroupFull: the group has as many members as it may.
 	ErrGroupFull Reason = "GROUP_FULL"
+	// ErrCoordinatorFull: the shard that coordinates the group holds as many groups, members, subscriptions or committed
+	// offsets as it may.
+	ErrCoordinatorFull Reason = "COORDINATOR_FULL"
+	// ErrFeatureLevelTooLow: a node of the cluster is too old for the call. Nothing was written.
+	ErrFeatureLevelTooLow Reason = "FEATURE_LEVEL_TOO_LOW"
 )
 
 const (

@@ -256,6 +256,10 @@ func TestDeletedTopicAndGroupLeaveNothing(t *testing.T) {
 		})
 	}
 	waitSeries(harness.Labels{"consumer_group": "second", "topic": "orders"}, true)
+	for _, n := range c.Nodes {
+		_, err := n.ConsumeRecordBatches(call(t), &streamhousev1.ConsumeRecordBatchesRequest{Topic: "others", Group: "second", Offset: 1})
+		require.Equal(t, "OFFSET_OUT_OF_RANGE", harness.Reason(err), "which counts under the group, on this node")
+	}
 	require.NoError(t, a.DeleteTopic(t.Context(), "orders"))
 	waitSeries(harness.Labels{"topic": "orders"}, false)
 	harness.Eventually(t, syncWithin, "offsets of the topic are gone", func(ctx context.Context) error {
