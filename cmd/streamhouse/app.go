@@ -24,7 +24,7 @@ const (
 // app is what all commands share.
 type app struct {
 	stdin  io.Reader
-	stdout io.Writer
+	stdout pipe
 	stderr io.Writer
 	// style is for what goes to stdout.
 	style output.Style

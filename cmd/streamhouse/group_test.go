@@ -250,3 +250,24 @@ func TestThroughFaults(t *testing.T) {
 	require.Equal(t, text, s.ok("", "consume", "t"))
 	require.Equal(t, text, s.ok("", "consume", "t", "--group", "g"))
 }
+
+// Who follows a topic where nothing comes sees all the same that its reader has gone.
+func TestReaderLeavesFollower(t *testing.T) {
+	s := newShell(t)
+	s.ok("", "topic", "create", "t")
+	s.ok("a\n", "produce", "t")
+	for _, args := range []string{"consume t --follow", "consume t --follow --group g"} {
+		reader, writer, err := os.Pipe()
+		require.NoError(t, err)
+		done := make(chan int, 1)
+		go func() { done <- run(t.Context(), strings.Fields(args), strings.NewReader(""), writer, io.Discard) }()
+		line := make([]byte, 2)
+		_, err = io.ReadFull(reader, line)
+		require.NoError(t, err)
+		require.NoError(t, reader.Close())
+		require.Equal(t, exitDone, <-done)
+		require.NoError(t, writer.Close())
+	}
+	require.EqualValues(t, 1, s.cluster.Offset("g", "t", 0))
+	require.Empty(t, s.cluster.Members("g"))
+}

@@ -2,8 +2,12 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"io"
+	"os"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // errNobodyReads is a write to stdout after its reader has gone, as head does when it has enough.
@@ -19,6 +23,22 @@ func (p pipe) Write(b []byte) (int, error) {
 		err = errNobodyReads
 	}
 	return n, err
+}
+
+// check fails with errNobodyReads where the reader is known to have gone, before anything is written.
+func (p pipe) check() error {
+	f, ok := p.w.(*os.File)
+	if !ok {
+		return nil
+	}
+	fds := []unix.PollFd{{Fd: int32(f.Fd())}}
+	if n, err := unix.Poll(fds, 0); err != nil || n == 0 {
+		return nil //nolint:nilerr // a write will tell
+	}
+	if fds[0].Revents&(unix.POLLERR|unix.POLLHUP) != 0 {
+		return fmt.Errorf("write: %w", errNobodyReads)
+	}
+	return nil
 }
 
 // nobodyReads says whether nothing else is wrong than that the reader of stdout has gone: it has got what it wanted.

@@ -65,7 +65,7 @@ func (r *reading) with(ctx context.Context, cfg client.ConsumerConfig, loop func
 
 // poll returns records, none where there are none for a while or a partition had to be moved.
 func (r *reading) poll(ctx context.Context, wait time.Duration) ([]client.Record, error) {
-	if len(r.pending) > 0 {
+	if len(r.pending) > 0 || r.job.follow {
 		wait = min(wait, commitEvery)
 	}
 	limited, cancel := context.WithTimeout(ctx, wait)
@@ -78,7 +78,7 @@ func (r *reading) poll(ctx context.Context, wait time.Duration) ([]client.Record
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
 	case errors.Is(err, context.DeadlineExceeded) && limited.Err() != nil:
-		return nil, nil
+		return nil, r.sink.to.check() // who follows may have nothing to write for long
 	default:
 		return nil, r.mend(ctx, err)
 	}

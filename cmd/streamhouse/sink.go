@@ -3,7 +3,6 @@ package main
 import (
 	"bufio"
 	"fmt"
-	"io"
 
 	"github.com/streamhouse/streamhouse/client"
 	"github.com/streamhouse/streamhouse/cmd/streamhouse/internal/output"
@@ -11,6 +10,7 @@ import (
 
 // sink writes records, at most so many.
 type sink struct {
+	to      pipe
 	out     *bufio.Writer
 	encode  encoder
 	limit   int64 // 0 for any number
@@ -18,8 +18,8 @@ type sink struct {
 	begun   bool
 }
 
-func newSink(w io.Writer, format output.Format, limit int64) *sink {
-	return &sink{out: bufio.NewWriterSize(w, 256<<10), encode: encoderFor(format), limit: limit}
+func newSink(w pipe, format output.Format, limit int64) *sink {
+	return &sink{to: w, out: bufio.NewWriterSize(w, 256<<10), encode: encoderFor(format), limit: limit}
 }
 
 // full reports whether all records are written that are wanted.
