@@ -24,7 +24,7 @@ const (
 // app is what all commands share.
 type app struct {
 	stdin  io.Reader
-	stdout pipe
+	stdout output.Pipe
 	stderr io.Writer
 	// style is for what goes to stdout.
 	style output.Style
@@ -36,14 +36,14 @@ type app struct {
 
 // run executes one command line and returns the exit code.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	a := &app{stdin: stdin, stdout: pipe{stdout}, stderr: stderr, style: output.StyleFor(stdout)}
+	a := &app{stdin: stdin, stdout: output.Pipe{W: stdout}, stderr: stderr, style: output.StyleFor(stdout)}
 	root := a.rootCommand() //nolint:contextcheck // cobra hands the context to each command
 	root.SetArgs(args)
 	root.SetIn(stdin)
 	root.SetOut(a.stdout)
 	root.SetErr(stderr)
 	err := root.ExecuteContext(ctx)
-	if err == nil || nobodyReads(err) {
+	if err == nil || output.NobodyReads(err) {
 		return exitDone
 	}
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {

@@ -78,7 +78,7 @@ func (r *reading) poll(ctx context.Context, wait time.Duration) ([]client.Record
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
 	case errors.Is(err, context.DeadlineExceeded) && limited.Err() != nil:
-		return nil, r.sink.to.check() // who follows may have nothing to write for long
+		return nil, r.sink.to.Check() // who follows may have nothing to write for long
 	default:
 		return nil, r.mend(ctx, err)
 	}

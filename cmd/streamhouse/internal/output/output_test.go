@@ -2,6 +2,9 @@ package output
 
 import (
 	"bytes"
+	"errors"
+	"fmt"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -70,4 +73,20 @@ func TestColouredCellsAlign(t *testing.T) {
 	require.Contains(t, b.String(), "\x1b[1mA\x1b[0m")
 	require.Equal(t, "A       STATE  B\né       dead   1\nlonger  ok     x\n", painting.ReplaceAllString(b.String(), ""))
 	require.Equal(t, "plain", Style{}.Bad("plain"))
+}
+
+func TestNobodyReads(t *testing.T) {
+	require.False(t, NobodyReads(errors.Join(ErrNobodyReads, errors.New("x"))))
+	require.False(t, NobodyReads(errors.New("x")))
+	require.True(t, NobodyReads(fmt.Errorf("write: %w", errors.Join(ErrNobodyReads, ErrNobodyReads))))
+	reader, writer, err := os.Pipe()
+	require.NoError(t, err)
+	defer func() { require.NoError(t, writer.Close()) }()
+	p := Pipe{W: writer}
+	require.NoError(t, p.Check())
+	require.NoError(t, reader.Close())
+	require.ErrorIs(t, p.Check(), ErrNobodyReads)
+	_, err = p.Write([]byte("x"))
+	require.ErrorIs(t, err, ErrNobodyReads)
+	require.NoError(t, Pipe{W: new(bytes.Buffer)}.Check())
 }
