@@ -21,22 +21,29 @@ func NewAdmin(c *Client) *Admin { return &Admin{c} }
 
 // Topic is a topic and its partitions.
 type Topic struct {
+	// Name of the topic.
 	Name string
 	// ID is the topic's own: a topic deleted and created again under its name has another one.
-	ID         uuid.UUID
-	Created    time.Time
-	Config     map[string]string
+	ID uuid.UUID
+	// Created is when it was created, in milliseconds.
+	Created time.Time
+	// Config has what was set explicitly; the rest has its default.
+	Config map[string]string
+	// Partitions in order of their numbers.
 	Partitions []Partition
 }
 
 // Partition is where a partition is, and how much of it.
 type Partition struct {
+	// Number of the partition, from 0.
 	Number int32
 	// ID is the partition's own in the cluster.
-	ID    uint64
+	ID uint64
+	// Shard is the Raft group that replicates it.
 	Shard uint32
-	// Leader is the node that leads the shard, empty where it is not known; Replicas are the nodes that hold one.
-	Leader   string
+	// Leader is the node that leads the shard, empty where it is not known.
+	Leader string
+	// Replicas are the nodes that hold one.
 	Replicas []string
 	// LogStartOffset is the first that is kept, UploadedEndOffset behind the last that is in the object store.
 	LogStartOffset, UploadedEndOffset int64
@@ -46,17 +53,23 @@ type Partition struct {
 
 // TopicSummary is a topic without its partitions.
 type TopicSummary struct {
-	Name       string
-	ID         uuid.UUID
-	Created    time.Time
+	// Name of the topic.
+	Name string
+	// ID is the topic's own, as in Topic.
+	ID uuid.UUID
+	// Created is when it was created, in milliseconds.
+	Created time.Time
+	// Partitions is how many it has.
 	Partitions int32
-	Config     map[string]string
+	// Config has what was set explicitly.
+	Config map[string]string
 }
 
 // TopicChange is what AlterTopic does.
 type TopicChange struct {
-	// Set are configs to set, Unset those to return to their defaults.
-	Set   map[string]string
+	// Set are configs to set.
+	Set map[string]string
+	// Unset are configs to return to their defaults.
 	Unset []string
 	// Partitions is the new number, which can only grow; 0 leaves it. Keys go to other partitions then.
 	Partitions int32

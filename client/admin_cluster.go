@@ -22,24 +22,31 @@ const (
 
 // Cluster is the state of a cluster as one node sees it.
 type Cluster struct {
+	// ID was minted when the cluster began, Name is its --cluster-name.
 	ID, Name string
 	// AskedNode is the node that answered.
 	AskedNode string
 	// MetadataLeader is the node that leads the metadata group, empty where it is not known.
 	MetadataLeader string
-	ObjectStore    string
-	Nodes          []Node
-	Shards         []Shard
+	// ObjectStore is the URL of the object store, without credentials.
+	ObjectStore string
+	// Nodes in order of their ids.
+	Nodes []Node
+	// Shards in order of their numbers.
+	Shards []Shard
 }
 
 // Node is one node.
 type Node struct {
+	// ID of the node, and the Zone that it was started with, which may be empty.
 	ID, Zone string
-	State    NodeState
+	// State is what an operator has decided for it.
+	State NodeState
 	// Alive is what gossip says.
 	Alive bool
 	// MetadataRole is its part in the metadata group: voter, non-voter, or empty.
-	MetadataRole                 string
+	MetadataRole string
+	// GRPCAddr, HTTPAddr and RaftAddr are where others reach it, each HOST:PORT.
 	GRPCAddr, HTTPAddr, RaftAddr string
 	// Replicas that it is to hold, and Leaders: shards that it leads.
 	Replicas, Leaders int
@@ -47,18 +54,23 @@ type Node struct {
 
 // Shard is one shard.
 type Shard struct {
+	// Number of the shard, from 0.
 	Number uint32
 	// Leader is a node, empty where nobody is known to lead.
-	Leader      string
-	Term        uint64
+	Leader string
+	// Term of Raft, which grows with every election.
+	Term uint64
+	// CommitIndex is the last entry of the shard's log that is committed.
 	CommitIndex uint64
 	// UploadBacklogBytes are committed and not in the object store yet, LogBytes in the leader's local log.
 	UploadBacklogBytes, LogBytes int64
-	Replicas                     []Replica
+	// Replicas of the shard, and those that it is to have.
+	Replicas []Replica
 }
 
 // Replica is a node's part in a shard.
 type Replica struct {
+	// ID of the replica, empty where it is only wished, and the Node that holds it.
 	ID, Node string
 	// Role is voter, non-voter, or wished where the shard does not have it yet.
 	Role string

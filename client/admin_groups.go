@@ -28,8 +28,11 @@ func groupStateFrom(s streamhousev1.GroupState) GroupState {
 
 // GroupSummary is a group in a list.
 type GroupSummary struct {
-	Name    string
-	State   GroupState
+	// Name of the group.
+	Name string
+	// State is what the group does.
+	State GroupState
+	// Members is how many it has.
 	Members int
 	// Shard whose leader coordinates the group.
 	Shard uint32
@@ -37,13 +40,16 @@ type GroupSummary struct {
 
 // Group is a consumer group with all that belongs to it.
 type Group struct {
-	Name  string
+	// Name of the group.
+	Name string
+	// State is what the group does.
 	State GroupState
 	// Epoch grows with every rebalance.
 	Epoch int32
 	// Coordinator is the node that leads Shard.
 	Coordinator string
-	Shard       uint32
+	// Shard that the group's name hashes to.
+	Shard uint32
 	// Members are in the order of their ids.
 	Members []GroupMember
 	// Partitions are those with a committed offset or an owner, in order.
@@ -52,12 +58,17 @@ type Group struct {
 
 // GroupMember is one consumer.
 type GroupMember struct {
-	ID         string
+	// ID is minted by the consumer when it is made.
+	ID string
+	// InstanceID is that of a static member, else empty.
 	InstanceID string
-	ClientID   string
-	Host       string
+	// ClientID is Config.ClientID.
+	ClientID string
+	// Host is the address that it calls from.
+	Host string
 	// Epoch is that of the group which the member has reached.
-	Epoch  int32
+	Epoch int32
+	// Topics are what it subscribes to, in order.
 	Topics []string
 	// Assigned is what it works on, Revoking what it has yet to give up.
 	Assigned, Revoking []TopicPartition

@@ -154,7 +154,9 @@ func (e *Error) Is(target error) bool {
 
 // ConfigError is a bad value in a Config, ProducerConfig or ConsumerConfig.
 type ConfigError struct {
-	Field   string
+	// Field of the config.
+	Field string
+	// Problem says what is wrong with it, and what would be right.
 	Problem string
 }
 
@@ -169,6 +171,7 @@ func badField(field, format string, args ...any) error {
 type PartitionError struct {
 	TopicPartition
 
+	// Err is what happened to it.
 	Err error
 }
 

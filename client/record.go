@@ -21,9 +21,12 @@ type Record struct {
 	Offset int64
 	// Timestamp in milliseconds. The zero time is the time at which a producer takes the record.
 	Timestamp time.Time
-	Key       []byte
-	Value     []byte
-	Headers   []Header
+	// Key chooses the partition, with the default Partitioner; nil for none.
+	Key []byte
+	// Value is what the record says; nil is null.
+	Value []byte
+	// Headers travel with the record, in order.
+	Headers []Header
 
 	// ownership tells apart the times for which a consumer owned the partition.
 	ownership uint64

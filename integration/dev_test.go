@@ -3,6 +3,7 @@ package integration_test
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -25,7 +26,8 @@ var devAddrs = []string{
 }
 
 // In a fresh clone `make dev` brings a cluster up, and real logs that are
-// produced through its first node come back byte for byte from all three.
+// produced through its first node come back byte for byte from all three. Then
+// the README's first five minutes are what it says.
 func TestDevBringsRealLogsBack(t *testing.T) {
 	logs := harness.TestData(t)
 	harness.RequireFree(t, devAddrs...)
@@ -49,6 +51,8 @@ func TestDevBringsRealLogsBack(t *testing.T) {
 		}
 	}
 
+	runFirstFiveMinutes(t, clone)
+
 	// Started again on its directory, it is the same cluster.
 	stopDev(t, dev)
 	dev = startDev(t, clone)
@@ -59,6 +63,35 @@ func TestDevBringsRealLogsBack(t *testing.T) {
 		require.True(t, bytes.Equal(want, got), path)
 	}
 	stopDev(t, dev)
+}
+
+// runFirstFiveMinutes runs the commands of the README in a clone where `make dev` runs: five from nothing to the lag of a
+// group.
+func runFirstFiveMinutes(t *testing.T, clone string) {
+	t.Helper()
+	readme, err := os.ReadFile(filepath.Join(clone, "README.md"))
+	require.NoError(t, err)
+	_, text, found := strings.Cut(string(readme), "## The first five minutes\n")
+	require.True(t, found)
+	_, text, _ = strings.Cut(text, "```\n")
+	block, _, _ := strings.Cut(text, "```\n")
+	commands := strings.Split(strings.TrimSpace(block), "\n")
+	require.Len(t, commands, 5)
+	require.True(t, strings.HasPrefix(commands[0], "git clone "))
+	require.Equal(t, "make dev", commands[1])
+	var shown []byte
+	for _, command := range commands[2:] {
+		shown = run(t, nil, "bash", "-euo", "pipefail", "-c", "cd "+clone+" && "+command)
+	}
+	require.Contains(t, string(shown), "600", "what is left")
+	described := run(t, nil, filepath.Join(clone, "bin", "streamhouse"), "group", "describe", "billing", "-o", "json")
+	var group struct {
+		Lag     int64 `json:"lag"`
+		Members []any `json:"members"`
+	}
+	require.NoError(t, json.Unmarshal(described, &group))
+	require.EqualValues(t, 600, group.Lag)
+	require.Empty(t, group.Members, "the consumer has left")
 }
 
 // freshClone copies what a clone of the work tree as it is would have.
