@@ -51,7 +51,9 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		return exitInterrupted
 	}
 	a.say("streamhouse: %v", err)
-	if _, bad := errors.AsType[*node.ConfigError](err); bad || !a.started {
+	_, setting := errors.AsType[*node.ConfigError](err)
+	_, wrong := errors.AsType[*usageError](err)
+	if setting || wrong || !a.started {
 		a.say("see: %s --help", commandPath(root, args))
 		return exitUsage
 	}
@@ -127,6 +129,14 @@ func group(use, short, long, example string, below ...*cobra.Command) *cobra.Com
 	c.AddCommand(below...)
 	return c
 }
+
+// usageError is a mistake in a command line that only the command itself finds.
+type usageError struct{ text string }
+
+// Error says what is wrong.
+func (e *usageError) Error() string { return e.text }
+
+func usagef(format string, args ...any) error { return &usageError{fmt.Sprintf(format, args...)} }
 
 // exactly wants one argument for each name.
 func exactly(names ...string) cobra.PositionalArgs {

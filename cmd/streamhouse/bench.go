@@ -126,7 +126,7 @@ The topic is created if it is missing; it and its records are kept.`,
   streamhouse bench e2e bench-events --rate 20000 --record-size 200 --duration 30s -o json`,
 		RunE: a.do(func(ctx context.Context, cmd *cobra.Command, args []string) error {
 			if f.load.RecordBytes < bench.StampBytes {
-				return fmt.Errorf("--record-size %d: must be %d or more", f.load.RecordBytes, bench.StampBytes)
+				return usagef("--record-size %d: must be %d or more", f.load.RecordBytes, bench.StampBytes)
 			}
 			return a.bench(ctx, cmd, &f, args[0], 2, func(ctx context.Context, dial bench.Dial, m []*bench.Meter) (time.Duration, error) {
 				return bench.EndToEnd(ctx, dial, f.load, m[0], m[1])
@@ -173,17 +173,17 @@ func (f *benchFlags) check(cmd *cobra.Command, topic string) error {
 	}
 	switch {
 	case l.Records < 0 || (l.Records == 0 && cmd.Flags().Changed("records")):
-		return fmt.Errorf("--records %d: must be 1 or more", l.Records)
+		return usagef("--records %d: must be 1 or more", l.Records)
 	case l.Duration < 0 || (l.Duration == 0 && cmd.Flags().Changed("duration")):
-		return fmt.Errorf("--duration %s: must be above 0", l.Duration)
+		return usagef("--duration %s: must be above 0", l.Duration)
 	case l.Clients < 1 || l.Clients > 1000:
-		return fmt.Errorf("--clients %d: must be 1 to 1000", l.Clients)
+		return usagef("--clients %d: must be 1 to 1000", l.Clients)
 	case l.Rate < 0:
-		return fmt.Errorf("--rate %g: must be 0 or more", l.Rate)
+		return usagef("--rate %g: must be 0 or more", l.Rate)
 	case l.RecordBytes < 0:
-		return fmt.Errorf("--record-size %d: must be 0 or more", l.RecordBytes)
+		return usagef("--record-size %d: must be 0 or more", l.RecordBytes)
 	case l.FetchBytes != 0 && (l.FetchBytes < 1<<10 || l.FetchBytes > 16<<20):
-		return fmt.Errorf("--fetch-bytes %d: must be 1024 to 16777216", l.FetchBytes)
+		return usagef("--fetch-bytes %d: must be 1024 to 16777216", l.FetchBytes)
 	}
 	return benchFlagError(l.Producer.Validate())
 }
@@ -195,7 +195,7 @@ func benchFlagError(err error) error {
 		return err
 	}
 	names := map[string]string{"Acks": "acks", "Compression": "compression", "BatchBytes": "batch-bytes", "Linger": "linger", "DeliveryTimeout": "timeout"}
-	return fmt.Errorf("--%s: %s", names[bad.Field], bad.Problem)
+	return usagef("--%s: %s", names[bad.Field], bad.Problem)
 }
 
 // benchTest runs a test, with a meter for each result.
@@ -209,7 +209,7 @@ func (a *app) bench(ctx context.Context, cmd *cobra.Command, f *benchFlags, topi
 	j := benchJSON{Topic: topic}
 	err := f.with(ctx, a, func(ctx context.Context, admin *client.Admin) error {
 		var err error
-		j.Partitions, err = a.benchTopic(ctx, admin, topic, f.partitions)
+		j.Partitions, err = a.topicOrCreate(ctx, admin, topic, f.partitions)
 		return err
 	})
 	if err != nil {
@@ -231,17 +231,6 @@ func (a *app) bench(ctx context.Context, cmd *cobra.Command, f *benchFlags, topi
 		err = ctx.Err()
 	}
 	return errors.Join(err, a.writeBench(f.format, j, results))
-}
-
-// benchTopic returns the number of a topic's partitions. It creates the topic where it is missing and partitions is not 0.
-func (a *app) benchTopic(ctx context.Context, admin *client.Admin, topic string, partitions int32) (int, error) {
-	t, err := admin.DescribeTopic(ctx, topic)
-	if errors.Is(err, client.ErrTopicNotFound) && partitions != 0 {
-		if t, err = admin.CreateTopic(ctx, topic, partitions, nil); err == nil {
-			a.say("topic %s was missing and is created, with %d partitions", topic, partitions)
-		}
-	}
-	return len(t.Partitions), err
 }
 
 // showProgress draws on a terminal what a meter has, until stop is called.

@@ -41,18 +41,18 @@ func TestBenchErrors(t *testing.T) {
 	s := newShell(t)
 	for line, want := range map[string]string{
 		"bench consume none":                      `topic "none" does not exist (TOPIC_NOT_FOUND)`,
-		"bench produce t --records 0":             "--records 0: must be 1 or more",
-		"bench produce t --duration 0s":           "--duration 0s: must be above 0",
-		"bench produce t --clients 0":             "--clients 0: must be 1 to 1000",
-		"bench produce t --rate -1":               "--rate -1: must be 0 or more",
-		"bench produce t --record-size -1":        "--record-size -1: must be 0 or more",
-		"bench produce t --compression gzip":      `--compression: "gzip" must be none, snappy, lz4 or zstd`,
-		"bench produce t --acks all":              `--acks: "all" must be quorum or durable`,
-		"bench produce t --batch-bytes 900000000": "--batch-bytes: 900000000 is not from 1 to 8388608",
-		"bench consume t --fetch-bytes 1":         "--fetch-bytes 1: must be 1024 to 16777216",
-		"bench e2e t --record-size 8":             "--record-size 8: must be 16 or more",
-		"bench produce t --timeout -1s":           "--timeout: -1s is below 0",
+		"bench produce t --records 0":             "usage: --records 0: must be 1 or more",
+		"bench produce t --duration 0s":           "usage: --duration 0s: must be above 0",
+		"bench produce t --clients 0":             "usage: --clients 0: must be 1 to 1000",
+		"bench produce t --rate -1":               "usage: --rate -1: must be 0 or more",
+		"bench produce t --record-size -1":        "usage: --record-size -1: must be 0 or more",
+		"bench produce t --compression gzip":      `usage: --compression: "gzip" must be none, snappy, lz4 or zstd`,
+		"bench produce t --acks all":              `usage: --acks: "all" must be quorum or durable`,
+		"bench produce t --batch-bytes 900000000": "usage: --batch-bytes: 900000000 is not from 1 to 8388608",
+		"bench consume t --fetch-bytes 1":         "usage: --fetch-bytes 1: must be 1024 to 16777216",
+		"bench e2e t --record-size 8":             "usage: --record-size 8: must be 16 or more",
+		"bench produce t --timeout -1s":           "usage: --timeout: -1s is below 0",
 	} {
-		require.Equal(t, result{exitFailed, "", "streamhouse: " + want + "\n"}, s.run("", strings.Fields(line)...), line)
+		require.Equal(t, refusal(line, want), s.run("", strings.Fields(line)...), line)
 	}
 }

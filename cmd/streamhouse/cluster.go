@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strconv"
 	"time"
@@ -141,7 +140,7 @@ cluster may move the leadership on later, to spread leaders evenly.`,
 		RunE: a.do(func(ctx context.Context, _ *cobra.Command, args []string) error {
 			shard, err := strconv.ParseUint(args[0], 10, 32)
 			if err != nil {
-				return errors.New("SHARD " + strconv.Quote(args[0]) + " must be a number")
+				return usagef("SHARD %q: must be a number", args[0])
 			}
 			return c.with(ctx, a, func(ctx context.Context, admin *client.Admin) error {
 				if err := admin.TransferLeader(ctx, uint32(shard), args[1]); err != nil {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"strconv"
 	"strings"
 	"time"
@@ -43,7 +42,7 @@ SHELL is bash, zsh, fish or powershell. bash needs the package bash-completion.`
 			case "powershell":
 				return root.GenPowerShellCompletionWithDesc(a.stdout)
 			default:
-				return fmt.Errorf("SHELL %q: must be %s", args[0], strings.Join(shells, ", "))
+				return usagef("SHELL %q: must be %s", args[0], strings.Join(shells, ", "))
 			}
 		}),
 	}

@@ -16,7 +16,7 @@ func TestCompletionScripts(t *testing.T) {
 		require.Contains(t, r.stdout, want)
 	}
 	r := runWith(t.Context(), "", "completion", "csh")
-	require.Equal(t, result{exitFailed, "", `streamhouse: SHELL "csh": must be bash, zsh, fish, powershell` + "\n"}, r)
+	require.Equal(t, refusal("completion csh", `usage: SHELL "csh": must be bash, zsh, fish, powershell`), r)
 }
 
 func TestCompletions(t *testing.T) {

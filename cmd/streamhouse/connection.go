@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net"
 	"os"
@@ -52,7 +51,7 @@ func (c *connection) open(a *app) (*client.Client, error) {
 		return nil, err
 	}
 	if c.timeout <= 0 {
-		return nil, fmt.Errorf("--timeout %s: must be above 0", c.timeout)
+		return nil, usagef("--timeout %s: must be above 0", c.timeout)
 	}
 	return client.New(client.Config{
 		Addrs: addrs, ClientID: clientID, RequestTimeout: min(c.timeout, maxRequestTimeout), Logger: slog.New(notices{a.say}),
@@ -85,12 +84,12 @@ func parseAddrs(flag string) ([]string, error) {
 			continue
 		}
 		if _, _, err := net.SplitHostPort(addr); err != nil {
-			return nil, fmt.Errorf("--addr: %q must be HOST:PORT", addr)
+			return nil, usagef("--addr: %q must be HOST:PORT", addr)
 		}
 		addrs = append(addrs, addr)
 	}
 	if len(addrs) == 0 {
-		return nil, errors.New("--addr: is empty: give HOST:PORT of one or more nodes")
+		return nil, usagef("--addr: is empty: give HOST:PORT of one or more nodes")
 	}
 	return addrs, nil
 }

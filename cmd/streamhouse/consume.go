@@ -79,7 +79,7 @@ func (f *consumeFlags) job(cmd *cobra.Command, topic string) (*consumeJob, error
 	}
 	j := &consumeJob{conn: &f.connection, topic: topic, group: f.group, from: from, limit: f.limit, follow: f.follow}
 	if f.limit < 0 || (f.limit == 0 && cmd.Flags().Changed("max")) {
-		return nil, fmt.Errorf("--max %d: must be 1 or more", f.limit)
+		return nil, usagef("--max %d: must be 1 or more", f.limit)
 	}
 	if cmd.Flags().Changed("partition") {
 		j.fixed = &f.partition
@@ -160,7 +160,7 @@ func parsePosition(flag, s string) (position, error) {
 	if t, err := time.Parse(time.RFC3339, s); err == nil {
 		return position{at: client.AtTime(t)}, nil
 	}
-	return position{}, fmt.Errorf("%s %q: must be beginning, end, an offset, or a time such as 2026-01-31T12:00:00Z", flag, s)
+	return position{}, usagef("%s %q: must be beginning, end, an offset, or a time such as 2026-01-31T12:00:00Z", flag, s)
 }
 
 // listOffsets returns the offset of a position in partitions of a topic; no partitions are all.

@@ -82,15 +82,15 @@ func TestConsumeErrors(t *testing.T) {
 	s.ok("", "topic", "create", "t", "--partitions", "2")
 	for line, want := range map[string]string{
 		"consume u":                                 `topic "u" does not exist (TOPIC_NOT_FOUND)`,
-		"consume t --from yesterday":                `--from "yesterday": must be beginning, end, an offset, or a time such as 2026-01-31T12:00:00Z`,
-		"consume t --from -1":                       `--from "-1": must be beginning, end, an offset, or a time such as 2026-01-31T12:00:00Z`,
+		"consume t --from yesterday":                `usage: --from "yesterday": must be beginning, end, an offset, or a time such as 2026-01-31T12:00:00Z`,
+		"consume t --from -1":                       `usage: --from "-1": must be beginning, end, an offset, or a time such as 2026-01-31T12:00:00Z`,
 		"consume t --from 1":                        "--from 1: topic t has 2 partitions, so give --partition, too",
 		"consume t --partition 2":                   "topic t has no partition 2: it has 0 to 1",
 		"consume t --from 9 --partition 1":          "--from 9: partition 1 ends at 0",
-		"consume t --max 0":                         "--max 0: must be 1 or more",
+		"consume t --max 0":                         "usage: --max 0: must be 1 or more",
 		"consume t --from 9 --partition 1 --follow": "offset 9 is out of range (OFFSET_OUT_OF_RANGE)",
 	} {
-		require.Equal(t, result{exitFailed, "", "streamhouse: " + want + "\n"}, s.run("", strings.Fields(line)...), line)
+		require.Equal(t, refusal(line, want), s.run("", strings.Fields(line)...), line)
 	}
 }
 

@@ -27,7 +27,7 @@ directory, the cluster is back with its data. What stands behind -- goes to ever
   streamhouse dev --nodes 1 --data-dir /tmp/one -- --log-level debug`,
 		RunE: a.do(func(ctx context.Context, cmd *cobra.Command, args []string) error {
 			if len(args) > 0 && cmd.ArgsLenAtDash() != 0 {
-				return fmt.Errorf("unknown argument %q: flags for the nodes stand behind --", args[0])
+				return usagef("unknown argument %q: flags for the nodes stand behind --", args[0])
 			}
 			binary, err := os.Executable()
 			if err != nil {
@@ -36,7 +36,7 @@ directory, the cluster is back with its data. What stands behind -- goes to ever
 			cfg.Binary, cfg.ServerArgs = binary, args
 			c, err := dev.New(cfg)
 			if err != nil {
-				return err
+				return usagef("%s", err)
 			}
 			return c.Run(ctx, func(ctx context.Context, nodes []*dev.Node) error {
 				return a.showCluster(ctx, cfg, nodes)
@@ -77,9 +77,9 @@ func (a *app) showCluster(ctx context.Context, cfg dev.Config, nodes []*dev.Node
 	if nodes[0].GRPCAddr != client.DefaultAddr || len(nodes) > 1 {
 		a.say("\n  export STREAMHOUSE_ADDR=%s", addrs)
 	}
-	a.say("\n  create   %[1]s topic create events --partitions 3\n"+
-		"  produce  echo hello | %[1]s produce events\n"+
-		"  consume  %[1]s consume events\n"+
+	a.say("\n  produce  seq 1000 | %[1]s produce events --create 3\n"+
+		"  consume  %[1]s consume events --group billing --max 400\n"+
+		"  lag      %[1]s group describe billing\n"+
 		"  status   %[1]s cluster status\n"+
 		"  scrape   curl -s http://%[2]s/metrics\n"+
 		"  stop     Ctrl-C; logs and data are in %[3]s\n", self, nodes[0].HTTPAddr, cfg.Dir)

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -277,7 +276,7 @@ no members: stop its consumers first.`,
 		Args: exactly("GROUP"),
 		RunE: a.do(func(ctx context.Context, _ *cobra.Command, args []string) error {
 			if topic == "" || to == "" {
-				return errors.New("--topic and --to are required")
+				return usagef("--topic and --to are required")
 			}
 			pos, err := parsePosition("--to", to)
 			if err != nil {

@@ -184,11 +184,11 @@ func TestGroupCommands(t *testing.T) {
 	require.Equal(t, "[]\n", s.ok("", "group", "list", "-o", "json"))
 	for line, want := range map[string]string{
 		"group describe g":                  `group "g" does not exist (GROUP_NOT_FOUND)`,
-		"group reset g --topic t":           "--topic and --to are required",
+		"group reset g --topic t":           "usage: --topic and --to are required",
 		"group reset g --topic u --to end":  `topic "u" does not exist (TOPIC_NOT_FOUND)`,
-		"group reset g --topic t --to then": `--to "then": must be beginning, end, an offset, or a time such as 2026-01-31T12:00:00Z`,
+		"group reset g --topic t --to then": `usage: --to "then": must be beginning, end, an offset, or a time such as 2026-01-31T12:00:00Z`,
 	} {
-		require.Equal(t, result{exitFailed, "", "streamhouse: " + want + "\n"}, s.run("", strings.Fields(line)...), line)
+		require.Equal(t, refusal(line, want), s.run("", strings.Fields(line)...), line)
 	}
 }
 

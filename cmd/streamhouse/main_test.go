@@ -191,3 +191,13 @@ func TestInterrupted(t *testing.T) {
 		require.Equal(t, result{exitInterrupted, "", "interrupted\n"}, r)
 	}
 }
+
+// refusal is the result of a line that fails with a text. Behind "usage: " it stands for a mistake in the line itself.
+func refusal(line, text string) result {
+	wrong, ok := strings.CutPrefix(text, "usage: ")
+	if !ok {
+		return result{exitFailed, "", "streamhouse: " + text + "\n"}
+	}
+	path := commandPath((&app{}).rootCommand(), strings.Fields(line))
+	return result{exitUsage, "", "streamhouse: " + wrong + "\nsee: " + path + " --help\n"}
+}

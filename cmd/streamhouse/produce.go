@@ -20,7 +20,7 @@ type produceFlags struct {
 	connection
 
 	key, separator, acks, file string
-	partition                  int32
+	partition, create          int32
 }
 
 func (a *app) produceCommand() *cobra.Command {
@@ -35,6 +35,7 @@ line without LF is marked by a header, streamhouse.unended-line, so that "consum
 -o value" gives the file back byte for byte. Records are written under a producer
 id, so that a retry never stores one twice.`,
 		Example: `  streamhouse produce events --file app.log
+  seq 1000 | streamhouse produce events --create 3
   echo 'user-7:signed in' | streamhouse produce events --key-separator :`,
 		Args: exactly("TOPIC"),
 		RunE: a.do(func(ctx context.Context, cmd *cobra.Command, args []string) error {
@@ -50,6 +51,7 @@ id, so that a retry never stores one twice.`,
 	fl.StringVar(&f.key, "key", "", "key of all records; may be empty, which is not the same as none")
 	fl.StringVar(&f.separator, "key-separator", "", "`text` between a line's key and its value; every line must have it")
 	fl.Int32Var(&f.partition, "partition", 0, "partition of all records (default: chosen by the key, else spread)")
+	fl.Int32Var(&f.create, "create", 0, "create the topic with this many `partitions` where it does not exist (default: fail)")
 	fl.StringVar(&f.acks, "acks", "quorum", "when a write is acknowledged: `quorum` (on disk on a majority) or durable (in the object store)")
 	fl.StringVar(&f.file, "file", "-", "file to read; - is stdin")
 	cmd.MarkFlagsMutuallyExclusive("key", "key-separator")
@@ -63,19 +65,23 @@ type produceJob struct {
 	acks   client.Acks
 	keying keying
 	fixed  *int32
+	create int32
 	file   string
 }
 
 func (f *produceFlags) job(cmd *cobra.Command, topic string) (*produceJob, error) {
-	j := &produceJob{conn: &f.connection, topic: topic, file: f.file, acks: client.Acks(f.acks), keying: keying{separator: f.separator}}
+	j := &produceJob{conn: &f.connection, topic: topic, file: f.file, create: f.create, acks: client.Acks(f.acks), keying: keying{separator: f.separator}}
 	if j.acks != client.AcksQuorum && j.acks != client.AcksDurable {
-		return nil, fmt.Errorf("--acks %q: must be quorum or durable", f.acks)
+		return nil, usagef("--acks %q: must be quorum or durable", f.acks)
 	}
 	if cmd.Flags().Changed("key") {
 		j.keying.key = &f.key
 	}
 	if cmd.Flags().Changed("key-separator") && f.separator == "" {
-		return nil, errors.New("--key-separator: must not be empty")
+		return nil, usagef("--key-separator: must not be empty")
+	}
+	if cmd.Flags().Changed("create") && f.create < 1 {
+		return nil, usagef("--create %d: must be 1 or more", f.create)
 	}
 	if cmd.Flags().Changed("partition") {
 		j.fixed = &f.partition
@@ -103,7 +109,7 @@ func (a *app) produce(ctx context.Context, job *produceJob) error {
 		return err
 	}
 	defer func() { _ = cl.Close() }() // all calls have returned
-	if err := job.check(ctx, client.NewAdmin(cl)); err != nil {
+	if err := a.checkProduce(ctx, job, client.NewAdmin(cl)); err != nil {
 		return err
 	}
 	p, err := client.NewProducer(cl, job.producerConfig())
@@ -122,15 +128,15 @@ func (a *app) produce(ctx context.Context, job *produceJob) error {
 	return errors.Join(err, a.reportProduce(job.conn.format, r, t.unclear))
 }
 
-// check looks for the topic and the partition.
-func (j *produceJob) check(ctx context.Context, admin *client.Admin) error {
+// checkProduce looks for the topic and the partition.
+func (a *app) checkProduce(ctx context.Context, j *produceJob, admin *client.Admin) error {
 	ctx, cancel := context.WithTimeout(ctx, j.conn.timeout)
 	defer cancel()
-	t, err := admin.DescribeTopic(ctx, j.topic)
+	n, err := a.topicOrCreate(ctx, admin, j.topic, j.create)
 	if err != nil {
 		return err
 	}
-	if n := len(t.Partitions); j.fixed != nil && (*j.fixed < 0 || int(*j.fixed) >= n) {
+	if j.fixed != nil && (*j.fixed < 0 || int(*j.fixed) >= n) {
 		return noPartition(j.topic, *j.fixed, n)
 	}
 	return nil

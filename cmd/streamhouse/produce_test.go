@@ -113,16 +113,16 @@ func TestProduceErrors(t *testing.T) {
 	s.ok("", "topic", "create", "t")
 	for line, want := range map[string]string{
 		"produce u":                      `topic "u" does not exist (TOPIC_NOT_FOUND)`,
-		"produce t --acks some":          `--acks "some": must be quorum or durable`,
+		"produce t --acks some":          `usage: --acks "some": must be quorum or durable`,
 		"produce t --file /no/such/file": "--file: open /no/such/file: no such file or directory",
 		"produce t --file /tmp":          "--file: /tmp is a directory",
-		"produce t --key-separator=":     "--key-separator: must not be empty",
-		"produce t --addr nowhere":       `--addr: "nowhere" must be HOST:PORT`,
-		"produce t --addr ,":             "--addr: is empty: give HOST:PORT of one or more nodes",
-		"produce t --addr a:1,b":         `--addr: "b" must be HOST:PORT`,
-		"produce t --timeout 0s":         "--timeout 0s: must be above 0",
+		"produce t --key-separator=":     "usage: --key-separator: must not be empty",
+		"produce t --addr nowhere":       `usage: --addr: "nowhere" must be HOST:PORT`,
+		"produce t --addr ,":             "usage: --addr: is empty: give HOST:PORT of one or more nodes",
+		"produce t --addr a:1,b":         `usage: --addr: "b" must be HOST:PORT`,
+		"produce t --timeout 0s":         "usage: --timeout 0s: must be above 0",
 	} {
-		require.Equal(t, result{exitFailed, "", "streamhouse: " + want + "\n"}, s.run("", strings.Fields(line)...), line)
+		require.Equal(t, refusal(line, want), s.run("", strings.Fields(line)...), line)
 	}
 	require.Equal(t, result{exitFailed, "", "streamhouse: topic t has no partition 7: it has 0 to 0\n"}, s.run("a\n", "produce", "t", "--partition", "7"))
 }

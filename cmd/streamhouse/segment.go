@@ -162,11 +162,11 @@ func batchesText(m map[string]int64) string {
 func splitObjectURL(raw string) (store, name string, err error) {
 	u, err := url.Parse(raw)
 	if err != nil {
-		return "", "", fmt.Errorf("URL: %w", err)
+		return "", "", usagef("URL: %s", err)
 	}
 	dir, name := path.Split(u.Path)
 	if (u.Scheme != "s3" && u.Scheme != "file") || name == "" {
-		return "", "", fmt.Errorf("URL %q: must be s3://BUCKET/…/NAME?region=… or file:///…/NAME", raw)
+		return "", "", usagef("URL %q: must be s3://BUCKET/…/NAME?region=… or file:///…/NAME", raw)
 	}
 	u.Path, u.RawPath = strings.TrimSuffix(dir, "/"), ""
 	return u.String(), name, nil

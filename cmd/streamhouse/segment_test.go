@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/oklog/ulid/v2"
@@ -72,7 +73,11 @@ func TestSegmentInspectRefuses(t *testing.T) {
 		"file://" + dir + "/x.seg":    "object not found",
 	} {
 		r := (&shell{t: t}).run("", "segment", "inspect", url)
-		require.Equal(t, exitFailed, r.code)
+		code := exitFailed
+		if strings.Contains(want, "must be") {
+			code = exitUsage
+		}
+		require.Equal(t, code, r.code)
 		require.Contains(t, r.stderr, want)
 		require.NoDirExists(t, dir+"/no")
 	}

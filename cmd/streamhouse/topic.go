@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -73,7 +74,7 @@ func parseConfigs(pairs []string) (map[string]string, error) {
 	for _, p := range pairs {
 		k, v, ok := strings.Cut(p, "=")
 		if !ok || k == "" {
-			return nil, fmt.Errorf("--config %q: must be KEY=VALUE", p)
+			return nil, usagef("--config %q: must be KEY=VALUE", p)
 		}
 		m[k] = v
 	}
@@ -232,7 +233,7 @@ go to other partitions once there are more.`,
 				return err
 			}
 			if len(config) == 0 && len(unset) == 0 && parts == 0 {
-				return fmt.Errorf("nothing to change: give --config, --unset-config or --partitions")
+				return usagef("nothing to change: give --config, --unset-config or --partitions")
 			}
 			return c.with(ctx, a, func(ctx context.Context, admin *client.Admin) error {
 				t, err := admin.AlterTopic(ctx, args[0], client.TopicChange{Set: config, Unset: unset, Partitions: parts})
@@ -270,4 +271,20 @@ There is no way back, and no question is asked.`,
 		}),
 	}
 	return c.call(cmd)
+}
+
+// topicOrCreate returns the number of a topic's partitions. It creates the topic where it is missing and partitions is
+// not 0.
+func (a *app) topicOrCreate(ctx context.Context, admin *client.Admin, topic string, partitions int32) (int, error) {
+	t, err := admin.DescribeTopic(ctx, topic)
+	if !errors.Is(err, client.ErrTopicNotFound) || partitions == 0 {
+		return len(t.Partitions), err
+	}
+	t, err = admin.CreateTopic(ctx, topic, partitions, nil)
+	if errors.Is(err, client.ErrTopicExists) { // another one was quicker
+		t, err = admin.DescribeTopic(ctx, topic)
+	} else if err == nil {
+		a.say("topic %s was missing and is created, with %d partitions", topic, partitions)
+	}
+	return len(t.Partitions), err
 }

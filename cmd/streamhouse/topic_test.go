@@ -32,16 +32,16 @@ func TestTopicErrors(t *testing.T) {
 	s.ok("", "topic", "create", "a")
 	for line, want := range map[string]string{
 		"topic create a":              `topic "a" exists (TOPIC_EXISTS)`,
-		"topic create b --config x":   `--config "x": must be KEY=VALUE`,
+		"topic create b --config x":   `usage: --config "x": must be KEY=VALUE`,
 		"topic create b --partitions": "", // below
 		"topic describe b":            `topic "b" does not exist (TOPIC_NOT_FOUND)`,
 		"topic delete b":              `topic "b" does not exist (TOPIC_NOT_FOUND)`,
-		"topic alter a":               "nothing to change: give --config, --unset-config or --partitions",
+		"topic alter a":               "usage: nothing to change: give --config, --unset-config or --partitions",
 	} {
 		if want == "" {
 			line, want = line+" 0", "partitions must be 1 to 100000 (INVALID_FIELD)"
 		}
-		require.Equal(t, result{exitFailed, "", "streamhouse: " + want + "\n"}, s.run("", strings.Fields(line)...), line)
+		require.Equal(t, refusal(line, want), s.run("", strings.Fields(line)...), line)
 	}
 }
 
@@ -77,8 +77,8 @@ func TestClusterCommands(t *testing.T) {
 	for line, want := range map[string]string{
 		"cluster drain n9":                 `node "n9" does not exist (NODE_NOT_FOUND)`,
 		"cluster transfer-leader 7 n1":     "there is no shard 7 (SHARD_NOT_FOUND)",
-		"cluster transfer-leader -- -1 n1": `SHARD "-1" must be a number`,
+		"cluster transfer-leader -- -1 n1": `usage: SHARD "-1": must be a number`,
 	} {
-		require.Equal(t, result{exitFailed, "", "streamhouse: " + want + "\n"}, s.run("", strings.Fields(line)...), line)
+		require.Equal(t, refusal(line, want), s.run("", strings.Fields(line)...), line)
 	}
 }
