@@ -44,21 +44,15 @@ const syncDelay = 100 * time.Millisecond
 // Run keeps the metrics' series in step with the topics and groups until ctx ends, then returns nil. Calls work without
 // it.
 func (b *Broker) Run(ctx context.Context) error {
-	tick := time.NewTicker(groupsEvery)
-	defer tick.Stop()
-	groups := make(map[string]bool)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() { b.syncGroupSeries(ctx) })
 	for {
 		changed := b.meta.Watch()
 		b.syncTopics()
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-tick.C:
-			b.syncGroups(ctx, groups)
-			continue
-		case <-b.metrics.groupAdded: // it may be gone before the next tick
-			b.syncGroups(ctx, groups)
-			continue
 		case <-changed:
 		}
 		_ = pause(ctx, syncDelay) // the select sees the end of ctx

@@ -53,7 +53,7 @@ func (b *Broker) ConsumeRecordBatches(ctx context.Context, req *streamhousev1.Co
 	if err != nil {
 		return nil, err
 	}
-	if err := c.at.expect(req.GetPartitionId()); err != nil {
+	if c.at, err = b.expect(ctx, c.at, req.GetPartitionId()); err != nil {
 		return nil, err
 	}
 	f, err := b.read(ctx, c.at, c.offset, c.maxBytes, wait)
@@ -131,11 +131,8 @@ func (c *consumer) refresh(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := at.expect(c.at.partition.ID); err != nil {
-		return err
-	}
-	c.at = at
-	return nil
+	c.at, err = c.b.expect(ctx, at, c.at.partition.ID)
+	return err
 }
 
 // consumer reads a partition in order.

@@ -57,8 +57,12 @@ func (b *Broker) GroupHeartbeat(ctx context.Context, req *streamhousev1.GroupHea
 	if answer.Waiting {
 		interval = min(interval, waitingInterval)
 	}
+	assigned, err := b.assigned(ctx, answer.Assigned)
+	if err != nil {
+		return nil, err
+	}
 	return &streamhousev1.GroupHeartbeatResponse{
-		MemberEpoch: answer.Epoch, HeartbeatIntervalMs: int32(interval.Milliseconds()), Assigned: b.topicPartitions(answer.Assigned),
+		MemberEpoch: answer.Epoch, HeartbeatIntervalMs: int32(interval.Milliseconds()), Assigned: assigned,
 	}, nil
 }
 
@@ -220,12 +224,20 @@ func (b *Broker) partitionIDs(ctx context.Context, list []*streamhousev1.TopicPa
 	return slices.Compact(ids), nil
 }
 
-// knownIDs returns the ids of those partitions that this node knows; all is false when there are others.
+// knownIDs returns the ids of those partitions that this node knows, or that the member has told; all is false when there
+// are others.
 func (b *Broker) knownIDs(list []*streamhousev1.TopicPartitions) (ids []uint64, all bool, err error) {
 	all = true
 	for _, tp := range list {
 		if err := fsm.ValidateName(tp.GetTopic()); err != nil {
 			return nil, false, InvalidField("owned.topic", "%s", err)
+		}
+		if len(tp.GetPartitionIds()) > 0 {
+			if len(tp.GetPartitionIds()) != len(tp.GetPartitions()) {
+				return nil, false, InvalidField("owned.partition_ids", "%d of them for %d partitions", len(tp.GetPartitionIds()), len(tp.GetPartitions()))
+			}
+			ids = append(ids, tp.GetPartitionIds()...)
+			continue
 		}
 		t, known := b.meta.View().Topic(tp.GetTopic())
 		for _, number := range tp.GetPartitions() {
@@ -242,7 +254,23 @@ func (b *Broker) knownIDs(list []*streamhousev1.TopicPartitions) (ids []uint64, 
 	return ids, all, nil
 }
 
-// topicPartitions is the way back from partitionIDs, in order of topics and partitions. What was deleted is left out.
+// assigned is the way back from partitionIDs. A partition that this node has not heard of yet must not be left out,
+// either: the member would give it up.
+func (b *Broker) assigned(ctx context.Context, ids []uint64) ([]*streamhousev1.TopicPartitions, error) {
+	view := b.meta.View()
+	for _, id := range ids {
+		if _, known := view.Partition(id); known {
+			continue
+		}
+		if err := b.meta.Barrier(ctx); err != nil {
+			return nil, err
+		}
+		break
+	}
+	return b.topicPartitions(ids), nil
+}
+
+// topicPartitions names partitions, in order of topics and partitions. What was deleted is left out.
 func (b *Broker) topicPartitions(ids []uint64) []*streamhousev1.TopicPartitions {
 	byTopic := make(map[string]*streamhousev1.TopicPartitions)
 	var out []*streamhousev1.TopicPartitions
@@ -257,10 +285,7 @@ func (b *Broker) topicPartitions(ids []uint64) []*streamhousev1.TopicPartitions 
 			byTopic[topic] = tp
 			out = append(out, tp)
 		}
-		tp.Partitions = append(tp.Partitions, number)
-	}
-	for _, tp := range out {
-		slices.Sort(tp.Partitions)
+		tp.Partitions, tp.PartitionIds = append(tp.Partitions, number), append(tp.PartitionIds, id)
 	}
 	slices.SortFunc(out, func(x, y *streamhousev1.TopicPartitions) int { return cmp.Compare(x.GetTopic(), y.GetTopic()) })
 	return out

@@ -58,7 +58,7 @@ func (b *Broker) checkCommit(ctx context.Context, topic string, o *streamhousev1
 	if err != nil {
 		return place{}, err
 	}
-	if err := at.expect(o.GetPartitionId()); err != nil {
+	if at, err = b.expect(ctx, at, o.GetPartitionId()); err != nil {
 		return place{}, err
 	}
 	p := at.partition
@@ -110,7 +110,9 @@ func (b *Broker) GetOffset(ctx context.Context, req *streamhousev1.GetOffsetRequ
 		if !ok || !sameTopic(p, t) {
 			continue
 		}
-		res.Offsets = append(res.Offsets, &streamhousev1.CommittedOffset{Partition: p.Number, Offset: o.Offset, Metadata: o.Metadata})
+		res.Offsets = append(res.Offsets, &streamhousev1.CommittedOffset{
+			Partition: p.Number, PartitionId: p.ID, Offset: o.Offset, Metadata: o.Metadata,
+		})
 	}
 	return res, nil
 }

@@ -2,17 +2,43 @@ package broker
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
 
 const (
-	// groupsEvery is how often the series of groups are held against the groups that there are.
+	// groupsEvery is how often the series of groups are held against the groups that there are; groupsSoon is how long
+	// after a new one was named, which may be gone before the next time.
 	groupsEvery = 10 * time.Second
+	groupsSoon  = time.Second
 	// groupsTimeout bounds the questions for that.
 	groupsTimeout = 5 * time.Second
 )
+
+// syncGroupSeries keeps the series of groups in step with the groups until ctx ends.
+func (b *Broker) syncGroupSeries(ctx context.Context) {
+	existing := make(map[string]bool)
+	timer := time.NewTimer(groupsEvery)
+	defer timer.Stop()
+	for soon := false; ; {
+		select {
+		case <-ctx.Done():
+			return
+		case <-b.metrics.groupAdded:
+			if !soon {
+				soon = true
+				timer.Reset(groupsSoon)
+			}
+		case <-timer.C:
+			soon = false
+			b.syncGroups(ctx, existing)
+			timer.Reset(groupsEvery)
+		}
+	}
+}
 
 // syncGroups removes the series of groups that have gone since the last time; existing has those that were there then,
 // and is brought up to date. A group whose coordinator does not answer is left as it is, and so is one that was never
@@ -22,7 +48,9 @@ func (b *Broker) syncGroups(ctx context.Context, existing map[string]bool) {
 	defer cancel()
 	byShard := make(map[uint32][]string)
 	view := b.meta.View()
-	for _, name := range b.metrics.groups() {
+	named := b.metrics.groups()
+	maps.DeleteFunc(existing, func(name string, _ bool) bool { return !slices.Contains(named, name) })
+	for _, name := range named {
 		number := view.GroupShard(name)
 		byShard[number] = append(byShard[number], name)
 	}

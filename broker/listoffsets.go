@@ -46,7 +46,7 @@ func (b *Broker) ListOffsets(ctx context.Context, req *streamhousev1.ListOffsets
 				return err
 			}
 			offset, timestampMs, err := find(egCtx, at)
-			out[i] = &streamhousev1.ListedOffset{Partition: number, Offset: offset, TimestampMs: timestampMs}
+			out[i] = &streamhousev1.ListedOffset{Partition: number, PartitionId: at.partition.ID, Offset: offset, TimestampMs: timestampMs}
 			return err
 		})
 	}

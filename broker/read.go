@@ -79,11 +79,14 @@ func leftNode(err error) bool {
 func (b *Broker) newer(ctx context.Context, at place, offset int64) (place, error) {
 	old := at.partition
 	at, err := b.refresh(ctx, at)
+	if err == nil {
+		at, err = b.expect(ctx, at, old.ID)
+	}
 	if err != nil {
 		return place{}, err
 	}
 	p := at.partition
-	if p.ID == old.ID && p.LogStart == old.LogStart && p.UploadedEnd == old.UploadedEnd {
+	if p.LogStart == old.LogStart && p.UploadedEnd == old.UploadedEnd {
 		return place{}, newError(reasonInternal,
 			"offset %d of partition id %d is neither in a replica nor in the manifest, which goes from %d to %d",
 			offset, p.ID, p.LogStart, p.UploadedEnd)

@@ -54,7 +54,10 @@ func (b *Broker) GetTopic(ctx context.Context, req *streamhousev1.GetTopicReques
 		return nil, err
 	}
 	described := b.describeTopic(t)
-	return &streamhousev1.GetTopicResponse{Topic: described, Nodes: b.nodeAddresses(described)}, nil
+	return &streamhousev1.GetTopicResponse{
+		Topic: described, Nodes: b.nodeAddresses(described),
+		MaxRecordBytes: int64(b.maxRecordBytes(t)), MaxRequestBytes: int64(b.cfg.MaxRequestBytes),
+	}, nil
 }
 
 // ListTopics lists all topics by name: the newest where the metadata leader answers, else what this node knows.
@@ -188,12 +191,19 @@ type place struct {
 	partition *fsm.Partition
 }
 
-// expect fails where the caller means another partition: one of a topic that had the name before. 0 is any.
-func (at place) expect(partitionID uint64) error {
-	if partitionID != 0 && partitionID != at.partition.ID {
-		return topicNotFound(at.topic.Name)
+// expect fails where the caller means another partition: one of a topic that had the name before. 0 is any. Ids only
+// grow, so a newer one may be of a topic that this node has not heard of.
+func (b *Broker) expect(ctx context.Context, at place, partitionID uint64) (place, error) {
+	if partitionID > at.partition.ID {
+		var err error
+		if at, err = b.refresh(ctx, at); err != nil {
+			return place{}, err
+		}
 	}
-	return nil
+	if partitionID != 0 && partitionID != at.partition.ID {
+		return place{}, topicNotFound(at.topic.Name)
+	}
+	return at, nil
 }
 
 // topic returns a topic by its name. Before it says no it waits for all that was committed, so that a topic created

@@ -197,17 +197,22 @@ func (a *Admin) ListOffsets(ctx context.Context, topic string, at Position, part
 }
 
 func (c *Client) listOffsets(ctx context.Context, topic string, at Position, partitions ...int32) (map[int32]int64, error) {
+	offsets, err := c.findOffsets(ctx, topic, at, partitions...)
+	if err != nil {
+		return nil, fmt.Errorf("list offsets of %s: %w", topic, err)
+	}
+	out := make(map[int32]int64, len(offsets))
+	for _, o := range offsets {
+		out[o.GetPartition()] = o.GetOffset()
+	}
+	return out, nil
+}
+
+func (c *Client) findOffsets(ctx context.Context, topic string, at Position, partitions ...int32) ([]*streamhousev1.ListedOffset, error) {
 	req := &streamhousev1.ListOffsetsRequest{Topic: topic, Partitions: partitions}
 	at.set(req)
 	res, err := call(ctx, c, idempotent, func(ctx context.Context, n *conn) (*streamhousev1.ListOffsetsResponse, error) {
 		return n.api().ListOffsets(ctx, req)
 	})
-	if err != nil {
-		return nil, fmt.Errorf("list offsets of %s: %w", topic, err)
-	}
-	out := make(map[int32]int64, len(res.GetOffsets()))
-	for _, o := range res.GetOffsets() {
-		out[o.GetPartition()] = o.GetOffset()
-	}
-	return out, nil
+	return res.GetOffsets(), err
 }

@@ -57,10 +57,6 @@ type batch struct {
 	// unclear is set once an attempt ended without a clear answer: the batch may have been written.
 	unclear bool
 	tries   int
-	// sentBytes is its size as it was sent last; only the goroutine that sends uses it, and lostLocked after that.
-	sentBytes int
-	// refused is why it can't be sent again.
-	refused error
 	// last is the error of the last attempt.
 	last error
 }

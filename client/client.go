@@ -175,13 +175,12 @@ const (
 	minAttempt = 500 * time.Millisecond
 )
 
-// attemptTimeout bounds the next attempt of a call. One that must not be repeated gets all the time that is left.
-func attemptTimeout(ctx context.Context, s safety) time.Duration {
-	deadline, ok := ctx.Deadline()
-	if !ok || s == once {
-		return maxAttempt
+// attemptTimeout bounds the next attempt of a call that ends in left. One that must not be repeated gets all of it.
+func attemptTimeout(left time.Duration, s safety) time.Duration {
+	if s == once {
+		return left
 	}
-	return min(maxAttempt, max(time.Until(deadline)/2, minAttempt))
+	return min(maxAttempt, max(left/2, minAttempt))
 }
 
 // backoffAfter returns how long to wait before try number n, from 0, with jitter.
@@ -205,9 +204,11 @@ func sleep(ctx context.Context, d time.Duration) error {
 // call runs fn on one node, and where that failed and may be tried again on the next, until ctx ends or no node at all
 // can be reached. It returns the last error of fn, where there is a choice one that a node gave.
 func call[T any](ctx context.Context, c *Client, s safety, fn func(context.Context, *conn) (T, error)) (T, error) {
-	if _, ok := ctx.Deadline(); !ok {
+	deadline, ok := ctx.Deadline()
+	if !ok {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, c.cfg.RequestTimeout)
+		deadline = time.Now().Add(c.cfg.RequestTimeout)
+		ctx, cancel = context.WithDeadline(ctx, deadline)
 		defer cancel()
 	}
 	var none T
@@ -217,7 +218,7 @@ func call[T any](ctx context.Context, c *Client, s safety, fn func(context.Conte
 		if err != nil {
 			return none, err
 		}
-		attempt, cancel := context.WithTimeout(ctx, attemptTimeout(ctx, s))
+		attempt, cancel := context.WithTimeout(ctx, attemptTimeout(time.Until(deadline), s))
 		out, err := fn(attempt, node)
 		cancel()
 		if err == nil {

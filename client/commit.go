@@ -120,17 +120,22 @@ func (r *Consumer) Committed(ctx context.Context, tps ...TopicPartition) (map[To
 
 // committed asks for offsets of a group; no partitions are all.
 func (c *Client) committed(ctx context.Context, group, topic string, partitions ...int32) (map[int32]Committed, error) {
-	res, err := call(ctx, c, idempotent, func(ctx context.Context, n *conn) (*streamhousev1.GetOffsetResponse, error) {
-		return n.api().GetOffset(ctx, &streamhousev1.GetOffsetRequest{Group: group, Topic: topic, Partitions: partitions})
-	})
+	offsets, err := c.getOffsets(ctx, group, topic, partitions...)
 	if err != nil {
 		return nil, err
 	}
-	out := make(map[int32]Committed, len(res.GetOffsets()))
-	for _, o := range res.GetOffsets() {
+	out := make(map[int32]Committed, len(offsets))
+	for _, o := range offsets {
 		out[o.GetPartition()] = Committed{o.GetOffset(), o.GetMetadata()}
 	}
 	return out, nil
+}
+
+func (c *Client) getOffsets(ctx context.Context, group, topic string, partitions ...int32) ([]*streamhousev1.CommittedOffset, error) {
+	res, err := call(ctx, c, idempotent, func(ctx context.Context, n *conn) (*streamhousev1.GetOffsetResponse, error) {
+		return n.api().GetOffset(ctx, &streamhousev1.GetOffsetRequest{Group: group, Topic: topic, Partitions: partitions})
+	})
+	return res.GetOffsets(), err
 }
 
 // autoCommit commits, now and then, what Poll has returned and the program is done with.

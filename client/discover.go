@@ -1,7 +1,6 @@
 package client
 
 import (
-	"errors"
 	"fmt"
 	"time"
 )
@@ -10,22 +9,22 @@ import (
 const discoverMissing = time.Second
 
 // discover adds the partitions of the topics of a consumer without a group, and those that are added to them later, until
-// the consumer ends. A topic that is missing is told of once.
+// the consumer ends. A topic that is missing, or whose name can't be one, is told of once.
 func (r *Consumer) discover() {
-	told := make(map[string]bool)
+	told := make(map[string]Reason)
 	for r.ctx.Err() == nil {
 		wait := r.c.cfg.MetadataMaxAge
 		for _, name := range r.cfg.Topics {
 			t, err := r.c.refresh(r.ctx, name)
 			if err != nil {
 				wait = min(wait, discoverMissing)
-				if errors.Is(err, ErrTopicNotFound) && !told[name] {
-					told[name] = true
+				if reason := reasonOf(err); final(err) && told[name] != reason {
+					told[name] = reason
 					r.tell(fmt.Errorf("read topic %s: %w", name, err))
 				}
 				continue
 			}
-			told[name] = false
+			delete(told, name)
 			r.found(t)
 		}
 		_ = sleep(r.ctx, wait) // the loop looks at ctx

@@ -7,25 +7,23 @@ import (
 	"time"
 )
 
-// beyondGrace is for how long nodes must say that an offset is above the high watermark before that is believed: a leader
-// that was cut off or asleep may not know of the newest records, and can't stay one for longer than its lease.
+// beyondGrace is for how long nodes must say, without a break, that an offset is above the high watermark before that is
+// believed: a leader that was cut off or asleep may not know of the newest records, and does not stay one for longer than
+// its lease, which is 500 ms unless nodes are told otherwise.
 const beyondGrace = time.Second
 
 // handled does what the error of a read asks for. It returns false where the same is to be read again after a pause,
 // which is right for every error that may pass.
 func (r *Consumer) handled(ctx context.Context, p *partition, rd reading, err error) bool {
-	switch {
-	case errors.Is(err, ErrOffsetOutOfRange):
+	if errors.Is(err, ErrOffsetOutOfRange) {
 		return r.outOfRange(p, rd, err)
+	}
+	r.mu.Lock()
+	p.beyond = time.Time{}
+	r.mu.Unlock()
+	switch {
 	case errors.Is(err, ErrTopicNotFound), errors.Is(err, ErrPartitionNotFound):
 		return r.notFound(ctx, p, rd, err)
-	case errors.Is(err, ErrCorruptData): // another replica may have it whole, and a damaged one is replaced
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		if rd.turn == p.turns {
-			r.tellLocked(p, err)
-		}
-		return false
 	case errors.Is(err, ErrNoOffset), errors.Is(err, ErrInvalidField):
 		r.mu.Lock()
 		defer r.mu.Unlock()
@@ -33,10 +31,20 @@ func (r *Consumer) handled(ctx context.Context, p *partition, rd reading, err er
 			r.failLocked(p, err)
 		}
 		return true
+	case final(err): // of damaged data another replica may have it whole, and be asked next
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if rd.turn == p.turns {
+			r.tellLocked(p, err)
+		}
+		return false
 	default:
 		return false
 	}
 }
+
+// final reports whether a node refused a call for a reason that does not pass by itself.
+func final(err error) bool { return reasonOf(err) != "" && !retryable(err, idempotent) }
 
 // notFound looks whether the topic is another one by now, which is then begun with, and else tells that it is gone. It
 // may come back.
@@ -48,11 +56,8 @@ func (r *Consumer) notFound(ctx context.Context, p *partition, rd reading, err e
 	case rd.turn != p.turns:
 		return true
 	case lookErr == nil && int(p.Partition) < len(t.ids):
-		anew := p.id != 0 && p.id != t.ids[p.Partition]
-		if anew {
-			r.restartLocked(p)
-		}
-		return anew // else the node that was asked has not heard of it yet
+		// An id that is older is of a node that has not heard of the new one yet.
+		return p.id != 0 && p.id < t.ids[p.Partition] && r.restartLocked(p)
 	case lookErr == nil || errors.Is(lookErr, ErrTopicNotFound):
 		r.tellLocked(p, err)
 		return false

@@ -26,17 +26,18 @@ type membership struct {
 	// alive is when the last heartbeat was sent that was answered. The coordinator ends the session no sooner than
 	// SessionTimeout after it.
 	alive     time.Time
-	assigned  map[TopicPartition]bool
-	lost      []TopicPartition // to be told by Poll
-	overslept bool             // it has left since Poll was not called
-	told      bool             // Poll has told of that
-	refused   string           // reason why the group did not take it, as told last
+	assigned  map[TopicPartition]uint64 // ids of the partitions; 0 where the node did not say
+	handover  *handover                 // the commit before partitions are given up; nil where none is under way
+	lost      []TopicPartition          // to be told by Poll
+	overslept bool                      // it has left since Poll was not called
+	told      bool                      // Poll has told of that
+	refused   string                    // reason why the group did not take it, as told last
 	started   bool
 	wake      chan struct{} // has room for one: send a heartbeat now
 }
 
 func newMembership() *membership {
-	return &membership{id: strings.ToLower(ulid.Make().String()), wake: make(chan struct{}, 1), assigned: make(map[TopicPartition]bool)}
+	return &membership{id: strings.ToLower(ulid.Make().String()), wake: make(chan struct{}, 1), assigned: make(map[TopicPartition]uint64)}
 }
 
 func (m *membership) notify() {
@@ -120,7 +121,7 @@ func (r *Consumer) oversleeps() bool {
 // heartbeat sends one and takes the answer. It returns when the next is due.
 func (r *Consumer) heartbeat() (time.Duration, error) {
 	req, sent := r.heartbeatRequest()
-	ctx, cancel := context.WithTimeout(r.ctx, max(r.cfg.SessionTimeout/3, time.Second))
+	ctx, cancel := context.WithTimeout(r.ctx, max(r.cfg.SessionTimeout/2, time.Second))
 	defer cancel()
 	res, err := call(ctx, r.c, idempotent, func(ctx context.Context, n *conn) (*streamhousev1.GroupHeartbeatResponse, error) {
 		return n.api().GroupHeartbeat(ctx, req)
@@ -140,10 +141,14 @@ func (r *Consumer) heartbeat() (time.Duration, error) {
 	}
 	m.alive, m.epoch, m.refused = sent, res.GetMemberEpoch(), ""
 	m.interval = time.Duration(res.GetHeartbeatIntervalMs()) * time.Millisecond
-	assigned := make(map[TopicPartition]bool)
+	assigned := make(map[TopicPartition]uint64)
 	for _, tp := range res.GetAssigned() {
-		for _, number := range tp.GetPartitions() {
-			assigned[TopicPartition{tp.GetTopic(), number}] = true
+		for i, number := range tp.GetPartitions() {
+			id := uint64(0)
+			if ids := tp.GetPartitionIds(); i < len(ids) {
+				id = ids[i]
+			}
+			assigned[TopicPartition{tp.GetTopic(), number}] = id
 		}
 	}
 	if !maps.Equal(m.assigned, assigned) {
@@ -168,20 +173,39 @@ func (r *Consumer) heartbeatRequest() (req *streamhousev1.GroupHeartbeatRequest,
 		MemberEpoch: m.epoch, Sequence: m.sequence, Topics: r.cfg.Topics,
 		SessionTimeoutMs: int32(r.cfg.SessionTimeout.Milliseconds()), RebalanceTimeoutMs: int32(r.cfg.MaxPollInterval.Milliseconds()),
 	}
-	owned := make(map[string][]int32)
-	for tp := range r.partitions {
-		owned[tp.Topic] = append(owned[tp.Topic], tp.Partition)
+	req.Owned = r.ownedProtoLocked()
+	return req, time.Now()
+}
+
+// ownedProtoLocked returns what a heartbeat tells: what the member works on or may be about to. A partition whose topic
+// was created anew counts twice for a while, with the id that it had and the one that it has.
+func (r *Consumer) ownedProtoLocked() []*streamhousev1.TopicPartitions {
+	owned := make(map[string]*streamhousev1.TopicPartitions)
+	add := func(tp TopicPartition, id uint64) {
+		o := owned[tp.Topic]
+		if o == nil {
+			o = &streamhousev1.TopicPartitions{Topic: tp.Topic}
+			owned[tp.Topic] = o
+		}
+		o.Partitions, o.PartitionIds = append(o.Partitions, tp.Partition), append(o.PartitionIds, id)
 	}
-	for tp := range m.assigned {
-		if r.partitions[tp] == nil {
-			owned[tp.Topic] = append(owned[tp.Topic], tp.Partition)
+	for tp, p := range r.partitions {
+		add(tp, p.id)
+	}
+	for tp, id := range r.member.assigned {
+		if p := r.partitions[tp]; p == nil || p.isAnother(id) {
+			add(tp, id)
 		}
 	}
+	var list []*streamhousev1.TopicPartitions
 	for _, topic := range slices.Sorted(maps.Keys(owned)) {
-		slices.Sort(owned[topic])
-		req.Owned = append(req.Owned, &streamhousev1.TopicPartitions{Topic: topic, Partitions: owned[topic]})
+		o := owned[topic]
+		if slices.Contains(o.PartitionIds, 0) {
+			o.PartitionIds = nil // some are not known: names must do
+		}
+		list = append(list, o)
 	}
-	return req, time.Now()
+	return list
 }
 
 // heartbeatFailedLocked looks what a failed heartbeat means for the member.
@@ -222,7 +246,7 @@ func (r *Consumer) expiredLocked() bool {
 func (r *Consumer) loseLocked(reason string) {
 	m := r.member
 	lost := r.dropAllLocked()
-	m.epoch, m.assigned = 0, make(map[TopicPartition]bool)
+	m.epoch, m.assigned, m.handover = 0, make(map[TopicPartition]uint64), nil
 	m.lost = sorted(append(m.lost, lost...))
 	r.c.metrics.lost.Add(float64(len(lost)))
 	r.c.cfg.Logger.Warn("membership is lost", "group", r.cfg.Group, "member", m.id, "partitions", len(lost), "reason", reason)
@@ -242,125 +266,6 @@ func (r *Consumer) dropAll() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.dropAllLocked()
-}
-
-// pendingLocked reports whether there is a rebalance for Poll.
-func (r *Consumer) pendingLocked() bool {
-	m := r.member
-	if len(m.lost) > 0 || len(m.assigned) != len(r.partitions) {
-		return true
-	}
-	for tp := range m.assigned {
-		if r.partitions[tp] == nil {
-			return true
-		}
-	}
-	return false
-}
-
-// rebalance does what the group has decided: it tells of what was lost, gives up what is to be given up, after it has
-// committed its positions, and takes what was assigned.
-func (r *Consumer) rebalance(ctx context.Context) error {
-	r.mu.Lock()
-	closed := r.closed
-	if r.member == nil || closed {
-		r.mu.Unlock()
-		if closed {
-			return ErrClosed
-		}
-		return nil
-	}
-	m := r.member
-	r.expiredLocked()
-	lost, overslept := m.lost, m.overslept
-	m.lost, m.told = nil, overslept
-	r.mu.Unlock()
-	r.callback(ctx, r.cfg.OnLost, lost)
-	if overslept {
-		return ErrMaxPollInterval
-	}
-	if err := r.giveUp(ctx); err != nil {
-		return err
-	}
-	r.takeOver(ctx)
-	return nil
-}
-
-// giveUp gives up what is not assigned any more. It fails only where ctx ends before the positions are committed; then
-// the partitions are kept, and nothing is returned of them, until the next Poll.
-func (r *Consumer) giveUp(ctx context.Context) error {
-	r.mu.Lock()
-	var revoked []*partition
-	for tp, p := range r.partitions {
-		if p.revoked = !r.member.assigned[tp]; p.revoked {
-			revoked = append(revoked, p)
-		}
-	}
-	r.mu.Unlock()
-	if len(revoked) == 0 {
-		return nil
-	}
-	if !r.cfg.ManualCommit {
-		err := r.commitProcessed(ctx)
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		if err != nil {
-			r.c.cfg.Logger.Warn("offsets are not committed before partitions are given up", "group", r.cfg.Group, "err", err)
-		}
-	}
-	r.callback(ctx, r.cfg.OnRevoked, names(revoked))
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for _, p := range revoked {
-		if r.partitions[p.TopicPartition] == p { // not lost meanwhile
-			r.removeLocked(p)
-		}
-	}
-	r.member.notify()
-	return nil
-}
-
-// callback tells the program of partitions. Its context does not end with the Poll's: what it has begun is brought to an
-// end.
-func (r *Consumer) callback(ctx context.Context, fn func(context.Context, []TopicPartition), tps []TopicPartition) {
-	if fn == nil || len(tps) == 0 {
-		return
-	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.c.cfg.RequestTimeout)
-	defer cancel()
-	fn(ctx, tps)
-}
-
-// takeOver takes what was assigned.
-func (r *Consumer) takeOver(ctx context.Context) {
-	r.mu.Lock()
-	var added []*partition
-	for tp := range r.member.assigned {
-		if r.partitions[tp] == nil {
-			added = append(added, r.addLocked(tp))
-		}
-	}
-	r.mu.Unlock()
-	if len(added) == 0 {
-		return
-	}
-	r.callback(ctx, r.cfg.OnAssigned, names(added))
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for _, p := range added {
-		if r.partitions[p.TopicPartition] == p {
-			r.startLocked(p) //nolint:contextcheck // a fetcher outlives the Poll
-		}
-	}
-}
-
-func names(list []*partition) []TopicPartition {
-	out := make([]TopicPartition, len(list))
-	for i, p := range list {
-		out[i] = p.TopicPartition
-	}
-	return sorted(out)
 }
 
 // leave commits what Poll has returned, and leaves the group.

@@ -3,7 +3,6 @@ package client
 import (
 	"context"
 	"errors"
-	"strconv"
 	"time"
 
 	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
@@ -14,9 +13,10 @@ type topicMeta struct {
 	name   string
 	shards []uint32 // by partition
 	ids    []uint64 // by partition, unique in the cluster: a topic created anew has others
-	// maxRecordBytes is max.message.bytes, 0 where the topic leaves it to the nodes.
-	maxRecordBytes int
-	fetched        time.Time
+	// maxRecordBytes bounds key, value and headers of a record, maxRequestBytes what is written at once; 0 where a node
+	// did not say.
+	maxRecordBytes, maxRequestBytes int
+	fetched                         time.Time
 }
 
 // refreshing is a question for a topic that is under way.
@@ -92,7 +92,7 @@ func (c *Client) answer(name string, r *refreshing) {
 func (c *Client) learnLocked(res *streamhousev1.GetTopicResponse) *topicMeta {
 	parts := res.GetTopic().GetPartitions()
 	t := &topicMeta{name: res.GetTopic().GetName(), shards: make([]uint32, len(parts)), ids: make([]uint64, len(parts)), fetched: time.Now()}
-	t.maxRecordBytes, _ = strconv.Atoi(res.GetTopic().GetConfig()["max.message.bytes"]) // nodes take numbers only
+	t.maxRecordBytes, t.maxRequestBytes = int(res.GetMaxRecordBytes()), int(res.GetMaxRequestBytes())
 	for _, n := range res.GetNodes() {
 		c.addrs[n.GetNodeId()] = n.GetGrpcAddr()
 	}
@@ -100,8 +100,11 @@ func (c *Client) learnLocked(res *streamhousev1.GetTopicResponse) *topicMeta {
 		t.shards[i], t.ids[i] = p.GetShard(), p.GetId()
 		c.leaders[p.GetShard()] = p.GetLeader()
 	}
-	c.topics[t.name] = t
-	return t
+	// A node that is behind may tell of a topic that had the name before. Ids only grow.
+	if known := c.topics[t.name]; known == nil || len(t.ids) == 0 || len(known.ids) == 0 || t.ids[0] >= known.ids[0] {
+		c.topics[t.name] = t
+	}
+	return c.topics[t.name]
 }
 
 // leader returns a connection to the leader of a shard as far as it is known, and else to some node, which forwards.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
@@ -96,14 +97,23 @@ func (r *Consumer) clearLocked(p *partition) {
 	}
 }
 
+// isAnother reports whether the partition's topic was deleted and created again: its id was another one.
+func (p *partition) isAnother(id uint64) bool { return id != 0 && p.id != 0 && id != p.id }
+
 // restartLocked begins anew with a partition whose topic was deleted and created again. What Poll has returned of the old
-// one can't be committed any more.
-func (r *Consumer) restartLocked(p *partition) {
-	r.ownership++
-	p.ownership, p.id, p.told, p.stuck, p.beyond = r.ownership, 0, "", false, time.Time{}
-	p.position, p.processed, p.committed, p.highWatermark = unknown, unknown, unknown, unknown
-	r.clearLocked(p)
+// one can't be committed any more. For a member it returns false: its group has to give it the new one, which another may
+// have by now.
+func (r *Consumer) restartLocked(p *partition) bool {
+	if r.member != nil {
+		r.member.notify()
+		return false
+	}
+	r.removeLocked(p)
+	anew := r.addLocked(p.TopicPartition)
+	anew.paused = p.paused
+	r.startLocked(anew)
 	r.c.cfg.Logger.Warn("topic was created anew, reading it from where there is no committed offset", "partition", p.String())
+	return true
 }
 
 func (r *Consumer) bufferedLocked(p *partition, bytes int) {
@@ -215,7 +225,7 @@ func (r *Consumer) read(rd reading, p *partition, avoid *conn, maxBytes int) (*c
 	}
 	id := r.identify(p, t.ids[p.Partition])
 	if rd.offset == unknown {
-		offset, err := r.begin(rd.ctx, p.TopicPartition)
+		offset, err := r.begin(rd.ctx, p.TopicPartition, id)
 		if err != nil {
 			return nil, err
 		}
@@ -290,33 +300,45 @@ func (r *Consumer) fetched(p *partition, rd reading, res *streamhousev1.ConsumeR
 	r.notify()
 }
 
-// begin returns where to begin: what the group has committed, or what Reset says.
-func (r *Consumer) begin(ctx context.Context, tp TopicPartition) (int64, error) {
+// begin returns where to begin: what the group has committed, or what Reset says. A node that is behind may answer for a
+// topic that had the name before; then it is asked again.
+func (r *Consumer) begin(ctx context.Context, tp TopicPartition, id uint64) (int64, error) {
 	if r.cfg.Group != "" {
-		committed, err := r.c.committed(ctx, r.cfg.Group, tp.Topic, tp.Partition)
+		res, err := r.c.getOffsets(ctx, r.cfg.Group, tp.Topic, tp.Partition)
 		if err != nil {
 			return unknown, err
 		}
-		if c, ok := committed[tp.Partition]; ok {
-			return c.Offset, nil
+		for _, o := range res {
+			if o.GetPartition() == tp.Partition {
+				return o.GetOffset(), checkID(id, o.GetPartitionId())
+			}
 		}
 	}
 	if r.cfg.Reset == ResetNone {
 		return unknown, ErrNoOffset
 	}
-	return r.resetOffset(ctx, tp)
-}
-
-func (r *Consumer) resetOffset(ctx context.Context, tp TopicPartition) (int64, error) {
 	at := LogStart
 	if r.cfg.Reset == ResetLatest {
 		at = LogEnd
 	}
-	offsets, err := r.c.listOffsets(ctx, tp.Topic, at, tp.Partition)
+	offsets, err := r.c.findOffsets(ctx, tp.Topic, at, tp.Partition)
 	if err != nil {
 		return unknown, err
 	}
-	return offsets[tp.Partition], nil
+	for _, o := range offsets {
+		if o.GetPartition() == tp.Partition {
+			return o.GetOffset(), checkID(id, o.GetPartitionId())
+		}
+	}
+	return unknown, &Error{Reason: ErrPartitionNotFound, Message: "no node told an offset of " + tp.String()}
+}
+
+// checkID fails where an answer is about another partition than was meant. 0 is any.
+func checkID(want, got uint64) error {
+	if want != 0 && got != 0 && want != got {
+		return &Error{Code: codes.Unavailable, Message: "a node answered for another topic of the name"}
+	}
+	return nil
 }
 
 // drainLocked appends records of a partition to out, up to MaxPollRecords.

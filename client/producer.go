@@ -154,9 +154,8 @@ func (p *Producer) produce(ctx context.Context, r *Record, promise Promise, sync
 	if err != nil {
 		return nil, err
 	}
-	// A node would refuse the record's whole batch.
-	if n := size - recordOverhead; meta.maxRecordBytes > 0 && n > meta.maxRecordBytes {
-		return nil, tooLarge("a record of %d bytes is above max.message.bytes of topic %s, %d", n, r.Topic, meta.maxRecordBytes)
+	if meta, err = p.fits(ctx, meta, size); err != nil {
+		return nil, err
 	}
 	if !p.room.TryAcquire(int64(size)) {
 		p.hurry()
@@ -174,6 +173,24 @@ func (p *Producer) produce(ctx context.Context, r *Record, promise Promise, sync
 	}
 	p.c.metrics.bufferedBytes.Add(float64(size))
 	return b, nil
+}
+
+// fits refuses a record whose whole batch a node would refuse. The limit may have been raised since it was asked for.
+func (p *Producer) fits(ctx context.Context, meta *topicMeta, size int) (*topicMeta, error) {
+	bytes := size - recordOverhead
+	over := func() bool {
+		return (meta.maxRecordBytes > 0 && bytes > meta.maxRecordBytes) || (meta.maxRequestBytes > 0 && size > meta.maxRequestBytes)
+	}
+	if over() && time.Since(meta.fetched) > time.Second {
+		var err error
+		if meta, err = p.c.refresh(ctx, meta.name); err != nil {
+			return nil, err
+		}
+	}
+	if over() {
+		return nil, tooLarge("a record of %d bytes is above what topic %s takes: %d, and %d in a request", bytes, meta.name, meta.maxRecordBytes, meta.maxRequestBytes)
+	}
+	return meta, nil
 }
 
 func tooLarge(format string, args ...any) error {
@@ -212,17 +229,25 @@ func (p *Producer) add(meta *topicMeta, r *Record, promise Promise, size int, sy
 		return nil, badPartition(TopicPartition{r.Topic, partition}, n)
 	}
 	q := t.queues[partition]
-	b := p.appendLocked(q, r, promise, size)
-	if b.bytes >= p.cfg.BatchBytes || sync {
+	b := p.appendLocked(meta, q, r, promise, size)
+	if b.bytes >= p.batchBytes(meta) || sync {
 		p.sealLocked(q)
 	}
 	q.sender.notify()
 	return b, nil
 }
 
+// batchBytes is how large a batch of a topic may grow.
+func (p *Producer) batchBytes(meta *topicMeta) int {
+	if meta.maxRequestBytes > 0 {
+		return min(p.cfg.BatchBytes, meta.maxRequestBytes)
+	}
+	return p.cfg.BatchBytes
+}
+
 // appendLocked adds a record to the open batch, or to a new one where it would grow too large.
-func (p *Producer) appendLocked(q *queue, r *Record, promise Promise, size int) *batch {
-	if q.open != nil && q.open.bytes+size > p.cfg.BatchBytes {
+func (p *Producer) appendLocked(meta *topicMeta, q *queue, r *Record, promise Promise, size int) *batch {
+	if q.open != nil && q.open.bytes+size > p.batchBytes(meta) {
 		p.sealLocked(q)
 	}
 	if q.open == nil {
@@ -264,7 +289,7 @@ func (p *Producer) stickLocked(t *producerTopic, size int) int32 {
 	n := int32(len(t.meta.shards))
 	if t.sticky >= 0 && t.sticky < n {
 		q := t.queues[t.sticky]
-		if q.open != nil && q.open.bytes+size <= p.cfg.BatchBytes {
+		if q.open != nil && q.open.bytes+size <= p.batchBytes(t.meta) {
 			return t.sticky
 		}
 		p.sealLocked(q)

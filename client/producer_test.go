@@ -352,7 +352,7 @@ func TestProduceRefusesAtOnce(t *testing.T) {
 		"partition": {client.Record{Topic: "t", Partition: 2}, client.ErrPartitionNotFound, "t/2: PARTITION_NOT_FOUND: the topic has partitions 0 to 1"},
 		"topic":     {client.Record{Topic: "nope"}, client.ErrTopicNotFound, `topic "nope" does not exist (TOPIC_NOT_FOUND)`},
 		"size":      {client.Record{Topic: "t", Value: make([]byte, 1000)}, client.ErrRecordTooLarge, "a record of 1064 bytes does not fit into a buffer of 1000 (RECORD_TOO_LARGE)"},
-		"config":    {client.Record{Topic: "narrow", Value: make([]byte, 11)}, client.ErrRecordTooLarge, "a record of 11 bytes is above max.message.bytes of topic narrow, 10 (RECORD_TOO_LARGE)"},
+		"config":    {client.Record{Topic: "narrow", Value: make([]byte, 11)}, client.ErrRecordTooLarge, "a record of 11 bytes is above what topic narrow takes: 10, and 16777216 in a request (RECORD_TOO_LARGE)"},
 		"header":    {client.Record{Topic: "t", Headers: []client.Header{{Key: "\xff"}}}, client.ErrInvalidField, "headers: the key of header 0 is not UTF-8 (INVALID_FIELD)"},
 		"time":      {client.Record{Topic: "t", Timestamp: time.UnixMilli(-1)}, client.ErrInvalidField, ""},
 	} {
@@ -364,6 +364,20 @@ func TestProduceRefusesAtOnce(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A limit that was raised is asked for before a record is refused by what was known.
+func TestRaisedLimit(t *testing.T) {
+	f := start(t, 1)
+	a := client.NewAdmin(f.Client)
+	_, err := a.CreateTopic(t.Context(), "narrow", 1, map[string]string{"max.message.bytes": "10"})
+	require.NoError(t, err)
+	p := f.producer(t, client.ProducerConfig{})
+	r := &client.Record{Topic: "narrow", Value: make([]byte, 20)}
+	require.ErrorIs(t, p.ProduceSync(t.Context(), r), client.ErrRecordTooLarge)
+	_, err = a.AlterTopic(t.Context(), "narrow", client.TopicChange{Set: map[string]string{"max.message.bytes": "100"}})
+	require.NoError(t, err)
+	require.Eventually(t, func() bool { return p.ProduceSync(t.Context(), r) == nil }, 10*time.Second, 10*time.Millisecond)
 }
 
 func TestProduceBlocksWhileTheBufferIsFull(t *testing.T) {

@@ -202,7 +202,7 @@ func (s *sender) send(stream produceStream, node *conn, received <-chan error, c
 		if step.batch != nil {
 			idleSince = time.Time{}
 			if err := stream.Send(s.request(step.batch)); err != nil {
-				return sendFailed(err, received, cancel)
+				return <-received // Recv knows why
 			}
 			continue
 		}
@@ -229,16 +229,6 @@ func (s *sender) send(stream produceStream, node *conn, received <-chan error, c
 			return err
 		}
 	}
-}
-
-// sendFailed waits for the end of a stream, and returns why it ended: the node's word, unless it was never asked.
-func sendFailed(err error, received <-chan error, cancel context.CancelCauseFunc) error {
-	e, ok := errors.AsType[*Error](err)
-	if !ok || e.Code != codes.ResourceExhausted {
-		return <-received
-	}
-	cancel(err) // larger than what this client sends
-	return errors.Join(err, <-received)
 }
 
 func notInTime(node *conn) error {
@@ -297,8 +287,8 @@ func (s *sender) next(now time.Time) step {
 	for i, q := range s.active {
 		st.idle = false
 		left := q.oldest().since.Add(s.p.cfg.DeliveryTimeout).Sub(now)
-		if refused := q.oldest().refused; q.inFlight == 0 && (left < 0 || refused != nil) {
-			st.failed = append(st.failed, q.settled(s.p.failHead(q, refused)...)...)
+		if left < 0 && q.inFlight == 0 {
+			st.failed = append(st.failed, q.settled(s.p.failHead(q, nil)...)...)
 			st.wait = 0
 			continue
 		}
@@ -338,7 +328,7 @@ func (s *sender) readyLocked(q *queue, now time.Time, wait *time.Duration) bool 
 		return false
 	}
 	if q.sent < len(q.sealed) {
-		return q.sealed[q.sent].refused == nil // else it fails when its turn has come
+		return true
 	}
 	if q.open == nil {
 		return false
@@ -362,7 +352,6 @@ func (s *sender) request(b *batch) *streamhousev1.ProduceStreamRequest {
 		data = nil // a node refuses it, and says so
 		s.p.c.cfg.Logger.Error("a batch can't be encoded", "topic", q.topic, "partition", q.partition, "err", err)
 	}
-	b.sentBytes = len(data)
 	acks := streamhousev1.Acks_ACKS_QUORUM
 	if s.p.cfg.Acks == AcksDurable {
 		acks = streamhousev1.Acks_ACKS_DURABLE

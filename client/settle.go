@@ -88,9 +88,9 @@ func (s *sender) endFlight(err error) {
 	var done []result
 	flight := s.flight
 	s.flight = nil
-	for i, lost := range lostLocked(flight, err) {
-		flight[i].queue.inFlight--
-		flight[i].queue.fail(flight[i], lost)
+	for _, b := range flight {
+		b.queue.inFlight--
+		b.queue.fail(b, &Error{Code: codes.Unavailable, Reason: ErrOutcomeUnknown, Message: err.Error()})
 	}
 	for _, b := range flight {
 		done = append(done, b.queue.settled(s.p.decideLocked(b.queue)...)...)
@@ -99,31 +99,6 @@ func (s *sender) endFlight(err error) {
 	for _, r := range done {
 		s.p.finish(r)
 	}
-}
-
-// lostLocked returns what is known of batches whose stream ended with err, in order. A node ends the stream at a request
-// above what gRPC takes there. It does not say which one, so that is the largest; it was not written, nor was what came
-// behind it.
-func lostLocked(flight []*batch, err error) []error {
-	lost := make([]error, len(flight))
-	for i := range flight {
-		lost[i] = &Error{Code: codes.Unavailable, Reason: ErrOutcomeUnknown, Message: err.Error()}
-	}
-	e, ok := errors.AsType[*Error](err)
-	if !ok || e.Code != codes.ResourceExhausted || e.Reason != "" || len(flight) == 0 {
-		return lost
-	}
-	large := 0
-	for i, b := range flight {
-		if b.sentBytes > flight[large].sentBytes {
-			large = i
-		}
-	}
-	flight[large].refused = &Error{Code: codes.InvalidArgument, Reason: ErrRecordTooLarge, Message: e.Message}
-	for i := large; i < len(lost); i++ {
-		lost[i] = &Error{Code: codes.Unavailable, NotSent: true, Message: err.Error()}
-	}
-	return lost
 }
 
 // decideLocked says what becomes of a partition's batches after a failure, once nothing of it is in flight: what is

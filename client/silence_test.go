@@ -135,28 +135,6 @@ func TestPromisesKeepTheirOrder(t *testing.T) {
 	f.requireAll(t, &s, 1, 30)
 }
 
-// A node ends the stream at a request that is larger than gRPC takes there: that one fails, and no other.
-func TestTooLargeForTheNode(t *testing.T) {
-	f := start(t, 1)
-	f.nodes[0].BeforeWrite = func(req *streamhousev1.ProduceStreamRequest) error {
-		if len(req.GetRecordBatches().GetRecordBatches()) > 10_000 {
-			return status.Error(codes.ResourceExhausted, "grpc: received message larger than max")
-		}
-		return nil
-	}
-	f.nodes[1].BeforeWrite = f.nodes[0].BeforeWrite
-	p := f.producer(t, small)
-	var s sent
-	produce(t, p, &s, 1, 5)
-	require.NoError(t, p.Produce(t.Context(), &client.Record{Topic: "t", Value: make([]byte, 20_000)}, s.promise))
-	require.NoError(t, p.Produce(t.Context(), &client.Record{Topic: "t", Value: []byte("5")}, s.promise))
-	err := p.Flush(t.Context())
-	require.ErrorIs(t, err, client.ErrRecordTooLarge)
-	require.NotErrorIs(t, err, client.ErrOutcomeUnknown)
-	require.Len(t, s.failed, 1)
-	require.Equal(t, numbers(6), f.cluster.Values("t", 0))
-}
-
 // A leader that has slept answers from what it knew: that is no reason to read everything again.
 func TestOffsetBeyondAStaleHighWatermark(t *testing.T) {
 	f := start(t, 1)
@@ -205,6 +183,34 @@ func TestTopicCreatedAnew(t *testing.T) {
 	require.ErrorIs(t, r.CommitRecords(t.Context(), old...), client.ErrNotOwned)
 	require.NoError(t, r.CommitRecords(t.Context(), got...))
 	require.EqualValues(t, 9, f.cluster.Offset("g", "t", 0))
+}
+
+// A member of a group gets the partitions of a topic that was created anew from its group.
+func TestTopicCreatedAnewForAMember(t *testing.T) {
+	f := start(t, 1)
+	f.fill(t, 1, 5)
+	var e told
+	cfg := e.config()
+	cfg.ManualCommit = true
+	r := f.consumer(t, cfg)
+	old := poll(t, r, 5)
+	e.take()
+	require.NoError(t, client.NewAdmin(f.Client).DeleteTopic(t.Context(), "t"))
+	createTopic(t, f.nodes[0].Addr(), "t", 1)
+	f.fill(t, 1, 9)
+	var got []client.Record
+	for len(got) < 9 {
+		records, err := r.Poll(t.Context())
+		if err != nil {
+			require.ErrorIs(t, err, client.ErrTopicNotFound)
+			continue
+		}
+		got = append(got, records...)
+	}
+	require.Equal(t, numbers(9), values(got))
+	require.Equal(t, []string{"revoked t/0", "assigned t/0"}, e.take())
+	require.ErrorIs(t, r.CommitRecords(t.Context(), old...), client.ErrNotOwned)
+	require.NoError(t, r.CommitRecords(t.Context(), got...))
 }
 
 // Errors that may pass do not end the reading of a partition, whatever they are.
@@ -260,6 +266,57 @@ func TestMissingTopicIsReadLater(t *testing.T) {
 	p := f.producer(t, client.ProducerConfig{})
 	require.NoError(t, p.ProduceSync(t.Context(), &client.Record{Topic: "later", Value: []byte("x")}))
 	require.Equal(t, []string{"x"}, values(poll(t, r, 1)))
+}
+
+// A topic whose name can't be one is told of.
+func TestBadTopicIsTold(t *testing.T) {
+	f := start(t, 1)
+	for _, n := range f.nodes {
+		n.Before = func(method string) error {
+			if method == "GetTopic" {
+				return clienttest.Error(codes.InvalidArgument, streamhousev1.ErrorReason_ERROR_REASON_INVALID_FIELD, "topic: no such name", nil)
+			}
+			return nil
+		}
+	}
+	r := f.consumer(t, client.ConsumerConfig{Topics: []string{"a/b"}})
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	_, err := r.Poll(ctx)
+	require.ErrorIs(t, err, client.ErrInvalidField)
+}
+
+// A program that polls for moments only still gives up what it must, and commits it before.
+func TestShortPollsGiveUpPartitions(t *testing.T) {
+	f := start(t, 2)
+	f.fill(t, 2, 5)
+	for _, n := range f.nodes {
+		n.Before = func(method string) error {
+			if method == "CommitOffset" {
+				wait := time.NewTimer(40 * time.Millisecond) // a slow coordinator
+				<-wait.C
+			}
+			return nil
+		}
+	}
+	var a, b told
+	cfg := a.config()
+	cfg.AutoCommitInterval = time.Hour
+	first := f.consumer(t, cfg)
+	poll(t, first, 10)
+	second := f.consumer(t, b.config())
+	require.Eventually(t, func() bool {
+		for _, r := range []*client.Consumer{first, second} {
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Millisecond)
+			_, err := r.Poll(ctx)
+			cancel()
+			require.ErrorIs(t, err, context.DeadlineExceeded)
+		}
+		return len(first.Assignment()) == 1 && len(second.Assignment()) == 1
+	}, 20*time.Second, time.Millisecond)
+	for p := range 2 {
+		require.EqualValues(t, 5, f.cluster.Offset("g", "t", p))
+	}
 }
 
 // Partitions that are added are found while Poll waits.

@@ -67,8 +67,6 @@ type Node struct {
 	c *Cluster
 	// Before runs before each call and each write of a stream; an error is the answer.
 	Before func(method string) error
-	// BeforeWrite runs before each write of a stream, after Before; an error is the answer.
-	BeforeWrite func(*streamhousev1.ProduceStreamRequest) error
 	// Appended runs behind each write; an error is the answer, although the write has happened.
 	Appended func() error
 	// Answering runs when a heartbeat was taken, before it is answered.

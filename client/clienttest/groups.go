@@ -106,7 +106,17 @@ func (n *Node) heartbeat(r *streamhousev1.GroupHeartbeatRequest) (*streamhousev1
 			m.given = append(m.given, tp)
 		}
 	}
-	return &streamhousev1.GroupHeartbeatResponse{MemberEpoch: m.epoch, HeartbeatIntervalMs: 10, Assigned: protoPartitions(m.given)}, nil
+	return &streamhousev1.GroupHeartbeatResponse{MemberEpoch: m.epoch, HeartbeatIntervalMs: 10, Assigned: n.c.withIDsLocked(protoPartitions(m.given))}, nil
+}
+
+// withIDsLocked fills in the ids of partitions.
+func (c *Cluster) withIDsLocked(list []*streamhousev1.TopicPartitions) []*streamhousev1.TopicPartitions {
+	for _, tp := range list {
+		for _, number := range tp.GetPartitions() {
+			tp.PartitionIds = append(tp.PartitionIds, c.topics[tp.GetTopic()].info.GetPartitions()[number].GetId())
+		}
+	}
+	return list
 }
 
 // release takes away what the member no longer works on, of what it was told that it has.

@@ -110,11 +110,6 @@ func (n *Node) write(req *streamhousev1.ProduceStreamRequest) (*streamhousev1.Wr
 		return nil, err
 	}
 	defer unlock()
-	if n.BeforeWrite != nil {
-		if err := n.BeforeWrite(req); err != nil {
-			return nil, err
-		}
-	}
 	name, a, err := decode(req)
 	if err != nil {
 		return nil, err

@@ -30,6 +30,18 @@ func (n *Node) CreateTopic(_ context.Context, r *streamhousev1.CreateTopicReques
 	return &streamhousev1.CreateTopicResponse{Topic: t.info}, nil
 }
 
+const (
+	defaultMaxRecordBytes = 8 << 20
+	maxRequestBytes       = 16 << 20
+)
+
+func (t *topic) maxRecordBytes() int64 {
+	if n, err := strconv.ParseInt(t.info.GetConfig()["max.message.bytes"], 10, 64); err == nil {
+		return n
+	}
+	return defaultMaxRecordBytes
+}
+
 func (c *Cluster) growLocked(t *topic, partitions int) {
 	for i := len(t.partitions); i < partitions; i++ {
 		c.partitions++
@@ -61,7 +73,9 @@ func (n *Node) GetTopic(_ context.Context, r *streamhousev1.GetTopicRequest) (*s
 	if err != nil {
 		return nil, err
 	}
-	return &streamhousev1.GetTopicResponse{Topic: t.info, Nodes: n.c.addressesLocked()}, nil
+	return &streamhousev1.GetTopicResponse{
+		Topic: t.info, Nodes: n.c.addressesLocked(), MaxRecordBytes: t.maxRecordBytes(), MaxRequestBytes: maxRequestBytes,
+	}, nil
 }
 
 // ListTopics returns all topics by name.

@@ -142,11 +142,11 @@ func TestConsumeGivesUp(t *testing.T) {
 		}
 		return nil
 	}
-	for _, args := range []string{"consume t --timeout 500ms", "consume t --timeout 500ms --follow", "consume t --timeout 500ms --group g"} {
+	for _, args := range []string{"consume t --timeout 2s", "consume t --timeout 2s --follow", "consume t --timeout 2s --group g"} {
 		lost.Store(strings.Contains(args, "--follow"))
 		r := s.run("", strings.Fields(args)...)
 		require.Equal(t, exitFailed, r.code)
-		require.Contains(t, r.stderr, "no answer for 500ms: no leader (NO_LEADER)\n", args)
+		require.Contains(t, r.stderr, "no answer for 2s: no leader (NO_LEADER)\n", args)
 	}
 }
 

@@ -681,7 +681,9 @@ type ListedOffset struct {
 	Partition int32                  `protobuf:"varint,1,opt,name=partition,proto3" json:"partition,omitempty"`
 	Offset    int64                  `protobuf:"varint,2,opt,name=offset,proto3" json:"offset,omitempty"`
 	// Timestamp of the record at offset, -1 where it is not known.
-	TimestampMs   int64 `protobuf:"varint,3,opt,name=timestamp_ms,json=timestampMs,proto3" json:"timestamp_ms,omitempty"`
+	TimestampMs int64 `protobuf:"varint,3,opt,name=timestamp_ms,json=timestampMs,proto3" json:"timestamp_ms,omitempty"`
+	// Id of the partition.
+	PartitionId   uint64 `protobuf:"varint,4,opt,name=partition_id,json=partitionId,proto3" json:"partition_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -733,6 +735,13 @@ func (x *ListedOffset) GetOffset() int64 {
 func (x *ListedOffset) GetTimestampMs() int64 {
 	if x != nil {
 		return x.TimestampMs
+	}
+	return 0
+}
+
+func (x *ListedOffset) GetPartitionId() uint64 {
+	if x != nil {
+		return x.PartitionId
 	}
 	return 0
 }
@@ -797,11 +806,12 @@ const file_streamhouse_v1_consume_proto_rawDesc = "" +
 	"\n" +
 	"\bposition\"M\n" +
 	"\x13ListOffsetsResponse\x126\n" +
-	"\aoffsets\x18\x01 \x03(\v2\x1c.streamhouse.v1.ListedOffsetR\aoffsets\"g\n" +
+	"\aoffsets\x18\x01 \x03(\v2\x1c.streamhouse.v1.ListedOffsetR\aoffsets\"\x8a\x01\n" +
 	"\fListedOffset\x12\x1c\n" +
 	"\tpartition\x18\x01 \x01(\x05R\tpartition\x12\x16\n" +
 	"\x06offset\x18\x02 \x01(\x03R\x06offset\x12!\n" +
-	"\ftimestamp_ms\x18\x03 \x01(\x03R\vtimestampMsBEZCgithub.com/streamhouse/streamhouse/api/streamhouse/v1;streamhousev1b\x06proto3"
+	"\ftimestamp_ms\x18\x03 \x01(\x03R\vtimestampMs\x12!\n" +
+	"\fpartition_id\x18\x04 \x01(\x04R\vpartitionIdBEZCgithub.com/streamhouse/streamhouse/api/streamhouse/v1;streamhousev1b\x06proto3"
 
 var (
 	file_streamhouse_v1_consume_proto_rawDescOnce sync.Once

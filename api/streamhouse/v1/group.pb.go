@@ -161,8 +161,8 @@ type CommittedOffset struct {
 	Offset    int64                  `protobuf:"varint,2,opt,name=offset,proto3" json:"offset,omitempty"`
 	// Free text of the committer, at most 4096 bytes.
 	Metadata string `protobuf:"bytes,3,opt,name=metadata,proto3" json:"metadata,omitempty"`
-	// Id of the partition that is meant, where it is not 0: a commit for a topic that was deleted and created again since
-	// fails with NOT_FOUND.
+	// Id of the partition. A commit for another one, of a topic that was deleted and created again since, fails with
+	// NOT_FOUND; 0 is any.
 	PartitionId   uint64 `protobuf:"varint,4,opt,name=partition_id,json=partitionId,proto3" json:"partition_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -370,9 +370,11 @@ func (x *GetOffsetResponse) GetOffsets() []*CommittedOffset {
 
 // TopicPartitions names partitions of one topic.
 type TopicPartitions struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Topic         string                 `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
-	Partitions    []int32                `protobuf:"varint,2,rep,packed,name=partitions,proto3" json:"partitions,omitempty"`
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Topic      string                 `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
+	Partitions []int32                `protobuf:"varint,2,rep,packed,name=partitions,proto3" json:"partitions,omitempty"`
+	// Their ids, in the same order: a topic that was deleted and created again has others. Empty where they are not known.
+	PartitionIds  []uint64 `protobuf:"varint,3,rep,packed,name=partition_ids,json=partitionIds,proto3" json:"partition_ids,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -417,6 +419,13 @@ func (x *TopicPartitions) GetTopic() string {
 func (x *TopicPartitions) GetPartitions() []int32 {
 	if x != nil {
 		return x.Partitions
+	}
+	return nil
+}
+
+func (x *TopicPartitions) GetPartitionIds() []uint64 {
+	if x != nil {
+		return x.PartitionIds
 	}
 	return nil
 }
@@ -1322,12 +1331,13 @@ const file_streamhouse_v1_group_proto_rawDesc = "" +
 	"partitions\x18\x03 \x03(\x05R\n" +
 	"partitions\"N\n" +
 	"\x11GetOffsetResponse\x129\n" +
-	"\aoffsets\x18\x01 \x03(\v2\x1f.streamhouse.v1.CommittedOffsetR\aoffsets\"G\n" +
+	"\aoffsets\x18\x01 \x03(\v2\x1f.streamhouse.v1.CommittedOffsetR\aoffsets\"l\n" +
 	"\x0fTopicPartitions\x12\x14\n" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x1e\n" +
 	"\n" +
 	"partitions\x18\x02 \x03(\x05R\n" +
-	"partitions\"\xf6\x02\n" +
+	"partitions\x12#\n" +
+	"\rpartition_ids\x18\x03 \x03(\x04R\fpartitionIds\"\xf6\x02\n" +
 	"\x15GroupHeartbeatRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x1b\n" +
 	"\tmember_id\x18\x02 \x01(\tR\bmemberId\x12\x1f\n" +

@@ -373,9 +373,13 @@ type GetTopicResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Topic *Topic                 `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
 	// Nodes that hold replicas of the topic's shards, so that a client can go to leaders directly.
-	Nodes         []*NodeAddress `protobuf:"bytes,2,rep,name=nodes,proto3" json:"nodes,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Nodes []*NodeAddress `protobuf:"bytes,2,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	// Most bytes of key, value and headers that a record of the topic may have.
+	MaxRecordBytes int64 `protobuf:"varint,3,opt,name=max_record_bytes,json=maxRecordBytes,proto3" json:"max_record_bytes,omitempty"`
+	// Most bytes of record batches that a request may have.
+	MaxRequestBytes int64 `protobuf:"varint,4,opt,name=max_request_bytes,json=maxRequestBytes,proto3" json:"max_request_bytes,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *GetTopicResponse) Reset() {
@@ -420,6 +424,20 @@ func (x *GetTopicResponse) GetNodes() []*NodeAddress {
 		return x.Nodes
 	}
 	return nil
+}
+
+func (x *GetTopicResponse) GetMaxRecordBytes() int64 {
+	if x != nil {
+		return x.MaxRecordBytes
+	}
+	return 0
+}
+
+func (x *GetTopicResponse) GetMaxRequestBytes() int64 {
+	if x != nil {
+		return x.MaxRequestBytes
+	}
+	return 0
 }
 
 // NodeAddress is where a node takes calls.
@@ -866,10 +884,12 @@ const file_streamhouse_v1_topic_proto_rawDesc = "" +
 	"\x13CreateTopicResponse\x12+\n" +
 	"\x05topic\x18\x01 \x01(\v2\x15.streamhouse.v1.TopicR\x05topic\"%\n" +
 	"\x0fGetTopicRequest\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\"r\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"\xc8\x01\n" +
 	"\x10GetTopicResponse\x12+\n" +
 	"\x05topic\x18\x01 \x01(\v2\x15.streamhouse.v1.TopicR\x05topic\x121\n" +
-	"\x05nodes\x18\x02 \x03(\v2\x1b.streamhouse.v1.NodeAddressR\x05nodes\"C\n" +
+	"\x05nodes\x18\x02 \x03(\v2\x1b.streamhouse.v1.NodeAddressR\x05nodes\x12(\n" +
+	"\x10max_record_bytes\x18\x03 \x01(\x03R\x0emaxRecordBytes\x12*\n" +
+	"\x11max_request_bytes\x18\x04 \x01(\x03R\x0fmaxRequestBytes\"C\n" +
 	"\vNodeAddress\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1b\n" +
 	"\tgrpc_addr\x18\x02 \x01(\tR\bgrpcAddr\"\x13\n" +
