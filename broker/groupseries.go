@@ -10,10 +10,10 @@ import (
 )
 
 const (
-	// groupsEvery is how often the series of groups are held against the groups that there are; groupsSoon is how long
-	// after a new one was named, which may be gone before the next time.
+	// groupsEvery is how often the series of groups are held against the groups that there are. They are, too, when a new
+	// one is named, which may be gone before the next time, but no more often than groupsPause.
 	groupsEvery = 10 * time.Second
-	groupsSoon  = time.Second
+	groupsPause = time.Second
 	// groupsTimeout bounds the questions for that.
 	groupsTimeout = 5 * time.Second
 )
@@ -21,22 +21,16 @@ const (
 // syncGroupSeries keeps the series of groups in step with the groups until ctx ends.
 func (b *Broker) syncGroupSeries(ctx context.Context) {
 	existing := make(map[string]bool)
-	timer := time.NewTimer(groupsEvery)
-	defer timer.Stop()
-	for soon := false; ; {
+	tick := time.NewTicker(groupsEvery)
+	defer tick.Stop()
+	for ctx.Err() == nil {
 		select {
 		case <-ctx.Done():
-			return
 		case <-b.metrics.groupAdded:
-			if !soon {
-				soon = true
-				timer.Reset(groupsSoon)
-			}
-		case <-timer.C:
-			soon = false
-			b.syncGroups(ctx, existing)
-			timer.Reset(groupsEvery)
+		case <-tick.C:
 		}
+		b.syncGroups(ctx, existing)
+		_ = pause(ctx, groupsPause) // the loop looks at ctx
 	}
 }
 

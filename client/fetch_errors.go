@@ -57,7 +57,7 @@ func (r *Consumer) notFound(ctx context.Context, p *partition, rd reading, err e
 		return true
 	case lookErr == nil && int(p.Partition) < len(t.ids):
 		// An id that is older is of a node that has not heard of the new one yet.
-		return p.id != 0 && p.id < t.ids[p.Partition] && r.restartLocked(p)
+		return p.id != 0 && p.id < t.ids[p.Partition] && r.restartLocked(p) //nolint:contextcheck // the new fetcher outlives this one
 	case lookErr == nil || errors.Is(lookErr, ErrTopicNotFound):
 		r.tellLocked(p, err)
 		return false

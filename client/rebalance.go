@@ -60,7 +60,7 @@ func (h *handover) covers(parts []*partition) bool {
 // giveUp gives up what is not assigned any more, when its positions are committed. Until then nothing is returned of it,
 // and a later call looks again.
 func (r *Consumer) giveUp(ctx context.Context) {
-	revoked, ready := r.revoke()
+	revoked, ready := r.revoke() //nolint:contextcheck // the commit outlives the Poll
 	if len(revoked) == 0 || !ready {
 		return
 	}
