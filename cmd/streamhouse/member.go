@@ -44,7 +44,7 @@ func (r *reading) asMember(ctx context.Context, parts []int32) error {
 	}
 	cfg := client.ConsumerConfig{
 		Topics: []string{r.job.topic},
-		// Poll's context ends too soon for them.
+		// Their own context does not end with an interrupt, as begin wants it to.
 		OnAssigned: func(_ context.Context, tps []client.TopicPartition) { m.fail(m.begin(ctx, tps)) },
 		OnRevoked:  func(_ context.Context, _ []client.TopicPartition) { m.fail(m.giveUp(ctx)) },
 	}
