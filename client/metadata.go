@@ -44,9 +44,19 @@ func (c *Client) topic(ctx context.Context, name string) (*topicMeta, error) {
 	return t, nil
 }
 
-// refresh asks for a topic and waits for the answer. Those who ask at the same time share it.
+// refresh asks for a topic and waits for the answer. Those who ask at the same time share it; but a no to a question that
+// was under way before may be older than the topic, and is asked again.
 func (c *Client) refresh(ctx context.Context, name string) (*topicMeta, error) {
-	r := c.ask(name)
+	r, joined := c.ask(name)
+	t, err := r.wait(ctx)
+	if joined && errors.Is(err, ErrTopicNotFound) {
+		r, _ = c.ask(name)
+		return r.wait(ctx)
+	}
+	return t, err
+}
+
+func (r *refreshing) wait(ctx context.Context) (*topicMeta, error) {
 	select {
 	case <-r.done:
 		return r.topic, r.err
@@ -55,20 +65,20 @@ func (c *Client) refresh(ctx context.Context, name string) (*topicMeta, error) {
 	}
 }
 
-// ask asks for a topic in the background, unless somebody does so already.
-func (c *Client) ask(name string) *refreshing {
+// ask asks for a topic in the background, unless somebody does so already: then joined is true.
+func (c *Client) ask(name string) (r *refreshing, joined bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if r := c.asking[name]; r != nil {
-		return r
+		return r, true
 	}
-	r := &refreshing{done: make(chan struct{})}
+	r = &refreshing{done: make(chan struct{})}
 	if r.err = c.backgroundLocked(func() { c.answer(name, r) }); r.err != nil {
 		close(r.done)
-		return r
+		return r, false
 	}
 	c.asking[name] = r
-	return r
+	return r, false
 }
 
 func (c *Client) answer(name string, r *refreshing) {

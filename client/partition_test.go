@@ -2,7 +2,9 @@ package client
 
 import (
 	"context"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -26,4 +28,29 @@ func TestDroppedPartitionIsNotWanted(t *testing.T) {
 	require.Empty(t, r.ring)
 	_, _, ok = r.wanted(ctx, p)
 	require.False(t, ok)
+}
+
+// A question that was under way before a topic was created does not deny it to those who ask later.
+func TestNoIsNotShared(t *testing.T) {
+	c, err := New(Config{})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, c.Close()) }()
+	old := &refreshing{done: make(chan struct{}), err: &Error{Reason: ErrTopicNotFound}}
+	c.asking["t"] = old
+	begun := make(chan struct{})
+	var asked error
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		close(begun)
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		_, asked = c.refresh(ctx, "t")
+	})
+	<-begun
+	c.mu.Lock()
+	delete(c.asking, "t")
+	c.mu.Unlock()
+	close(old.done)
+	wg.Wait()
+	require.NotErrorIs(t, asked, ErrTopicNotFound, "no node listens, so that is the answer of the second question")
 }
