@@ -294,6 +294,18 @@ func TestReadsAgreeWithWhatWasStored(t *testing.T) {
 	}
 }
 
+// A leader uploads at once what the one before it left: somebody may wait there with acks=durable.
+func TestNewLeaderUploadsWhatItInherits(t *testing.T) {
+	n := newNode(t, 1, func(c *Config) { c.UploadInterval, c.UploadBytes = time.Hour, 1<<30 })
+	for _, durable := range []bool{true, false} { // the first lets this leader upload whatever it has
+		_, err := n.shard.Append(t.Context(), []AppendBatch{{PartitionID: 1, Topic: "t", Data: plain(t, 1, "a")}}, durable)
+		require.NoError(t, err)
+	}
+	require.Never(t, func() bool { return n.shard.PendingBytes() == 0 }, 4*uploadTick, uploadTick, "it is neither large nor old")
+	n.restart()
+	n.waitUploaded()
+}
+
 // Many batches are under way at once, and come in the order in which they were given.
 func TestAppendsKeepTheirOrder(t *testing.T) {
 	n := newNode(t, 1, nil)

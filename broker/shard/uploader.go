@@ -55,6 +55,8 @@ func (s *Shard) runUploader(ctx context.Context) error {
 	timer := time.NewTicker(uploadTick)
 	defer timer.Stop()
 	since := time.Now() // when the oldest batch that waits began to
+	// What the last leader left is uploaded at once: somebody may wait there for it with acks=durable.
+	inherited := true
 	retry := minUploadRetry
 	for {
 		select {
@@ -69,10 +71,10 @@ func (s *Shard) runUploader(ctx context.Context) error {
 		}
 		pending := s.pendingBytes()
 		if pending == 0 {
-			since = time.Now()
+			since, inherited = time.Now(), false
 			continue
 		}
-		if pending < s.cfg.UploadBytes && time.Since(since) < s.cfg.UploadInterval && s.durableWaiters.Load() == 0 {
+		if !inherited && pending < s.cfg.UploadBytes && time.Since(since) < s.cfg.UploadInterval && s.durableWaiters.Load() == 0 {
 			continue
 		}
 		began := time.Now()
@@ -86,7 +88,7 @@ func (s *Shard) runUploader(ctx context.Context) error {
 			}
 			retry = min(2*retry, maxUploadRetry)
 		default:
-			since, retry = began, minUploadRetry
+			since, retry, inherited = began, minUploadRetry, false
 		}
 	}
 }
