@@ -76,7 +76,7 @@ func (b *Budget) freeBytes() (int64, error) {
 	if err := unix.Statfs(b.dir, &st); err != nil {
 		return 0, err
 	}
-	free := int64(st.Bavail) * st.Bsize
+	free := int64(st.Bavail) * int64(st.Bsize) //nolint:unconvert // it is a uint32 on macOS
 	b.free.Store(free)
 	b.looked.Store(now)
 	return free, nil
