@@ -32,11 +32,11 @@ func incompressible() []byte {
 	return b
 }
 
-// batch returns a record batch of 100 records of 1 KiB.
-func batch(b *testing.B) []byte {
+// batch returns a record batch of records of 1 KiB.
+func batch(b *testing.B, records int) []byte {
 	b.Helper()
 	bl := record.NewBuilder(record.BuilderConfig{ProducerID: -1})
-	for range 100 {
+	for range records {
 		bl.Append(record.Record{TimestampMs: time.Now().UnixMilli(), Value: incompressible()})
 	}
 	batch, err := bl.Build()
@@ -59,7 +59,13 @@ func leaders(c *harness.Cluster, topic *streamhousev1.Topic) []*harness.Node {
 // the bytes are reached, and returns how many bytes of values were acknowledged.
 func load(b *testing.B, to []*harness.Node, during time.Duration, maxBytes int64, underway int) (int64, time.Duration) {
 	b.Helper()
-	data := batch(b)
+	return loadBatches(b, to, 100, during, maxBytes, underway)
+}
+
+// loadBatches is load with batches of so many records.
+func loadBatches(b *testing.B, to []*harness.Node, records int, during time.Duration, maxBytes int64, underway int) (int64, time.Duration) {
+	b.Helper()
+	data := batch(b, records)
 	ctx, cancel := context.WithTimeout(b.Context(), during+30*time.Second)
 	defer cancel()
 	var acked atomic.Int64
@@ -73,7 +79,7 @@ func load(b *testing.B, to []*harness.Node, during time.Duration, maxBytes int64
 						Topic: topicName, Partition: int32(partition), RecordBatches: data,
 					})
 					if err == nil {
-						acked.Add(100 << 10)
+						acked.Add(int64(records) << 10)
 					} else if !harness.MayRetry(err) {
 						b.Error(harness.Describe(err))
 						return

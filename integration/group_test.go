@@ -210,7 +210,7 @@ func waitNoLag(t *testing.T, a *client.Admin) {
 }
 
 func spec(c *harness.Cluster) harness.ConsumerSpec {
-	return harness.ConsumerSpec{Addrs: c.Addrs(), Group: groupName, Topic: "logs", Session: 4 * time.Second, MaxPollRecords: 50, Work: 5 * time.Millisecond}
+	return harness.ConsumerSpec{Addrs: c.Addrs(), Group: groupName, Topic: "logs", Session: 4 * time.Second, MaxPollRecords: 50, Work: 20 * time.Millisecond}
 }
 
 // Members come and go as they should, so each record is processed once.
@@ -350,7 +350,10 @@ func watchOwners(t *testing.T, a *client.Admin) (stop func()) {
 	var wg sync.WaitGroup
 	looks := 0
 	wg.Go(func() {
+		tick := time.NewTicker(50 * time.Millisecond)
+		defer tick.Stop()
 		for ; ctx.Err() == nil; looks++ {
+			<-tick.C
 			g, err := a.DescribeGroup(ctx, groupName)
 			if err != nil {
 				continue // a coordinator has just died

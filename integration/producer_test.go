@@ -114,7 +114,7 @@ func number(t *testing.T, c *harness.Cluster, o *outcomes, partitions int32, cfg
 	var wg sync.WaitGroup
 	for partition := range partitions {
 		wg.Go(func() {
-			tick := time.NewTicker(time.Millisecond)
+			tick := time.NewTicker(5 * time.Millisecond)
 			defer tick.Stop()
 			for i := 1; ctx.Err() == nil; i++ {
 				r := &client.Record{Topic: "orders", Partition: partition, Value: strconv.AppendInt(nil, int64(i), 10)}

@@ -254,7 +254,7 @@ func checkApplied(st *streamhousev1.GetClusterStatusResponse, atLeast map[uint32
 func (c *Cluster) Status() *streamhousev1.GetClusterStatusResponse {
 	c.t.Helper()
 	var st *streamhousev1.GetClusterStatusResponse
-	Eventually(c.t, 20*time.Second, "a node tells the cluster's status", func(ctx context.Context) (err error) {
+	Eventually(c.t, time.Minute, "a node tells the cluster's status", func(ctx context.Context) (err error) {
 		st, err = c.AskStatus(ctx)
 		return err
 	})
@@ -297,7 +297,7 @@ func (c *Cluster) ShardLeader(shard uint32) *Node {
 func (c *Cluster) leader(what string, of func(*streamhousev1.GetClusterStatusResponse) string) *Node {
 	c.t.Helper()
 	var leader *Node
-	Eventually(c.t, 20*time.Second, what+" has a leader", func(ctx context.Context) error {
+	Eventually(c.t, time.Minute, what+" has a leader", func(ctx context.Context) error {
 		st, err := c.AskStatus(ctx)
 		if err != nil {
 			return err
@@ -341,7 +341,7 @@ func (c *Cluster) CreateTopic(name string, partitions int32, config map[string]s
 func (c *Cluster) Topic(name string) *streamhousev1.Topic {
 	c.t.Helper()
 	var topic *streamhousev1.Topic
-	Eventually(c.t, 20*time.Second, "a node describes topic "+name, func(ctx context.Context) (err error) {
+	Eventually(c.t, time.Minute, "a node describes topic "+name, func(ctx context.Context) (err error) {
 		topic, err = c.AskTopic(ctx, name)
 		return err
 	})
