@@ -62,17 +62,18 @@ func mallocs() uint64 {
 }
 
 // BenchmarkClientProduce compares the client's producer with calls that write batches which were built before, in turns.
+// Both have at most five batches of a partition under way: nodes remember as many for a producer.
 func BenchmarkClientProduce(b *testing.B) {
 	b.Run("record=1KiB/batch=240/acks=quorum", func(b *testing.B) {
 		c := harness.StartCluster(b, harness.Options{Flags: flags(nil)})
-		to := leaders(c, c.CreateTopic(topicName, 3, nil))
+		to := leaders(c, c.CreateTopic(topicName, 12, nil))
 		p := newProducer(b, c.Client(client.Config{}))
 		during := pick(6*time.Second, 300*time.Millisecond)
 		produceFor(b, p, during/3)
 		var ours, raw, allocs []float64
 		for b.Loop() {
 			for range pick(5, 1) {
-				bytes, took := loadBatches(b, to, clientBatchRecords, during, unbounded, 24)
+				bytes, took := loadBatches(b, to, clientBatchRecords, during, unbounded, 5)
 				raw = append(raw, float64(bytes)/took.Seconds()/1e6)
 				before := mallocs()
 				records, took := produceFor(b, p, during)
