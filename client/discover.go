@@ -47,6 +47,11 @@ func (r *Consumer) found(t *topicMeta) {
 func (r *Consumer) tell(err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.raiseLocked(err)
+}
+
+// raiseLocked makes Poll return an error.
+func (r *Consumer) raiseLocked(err error) {
 	r.errs = append(r.errs, err)
 	r.notify()
 }

@@ -219,8 +219,7 @@ func (r *Consumer) heartbeatFailedLocked(err error) {
 		// The session goes on until it ends.
 	case m.refused != string(reasonOf(err)):
 		m.refused = string(reasonOf(err))
-		r.errs = append(r.errs, err)
-		r.notify()
+		r.raiseLocked(err)
 	}
 }
 

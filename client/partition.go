@@ -138,16 +138,14 @@ func (r *Consumer) seekLocked(p *partition, offset int64) {
 // failLocked tells an error once, and reads the partition no further until a seek.
 func (r *Consumer) failLocked(p *partition, err error) {
 	p.stuck = true
-	r.errs = append(r.errs, &PartitionError{p.TopicPartition, err})
-	r.notify()
+	r.raiseLocked(&PartitionError{p.TopicPartition, err})
 }
 
 // tellLocked tells an error unless it was told of the partition last. It is read on.
 func (r *Consumer) tellLocked(p *partition, err error) {
 	if reason := reasonOf(err); reason != p.told {
 		p.told = reason
-		r.errs = append(r.errs, &PartitionError{p.TopicPartition, err})
-		r.notify()
+		r.raiseLocked(&PartitionError{p.TopicPartition, err})
 	}
 }
 

@@ -365,7 +365,8 @@ func (p *Producer) hurry() []*batch {
 }
 
 // Flush sends all that lingers, and waits until everything that was handed over before is acknowledged or has failed and
-// its promises have returned, or ctx ends. A promise must not call it. The error tells how many records failed since the last Flush, and wraps the error of the first.
+// its promises have returned, or ctx ends. A promise must not call it. The error tells how many records failed since the
+// last Flush, and wraps the error of the first.
 func (p *Producer) Flush(ctx context.Context) error {
 	for _, b := range p.hurry() {
 		select {

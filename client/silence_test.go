@@ -161,12 +161,9 @@ func TestOffsetBeyondTheEnd(t *testing.T) {
 	require.Equal(t, numbers(3), values(poll(t, r, 3)))
 }
 
-// A topic is deleted and created again: nothing of the new one is skipped, and nothing of the old one is committed.
-func TestTopicCreatedAnew(t *testing.T) {
-	f := start(t, 1)
-	f.fill(t, 1, 5)
-	r := f.consumer(t, client.ConsumerConfig{Group: "g", Partitions: []client.TopicPartition{t0}, ManualCommit: true})
-	old := poll(t, r, 5)
+// createAnew deletes topic t and creates it again with nine records, which it polls.
+func (f *fixture) createAnew(t *testing.T, r *client.Consumer) []client.Record {
+	t.Helper()
 	require.NoError(t, client.NewAdmin(f.Client).DeleteTopic(t.Context(), "t"))
 	createTopic(t, f.nodes[0].Addr(), "t", 1)
 	f.fill(t, 1, 9)
@@ -180,6 +177,16 @@ func TestTopicCreatedAnew(t *testing.T) {
 		got = append(got, records...)
 	}
 	require.Equal(t, numbers(9), values(got))
+	return got
+}
+
+// A topic is deleted and created again: nothing of the new one is skipped, and nothing of the old one is committed.
+func TestTopicCreatedAnew(t *testing.T) {
+	f := start(t, 1)
+	f.fill(t, 1, 5)
+	r := f.consumer(t, client.ConsumerConfig{Group: "g", Partitions: []client.TopicPartition{t0}, ManualCommit: true})
+	old := poll(t, r, 5)
+	got := f.createAnew(t, r)
 	require.ErrorIs(t, r.CommitRecords(t.Context(), old...), client.ErrNotOwned)
 	require.NoError(t, r.CommitRecords(t.Context(), got...))
 	require.EqualValues(t, 9, f.cluster.Offset("g", "t", 0))
@@ -195,19 +202,7 @@ func TestTopicCreatedAnewForAMember(t *testing.T) {
 	r := f.consumer(t, cfg)
 	old := poll(t, r, 5)
 	e.take()
-	require.NoError(t, client.NewAdmin(f.Client).DeleteTopic(t.Context(), "t"))
-	createTopic(t, f.nodes[0].Addr(), "t", 1)
-	f.fill(t, 1, 9)
-	var got []client.Record
-	for len(got) < 9 {
-		records, err := r.Poll(t.Context())
-		if err != nil {
-			require.ErrorIs(t, err, client.ErrTopicNotFound)
-			continue
-		}
-		got = append(got, records...)
-	}
-	require.Equal(t, numbers(9), values(got))
+	got := f.createAnew(t, r)
 	require.Equal(t, []string{"revoked t/0", "assigned t/0"}, e.take())
 	require.ErrorIs(t, r.CommitRecords(t.Context(), old...), client.ErrNotOwned)
 	require.NoError(t, r.CommitRecords(t.Context(), got...))
