@@ -66,13 +66,13 @@ func mallocs() uint64 {
 func BenchmarkClientProduce(b *testing.B) {
 	b.Run("record=1KiB/batch=240/acks=quorum", func(b *testing.B) {
 		c := harness.StartCluster(b, harness.Options{Flags: flags(nil)})
-		to := leaders(c, c.CreateTopic(topicName, 12, nil))
+		to := spreadLeaders(b, c, 12)
 		p := newProducer(b, c.Client(client.Config{}))
-		during := pick(6*time.Second, 300*time.Millisecond)
+		during := pick(3*time.Second, 300*time.Millisecond)
 		produceFor(b, p, during/3)
 		var ours, raw, allocs []float64
 		for b.Loop() {
-			for range pick(5, 1) {
+			for range pick(11, 1) { // many short turns: the machine's speed changes within seconds
 				bytes, took := loadBatches(b, to, clientBatchRecords, during, unbounded, 5)
 				raw = append(raw, float64(bytes)/took.Seconds()/1e6)
 				before := mallocs()

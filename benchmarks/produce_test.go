@@ -55,6 +55,26 @@ func leaders(c *harness.Cluster, topic *streamhousev1.Topic) []*harness.Node {
 	return nodes
 }
 
+// spreadLeaders creates the topic and waits until its shards, of which there are as many as nodes, are led by all nodes, so
+// that nothing is measured through nodes that forward. It returns the leader of every partition, in order.
+func spreadLeaders(b *testing.B, c *harness.Cluster, partitions int32) []*harness.Node {
+	b.Helper()
+	c.CreateTopic(topicName, partitions, nil)
+	var to []*harness.Node
+	harness.Eventually(b, 2*time.Minute, "every node leads a shard", func(context.Context) error {
+		to = leaders(c, c.Topic(topicName))
+		led := make(map[*harness.Node]bool)
+		for _, n := range to {
+			led[n] = true
+		}
+		if len(led) < len(c.Nodes) {
+			return fmt.Errorf("%d of %d nodes lead a shard", len(led), len(c.Nodes))
+		}
+		return nil
+	})
+	return to
+}
+
 // load writes batches to all partitions through their leaders until the time or
 // the bytes are reached, and returns how many bytes of values were acknowledged.
 func load(b *testing.B, to []*harness.Node, during time.Duration, maxBytes int64, underway int) (int64, time.Duration) {
@@ -98,7 +118,7 @@ const unbounded = int64(1) << 60
 func BenchmarkProduce(b *testing.B) {
 	b.Run("record=1KiB/batch=100/acks=quorum", func(b *testing.B) {
 		c := harness.StartCluster(b, harness.Options{Flags: flags(nil)})
-		to := leaders(c, c.CreateTopic(topicName, 3, nil))
+		to := spreadLeaders(b, c, 3)
 		during := pick(6*time.Second, 300*time.Millisecond)
 		var ours, bare1, bare3 []float64
 		for b.Loop() {

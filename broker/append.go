@@ -29,8 +29,9 @@ type piece struct {
 	batch   shard.AppendBatch
 	records int32
 	// Set when the piece has its outcome.
-	result shard.AppendResult
-	err    error
+	forwarded bool // to another node
+	result    shard.AppendResult
+	err       error
 }
 
 // fail returns why the piece was not written, nil when it was.
@@ -73,49 +74,55 @@ func (b *Broker) appendAll(ctx context.Context, pieces []*piece, durable bool) {
 		byShard[p.shard] = append(byShard[p.shard], p)
 	}
 	if len(byShard) == 1 {
-		b.appendShard(ctx, pieces, durable)
+		b.appendShard(ctx, pieces, durable, false)
 		return
 	}
 	var wg sync.WaitGroup
 	for _, group := range byShard {
-		wg.Go(func() { b.appendShard(ctx, group, durable) })
+		wg.Go(func() { b.appendShard(ctx, group, durable, false) })
 	}
 	wg.Wait()
 }
 
-// appendShard writes pieces of one shard in one request, which is stored in one piece or not at all.
-func (b *Broker) appendShard(ctx context.Context, pieces []*piece, durable bool) {
+// appendShard writes pieces of one shard in one request, which is stored in one piece or not at all. unclear says that an
+// earlier attempt may have written.
+func (b *Broker) appendShard(ctx context.Context, pieces []*piece, durable, unclear bool) {
 	batches := make([]shard.AppendBatch, len(pieces))
 	repeatable := true
 	for i, p := range pieces {
 		batches[i] = p.batch
 		repeatable = repeatable && p.batch.Data.ProducerID() >= 0
 	}
-	call := leaderCall{shard: pieces[0].shard, repeatable: repeatable}
+	call := leaderCall{shard: pieces[0].shard, repeatable: repeatable, unclear: unclear}
 	if repeatable {
-		call.attemptTimeout = appendAttempt
-		if durable {
-			call.attemptTimeout = durableAppendAttempt
-		}
+		call.attemptTimeout = attemptTimeout(durable)
 	}
 	var results []shard.AppendResult
-	unclear := false
+	forwarded := false
 	err := b.onLeader(ctx, call, func(ctx context.Context, t target) error {
-		unclear = t.unclear
+		unclear, forwarded = t.unclear, t.local == nil
 		var err error
 		results, err = b.appendOn(ctx, t, call.shard, batches, durable)
 		return err
 	})
 	for i, p := range pieces {
+		p.err = err
 		if err != nil {
-			p.err = err
 			continue
 		}
-		p.result = results[i]
+		p.result, p.forwarded = results[i], forwarded
 		if unclear && overtaken(results[i].Reason) {
 			p.err = outcomeUnknown(p.fail())
 		}
 	}
+}
+
+// attemptTimeout bounds one try of an append that may be made again.
+func attemptTimeout(durable bool) time.Duration {
+	if durable {
+		return durableAppendAttempt
+	}
+	return appendAttempt
 }
 
 // overtaken reports whether a refusal leaves open that an earlier try of the same batch was stored: what refuses the
@@ -163,7 +170,7 @@ func outcome(pieces []*piece) ([]*streamhousev1.WrittenBatch, error) {
 		err := p.fail()
 		if err == nil {
 			written = append(written, &streamhousev1.WrittenBatch{
-				Partition: p.number, BaseOffset: p.result.BaseOffset, Records: p.records, Duplicate: p.result.Duplicate,
+				Partition: p.number, BaseOffset: p.result.BaseOffset, Records: p.records, Duplicate: p.result.Duplicate, Forwarded: p.forwarded,
 			})
 			continue
 		}

@@ -125,6 +125,12 @@ func (s *fakeShard) storeLocked(id uint64, b record.Batch) int64 {
 	return own.BaseOffset()
 }
 
+// BeginAppend stores at once, and answers when it is waited for.
+func (r *fakeReplica) BeginAppend(batches []shard.AppendBatch, durable bool) (func(context.Context) ([]shard.AppendResult, error), error) {
+	results, err := r.Append(context.Background(), batches, durable)
+	return func(context.Context) ([]shard.AppendResult, error) { return results, err }, nil
+}
+
 func (r *fakeReplica) LeaderHighWatermark(id uint64) (int64, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

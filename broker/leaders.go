@@ -91,6 +91,16 @@ func (b *Broker) findLeader(ctx context.Context, shard uint32, hint string) (tar
 	return b.target(shard, nodeID)
 }
 
+// leads returns this node's replica of a shard where it leads it.
+func (b *Broker) leads(shard uint32) (LocalShard, bool) {
+	local, ok := b.cfg.Shards.Local(shard)
+	if !ok {
+		return nil, false
+	}
+	id, ok := local.Leader()
+	return local, ok && nodeOf(id) == b.cfg.NodeID
+}
+
 func (b *Broker) target(shard uint32, nodeID string) (target, error) {
 	if nodeID == b.cfg.NodeID {
 		local, ok := b.cfg.Shards.Local(shard)

@@ -43,14 +43,17 @@ func TestProduceThroughLeaderAndFollower(t *testing.T) {
 	f := newFixture(t, true)
 	f.meta.createTopic(t, "t", 2, nil) // partition 1 is in shard 1, which n2 leads
 	for _, partition := range []int32{0, 1} {
+		batch, err := f.ProduceBatch(t.Context(), &streamhousev1.ProduceBatchRequest{Topic: "t", Partition: &partition, Records: []*streamhousev1.Record{value("v")}})
+		require.NoError(t, err)
+		require.Equal(t, partition == 1, batch.GetBatches()[0].GetForwarded())
 		for want := range int64(3) {
 			res, err := f.Produce(t.Context(), &streamhousev1.ProduceRequest{Topic: "t", Partition: &partition, Record: value("v")})
 			require.NoError(t, err)
 			require.Equal(t, partition, res.GetPartition())
-			require.Equal(t, want, res.GetOffset())
+			require.Equal(t, want+1, res.GetOffset())
 		}
 	}
-	require.Equal(t, 3, f.peers["n2"].count("Append"))
+	require.Equal(t, 4, f.peers["n2"].count("Append"))
 }
 
 func TestProduceKeepsRecordsAsTheyAre(t *testing.T) {

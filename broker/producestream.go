@@ -13,8 +13,6 @@ import (
 const (
 	// streamWindow is how many requests of one stream may be unanswered.
 	streamWindow = 1024
-	// groupBytes is how much of a stream is appended in one request to a shard.
-	groupBytes = 256 << 10
 	// DefaultDeadline is for calls that bring none, and for each request of a stream.
 	DefaultDeadline = 30 * time.Second
 )
@@ -56,8 +54,7 @@ func (w *streamWrite) result() StreamResult {
 }
 
 // ProduceStream writes what comes in, many requests at a time, and sends the results in the order of the requests. What
-// goes to one shard is appended in the order in which it came, also across retries: one append at a time, which takes
-// along what has gathered during the one before.
+// goes to one shard is appended in the order in which it came, also across retries: see lane.
 func (b *Broker) ProduceStream(ctx context.Context, s ProduceStream) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -164,7 +161,7 @@ func (w *streamWrite) done() {
 func (p *pipeline) lane(ctx context.Context, shard uint32) *lane {
 	l := p.lanes[shard]
 	if l == nil {
-		l = &lane{b: p.b, wake: make(chan struct{}, 1)}
+		l = &lane{b: p.b, shard: shard, wake: make(chan struct{}, 1)}
 		p.lanes[shard] = l
 		p.wg.Go(func() { l.run(ctx) })
 	}
@@ -177,91 +174,4 @@ func (p *pipeline) close() {
 		close(l.wake)
 	}
 	p.wg.Wait()
-}
-
-// lane appends to one shard, one group after the other.
-type lane struct {
-	b    *Broker
-	wake chan struct{} // has room for one; closed when no more comes
-
-	mu    sync.Mutex
-	queue []laneItem // guarded by mu
-}
-
-// laneItem is the part of a write that goes to one shard.
-type laneItem struct {
-	write  *streamWrite
-	pieces []*piece
-}
-
-func (i laneItem) bytes() int {
-	n := 0
-	for _, p := range i.pieces {
-		n += len(p.batch.Data)
-	}
-	return n
-}
-
-// repeatable reports whether all pieces carry a producer id.
-func (i laneItem) repeatable() bool {
-	for _, p := range i.pieces {
-		if p.batch.Data.ProducerID() < 0 {
-			return false
-		}
-	}
-	return true
-}
-
-func (l *lane) push(i laneItem) {
-	l.mu.Lock()
-	l.queue = append(l.queue, i)
-	l.mu.Unlock()
-	select {
-	case l.wake <- struct{}{}:
-	default:
-	}
-}
-
-// take returns the items of the next append: of one kind, and at most groupBytes unless one is larger.
-func (l *lane) take() []laneItem {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if len(l.queue) == 0 {
-		return nil
-	}
-	first := l.queue[0]
-	durable, repeatable, bytes := first.write.write.durable, first.repeatable(), first.bytes()
-	n := 1
-	for ; n < len(l.queue); n++ {
-		i := l.queue[n]
-		bytes += i.bytes()
-		if bytes > groupBytes || i.write.write.durable != durable || i.repeatable() != repeatable {
-			break
-		}
-	}
-	items := l.queue[:n:n]
-	l.queue = l.queue[n:]
-	return items
-}
-
-// run appends until the lane is closed. What comes after ctx has ended fails at once.
-func (l *lane) run(ctx context.Context) {
-	for range l.wake {
-		for items := l.take(); items != nil; items = l.take() {
-			l.append(ctx, items)
-		}
-	}
-}
-
-func (l *lane) append(ctx context.Context, items []laneItem) {
-	ctx, cancel := context.WithTimeout(ctx, DefaultDeadline)
-	defer cancel()
-	var pieces []*piece
-	for _, i := range items {
-		pieces = append(pieces, i.pieces...)
-	}
-	l.b.appendShard(ctx, pieces, items[0].write.write.durable)
-	for _, i := range items {
-		i.write.waits.Done()
-	}
 }

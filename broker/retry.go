@@ -76,6 +76,8 @@ type leaderCall struct {
 	repeatable bool
 	// read says that the call writes nothing, so that nothing can be unclear.
 	read bool
+	// unclear says that an attempt before this call may have written.
+	unclear bool
 	// attemptTimeout bounds one attempt; 0 leaves it to the caller's deadline.
 	attemptTimeout time.Duration
 }
@@ -83,7 +85,7 @@ type leaderCall struct {
 // onLeader calls attempt with the shard's leader until it succeeds, fails for good, or ctx ends. The error is an *Error,
 // and OUTCOME_UNKNOWN wherever something may have been written that decide did not let happen twice.
 func (b *Broker) onLeader(ctx context.Context, call leaderCall, attempt func(context.Context, target) error) error {
-	unclear := false // an earlier attempt may have written
+	unclear := call.unclear // an earlier attempt may have written
 	hint := ""
 	delay := minRetryDelay
 	var last *Error

@@ -141,8 +141,17 @@ func (q *queue) settled(results ...result) []result {
 	return told
 }
 
+// batches returns how many batches have no outcome yet.
+func (q *queue) batches() int {
+	n := len(q.sealed)
+	if q.open != nil {
+		n++
+	}
+	return n
+}
+
 // empty reports whether there is nothing to write.
-func (q *queue) empty() bool { return q.open == nil && len(q.sealed) == 0 }
+func (q *queue) empty() bool { return q.batches() == 0 }
 
 // oldest returns the batch that is to be written next, nil where there is none.
 func (q *queue) oldest() *batch {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -295,12 +296,32 @@ func (p *Producer) stickLocked(t *producerTopic, size int) int32 {
 		p.sealLocked(q)
 		q.sender.notify()
 	}
-	next := rand.Int32N(n)
-	if next == t.sticky {
-		next = (next + 1) % n
+	t.sticky = t.chooseLocked(n)
+	return t.sticky
+}
+
+// maxChoice is how many partitions are looked at for the next batch of records without a key.
+const maxChoice = 64
+
+// chooseLocked returns one of n partitions for the next batch, another one than the last where there are more: at random,
+// but of maxChoice partitions the one with the fewest batches to write. So a slow partition does not fill the buffer while
+// others have nothing to do (KIP-794 has the same aim).
+func (t *producerTopic) chooseLocked(n int32) int32 {
+	start := rand.Int32N(n)
+	best, fewest := start, math.MaxInt
+	for i := range min(n, maxChoice) {
+		at := (start + i) % n
+		if at == t.sticky && n > 1 {
+			continue
+		}
+		if have := t.queues[at].batches(); have < fewest {
+			best, fewest = at, have
+		}
+		if fewest == 0 {
+			break
+		}
 	}
-	t.sticky = next
-	return next
+	return best
 }
 
 // ProduceSync writes records and waits until each is acknowledged or has failed. It does not linger. The error joins

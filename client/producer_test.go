@@ -117,6 +117,11 @@ func TestProduceFollowsTheLeader(t *testing.T) {
 	require.NoError(t, other.ProduceSync(t.Context(), &client.Record{Topic: "t"}))
 	require.NoError(t, other.Close(t.Context()))
 	require.EqualValues(t, 1, second.Load(), "to a leader that is not in Addrs")
+
+	require.Eventually(t, func() bool {
+		require.NoError(t, p.ProduceSync(t.Context(), &client.Record{Topic: "t"}))
+		return second.Load() > 1
+	}, time.Minute, 10*time.Millisecond, "the one that led before says that it forwards")
 }
 
 // A batch that is refused fails alone: those behind it were refused for the gap, and are written under a new epoch.

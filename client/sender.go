@@ -39,8 +39,10 @@ type sender struct {
 	active   []*queue // those with batches
 	flight   []*batch // sent over the stream and not answered, in order
 	progress time.Time
-	worked   bool     // a batch was answered in this session
-	spent    []*batch // finished, to be recycled
+	worked   bool // a batch was answered in this session
+	// forwarded is a topic of which the node that is written through has said that another one leads its shard.
+	forwarded string
+	spent     []*batch // finished, to be recycled
 
 	avoid    *conn // has failed just now, and is avoided for avoidFor since
 	failedAt time.Time
@@ -241,11 +243,16 @@ func (s *sender) moved(node *conn) (moved, silent bool) {
 	leader := s.p.c.knownLeader(s.shard)
 	s.p.mu.Lock()
 	silent = len(s.flight) > 0 && time.Since(s.progress) > silentFor
+	forwarded := s.forwarded
+	s.forwarded = ""
 	s.p.mu.Unlock()
 	if silent {
 		s.p.c.leave(node) // it may be cut off from the others, and not know who leads by now
 	}
-	if silent || leader != node {
+	switch {
+	case forwarded != "":
+		s.p.c.ask(forwarded)
+	case silent || leader != node:
 		s.lookForLeader()
 	}
 	return leader != nil && leader != node && leader != s.avoiding(), silent

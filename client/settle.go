@@ -53,6 +53,9 @@ func (s *sender) answered(res *streamhousev1.ProduceStreamResponse) ([]result, e
 		offset := int64(-1)
 		if len(res.GetBatches()) == 1 {
 			offset = res.GetBatches()[0].GetBaseOffset()
+			if res.GetBatches()[0].GetForwarded() {
+				s.forwarded = q.topic
+			}
 		}
 		q.remove(b)
 		q.done = append(q.done, result{b, offset, nil})

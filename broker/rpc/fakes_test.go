@@ -99,6 +99,10 @@ func (s *fakeShard) Append(ctx context.Context, batches []shard.AppendBatch, _ b
 	return results, nil
 }
 
+func (s *fakeShard) BeginAppend(batches []shard.AppendBatch, durable bool) (func(context.Context) ([]shard.AppendResult, error), error) {
+	return func(ctx context.Context) ([]shard.AppendResult, error) { return s.Append(ctx, batches, durable) }, nil
+}
+
 func (s *fakeShard) LeaderHighWatermark(id uint64) (int64, error) { return s.HighWatermark(id), nil }
 
 func (s *fakeShard) HighWatermark(id uint64) int64 {

@@ -65,13 +65,15 @@ func newProposer(apply func([]byte, time.Duration) raft.ApplyFuture, nowMs func(
 	return &proposer{apply: apply, nowMs: nowMs, committed: committed, wake: make(chan struct{}, 1)}
 }
 
-// submit hands batches over and waits for their results. When ctx ends first, the request is withdrawn if it was not
-// proposed yet, and nothing was written; afterwards the outcome is unknown.
-func (p *proposer) submit(ctx context.Context, batches []AppendBatch) ([]AppendResult, error) {
+// begin queues batches. What is begun first is stored first.
+func (p *proposer) begin(batches []AppendBatch) (*request, error) {
 	r := &request{batches: batches, counts: countBatches(batches), bytes: entrySize(batches), done: make(chan struct{})}
-	if err := p.enqueue(r); err != nil {
-		return nil, err
-	}
+	return r, p.enqueue(r)
+}
+
+// wait returns the results of what was begun. When ctx ends first, the request is withdrawn if it was not proposed yet,
+// and nothing was written; afterwards the outcome is unknown.
+func (p *proposer) wait(ctx context.Context, r *request) ([]AppendResult, error) {
 	select {
 	case <-r.done:
 		return r.results, r.err

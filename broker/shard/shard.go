@@ -203,6 +203,18 @@ func (s *Shard) notLeader() error {
 // for each. With durable it returns once they are in the object store and in the manifest. An error other than
 // ErrUnknownOutcome says that nothing was written: *NotLeaderError, ErrLogFull, ErrDiskFull, ErrClosed, or ctx's.
 func (s *Shard) Append(ctx context.Context, batches []AppendBatch, durable bool) ([]AppendResult, error) {
+	wait, err := s.BeginAppend(batches, durable)
+	if err != nil {
+		return nil, err
+	}
+	return wait(ctx)
+}
+
+// BeginAppend begins what Append does, and returns what waits for the end of it. Appends that began one after the other
+// are stored in that order, but one may be stored where the one before it was not. The batches belong to the shard until
+// wait has returned; it must be called once. Errors are those of Append, and from BeginAppend itself say that nothing was
+// written.
+func (s *Shard) BeginAppend(batches []AppendBatch, durable bool) (wait func(context.Context) ([]AppendResult, error), err error) {
 	began := time.Now()
 	if !s.replica.IsLeader() {
 		return nil, s.notLeader()
@@ -210,21 +222,27 @@ func (s *Shard) Append(ctx context.Context, batches []AppendBatch, durable bool)
 	if err := s.cfg.Budget.Check(); err != nil {
 		return nil, err
 	}
-	results, err := s.proposer.submit(ctx, batches)
+	r, err := s.proposer.begin(batches)
 	if err != nil {
-		return nil, s.withLeader(err)
+		return nil, err
 	}
-	if durable {
-		if err := s.waitDurable(ctx, batches, results); err != nil {
-			return nil, errors.Join(ErrUnknownOutcome, err)
+	return func(ctx context.Context) ([]AppendResult, error) {
+		results, err := s.proposer.wait(ctx, r)
+		if err != nil {
+			return nil, s.withLeader(err)
 		}
-	}
-	for i := range results {
-		if results[i].Reason == reasonNone {
-			s.cfg.Metrics.acknowledged(batches[i].Topic, time.Since(began))
+		if durable {
+			if err := s.waitDurable(ctx, batches, results); err != nil {
+				return nil, errors.Join(ErrUnknownOutcome, err)
+			}
 		}
-	}
-	return results, nil
+		for i := range results {
+			if results[i].Reason == reasonNone {
+				s.cfg.Metrics.acknowledged(batches[i].Topic, time.Since(began))
+			}
+		}
+		return results, nil
+	}, nil
 }
 
 // waitDurable waits until all stored batches are in the manifest, a duplicate as well as its original.

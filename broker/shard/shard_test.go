@@ -315,13 +315,12 @@ func TestAppendsKeepTheirOrder(t *testing.T) {
 		value := fmt.Sprintf("%d/", i)
 		want = append(want, value+"0")
 		b := AppendBatch{PartitionID: 1, Topic: "t", Data: buildBatch(t, batchConfig{n: 1, id: 1, seq: int32(i), value: value})}
-		// What Append does first is to queue the request: that is the order.
-		r := &request{batches: []AppendBatch{b}, counts: countBatches([]AppendBatch{b}), bytes: entrySize([]AppendBatch{b}), done: make(chan struct{})}
-		require.NoError(t, n.shard.proposer.enqueue(r))
+		wait, err := n.shard.BeginAppend([]AppendBatch{b}, false)
+		require.NoError(t, err)
 		wg.Go(func() {
-			<-r.done
-			if r.err != nil || r.results[0].BaseOffset != int64(i) {
-				t.Errorf("batch %d: %+v, %v", i, r.results, r.err)
+			results, err := wait(t.Context())
+			if err != nil || results[0].BaseOffset != int64(i) {
+				t.Errorf("batch %d: %+v, %v", i, results, err)
 			}
 		})
 	}

@@ -126,6 +126,8 @@ func (c *Cluster) addressesLocked() []*streamhousev1.NodeAddress {
 	return out
 }
 
+func (n *Node) idLocked() string { return "n" + strconv.Itoa(slices.Index(n.c.nodes, n)+1) }
+
 // Lead makes a node, counted from 0 in the order of their start, known as the leader of a partition.
 func (c *Cluster) Lead(name string, p, node int) {
 	c.mu.Lock()

@@ -122,6 +122,9 @@ func (n *Node) write(req *streamhousev1.ProduceStreamRequest) (*streamhousev1.Wr
 		return nil, StreamError(codes.NotFound, streamhousev1.ErrorReason_ERROR_REASON_PARTITION_NOT_FOUND, "there is no such partition")
 	}
 	w, err := t.partitions[a.partition].append(a)
+	if err == nil {
+		w.Forwarded = t.info.GetPartitions()[a.partition].GetLeader() != n.idLocked()
+	}
 	if err == nil && n.Appended != nil {
 		err = n.Appended()
 	}

@@ -282,7 +282,10 @@ type WrittenBatch struct {
 	BaseOffset int64 `protobuf:"varint,2,opt,name=base_offset,json=baseOffset,proto3" json:"base_offset,omitempty"`
 	Records    int32 `protobuf:"varint,3,opt,name=records,proto3" json:"records,omitempty"`
 	// The batch had been stored before, by an earlier try of the same producer and sequence.
-	Duplicate     bool `protobuf:"varint,4,opt,name=duplicate,proto3" json:"duplicate,omitempty"`
+	Duplicate bool `protobuf:"varint,4,opt,name=duplicate,proto3" json:"duplicate,omitempty"`
+	// The node that was asked does not lead the partition's shard, and has passed the batch on: it costs less to write it to
+	// the leader, which the topic's metadata names.
+	Forwarded     bool `protobuf:"varint,5,opt,name=forwarded,proto3" json:"forwarded,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -341,6 +344,13 @@ func (x *WrittenBatch) GetRecords() int32 {
 func (x *WrittenBatch) GetDuplicate() bool {
 	if x != nil {
 		return x.Duplicate
+	}
+	return false
+}
+
+func (x *WrittenBatch) GetForwarded() bool {
+	if x != nil {
+		return x.Forwarded
 	}
 	return false
 }
@@ -742,13 +752,14 @@ const file_streamhouse_v1_produce_proto_rawDesc = "" +
 	"\n" +
 	"_partition\"N\n" +
 	"\x14ProduceBatchResponse\x126\n" +
-	"\abatches\x18\x01 \x03(\v2\x1c.streamhouse.v1.WrittenBatchR\abatches\"\x85\x01\n" +
+	"\abatches\x18\x01 \x03(\v2\x1c.streamhouse.v1.WrittenBatchR\abatches\"\xa3\x01\n" +
 	"\fWrittenBatch\x12\x1c\n" +
 	"\tpartition\x18\x01 \x01(\x05R\tpartition\x12\x1f\n" +
 	"\vbase_offset\x18\x02 \x01(\x03R\n" +
 	"baseOffset\x12\x18\n" +
 	"\arecords\x18\x03 \x01(\x05R\arecords\x12\x1c\n" +
-	"\tduplicate\x18\x04 \x01(\bR\tduplicate\"\xa2\x01\n" +
+	"\tduplicate\x18\x04 \x01(\bR\tduplicate\x12\x1c\n" +
+	"\tforwarded\x18\x05 \x01(\bR\tforwarded\"\xa2\x01\n" +
 	"\x1bProduceRecordBatchesRequest\x12\x14\n" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x1c\n" +
 	"\tpartition\x18\x02 \x01(\x05R\tpartition\x12%\n" +
