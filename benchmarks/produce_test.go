@@ -61,8 +61,12 @@ func spreadLeaders(b *testing.B, c *harness.Cluster, partitions int32) []*harnes
 	b.Helper()
 	c.CreateTopic(topicName, partitions, nil)
 	var to []*harness.Node
-	harness.Eventually(b, 2*time.Minute, "every node leads a shard", func(context.Context) error {
-		to = leaders(c, c.Topic(topicName))
+	harness.Eventually(b, 2*time.Minute, "every node leads a shard", func(ctx context.Context) error {
+		res, err := c.Nodes[0].GetTopic(ctx, &streamhousev1.GetTopicRequest{Name: topicName})
+		if err != nil {
+			return err
+		}
+		to = leaders(c, res.GetTopic())
 		led := make(map[*harness.Node]bool)
 		for _, n := range to {
 			led[n] = true

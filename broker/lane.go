@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"sync"
+	"time"
 
 	"github.com/streamhouse/streamhouse/broker/shard"
 )
@@ -73,11 +74,9 @@ type laneGroup struct {
 	pieces              []*piece
 	durable, repeatable bool
 
-	// Set while the group is under way.
-	ctx    context.Context //nolint:containedctx // the group's deadline, also for when it is tried again
-	cancel context.CancelFunc
-	done   chan struct{} // closed when results or err is set
-	// err is why the pieces have no results.
+	deadline time.Time // set when the group is first tried
+	// Set while the group is under way. done is closed when results or err is set; err is why the pieces have no results.
+	done    chan struct{}
 	results []shard.AppendResult
 	err     error
 }
@@ -125,7 +124,7 @@ func (l *lane) run(ctx context.Context) {
 				return
 			}
 		case <-oldest:
-			l.settle()
+			l.settle(ctx)
 		}
 		l.begin(ctx)
 	}
@@ -138,20 +137,28 @@ func (l *lane) begin(ctx context.Context) {
 		if g == nil {
 			return
 		}
-		g.ctx, g.cancel = context.WithTimeout(ctx, DefaultDeadline)
+		g.deadline = time.Now().Add(DefaultDeadline)
 		if local, ok := l.b.leads(l.shard); ok && g.repeatable {
-			g.begin(local)
+			g.begin(ctx, local)
 			l.underWay = append(l.underWay, g)
 			continue
 		}
-		l.drain()
-		l.b.appendShard(g.ctx, g.pieces, g.durable, false)
+		l.drain(ctx)
+		l.append(ctx, g, g.pieces, false)
 		g.finish()
 	}
 }
 
-// begin appends the group to this node's replica.
-func (g *laneGroup) begin(local LocalShard) {
+// append appends pieces of a group to the shard, wherever that is led, and gives them their outcomes. unclear says that
+// some may have been stored before.
+func (l *lane) append(ctx context.Context, g *laneGroup, pieces []*piece, unclear bool) {
+	ctx, cancel := context.WithDeadline(ctx, g.deadline)
+	defer cancel()
+	l.b.appendShard(ctx, pieces, g.durable, unclear)
+}
+
+// begin appends the group to this node's replica, and returns before it has an outcome.
+func (g *laneGroup) begin(ctx context.Context, local LocalShard) {
 	g.done = make(chan struct{})
 	batches := make([]shard.AppendBatch, len(g.pieces))
 	for i, p := range g.pieces {
@@ -164,7 +171,7 @@ func (g *laneGroup) begin(local LocalShard) {
 		return
 	}
 	go func() { // joined by who receives from done
-		ctx, cancel := context.WithTimeout(g.ctx, attemptTimeout(g.durable))
+		ctx, cancel := context.WithTimeout(ctx, attemptTimeout(g.durable))
 		defer cancel()
 		defer close(g.done)
 		g.results, g.err = wait(ctx)
@@ -172,10 +179,10 @@ func (g *laneGroup) begin(local LocalShard) {
 }
 
 // settle takes the outcome of the oldest group, which is done, and where it has to be tried again those of all.
-func (l *lane) settle() {
+func (l *lane) settle(ctx context.Context) {
 	g := l.underWay[0]
 	if g.err != nil && decide(AsError(g.err).Reason, g.repeatable) == verdictRetry {
-		l.drain()
+		l.drain(ctx)
 		return
 	}
 	l.underWay[0] = nil
@@ -185,7 +192,7 @@ func (l *lane) settle() {
 }
 
 // drain waits for all that is under way, and gives it its outcome: what has to be tried again is, in order.
-func (l *lane) drain() {
+func (l *lane) drain(ctx context.Context) {
 	for _, g := range l.underWay {
 		<-g.done
 	}
@@ -204,7 +211,7 @@ func (l *lane) drain() {
 		}
 		if len(pieces) > 0 {
 			failed = true
-			l.b.appendShard(g.ctx, pieces, g.durable, unclear)
+			l.append(ctx, g, pieces, unclear)
 		}
 		g.finish()
 	}
@@ -230,7 +237,6 @@ func (g *laneGroup) take() (again []*piece) {
 
 // finish tells the group's writes that it has its outcome.
 func (g *laneGroup) finish() {
-	g.cancel()
 	for _, i := range g.items {
 		i.write.waits.Done()
 	}
