@@ -11,25 +11,27 @@ import (
 const (
 	// groupBytes is how much of a stream is appended in one request to a shard.
 	groupBytes = 256 << 10
-	// minGroupBytes is how much there must be to append while something is under way; less waits for it, and for more.
+	// minGroupBytes is how much there must be to append while something is under way; less waits until nothing is, or there
+	// is more.
 	minGroupBytes = groupBytes / 4
-	// maxGroups is how many groups of a lane are under way at once, as many as a shard proposes.
+	// maxGroups is how many groups of a lane are under way at once. A shard has about as many entries under way.
 	maxGroups = 16
 )
 
 // lane appends what a stream sends to one shard, in groups.
 //
-// Groups whose batches all carry a producer id are under way together where this node leads the shard. Sequences keep
-// their order: a batch behind one that was not stored is refused. When a group has to be tried again, the lane waits for
-// all that is under way, and then tries again in order, one group at a time, what was not stored. Nothing keeps the order
-// of batches without an id but to wait for each group, and so it is with what goes to another node.
+// Groups whose batches all carry a producer id are under way together where this node leads the shard. A producer's
+// sequences keep its order in a partition: a batch behind one that was not stored is refused. When a group has to be tried
+// again, the lane waits for all that is under way, and then tries again in order, one group at a time, what was not stored.
+// Nothing keeps the order of batches without an id but to wait for each group, and so it is with what goes to another node.
 type lane struct {
 	b     *Broker
 	shard uint32
 	wake  chan struct{} // has room for one; closed when no more comes
 
-	mu    sync.Mutex
-	queue []laneItem // guarded by mu
+	mu     sync.Mutex
+	queue  []laneItem // guarded by mu
+	queued int        // bytes in queue; guarded by mu
 
 	underWay []*laneGroup // in order; used by run only
 }
@@ -38,28 +40,28 @@ type lane struct {
 type laneItem struct {
 	write  *streamWrite
 	pieces []*piece
+	kind   laneKind
+	bytes  int
 }
 
-func (i laneItem) bytes() int {
-	n := 0
-	for _, p := range i.pieces {
-		n += len(p.batch.Data)
-	}
-	return n
+// laneKind is what the items of one group have in common.
+type laneKind struct {
+	durable    bool
+	repeatable bool // all pieces carry a producer id
 }
 
-// repeatable reports whether all pieces carry a producer id.
-func (i laneItem) repeatable() bool {
-	for _, p := range i.pieces {
-		if p.batch.Data.ProducerID() < 0 {
-			return false
-		}
+func newLaneItem(w *streamWrite, pieces []*piece) laneItem {
+	i := laneItem{write: w, pieces: pieces, kind: laneKind{durable: w.write.durable, repeatable: true}}
+	for _, p := range pieces {
+		i.bytes += len(p.batch.Data)
+		i.kind.repeatable = i.kind.repeatable && p.batch.Data.ProducerID() >= 0
 	}
-	return true
+	return i
 }
 
 func (l *lane) push(i laneItem) {
 	l.mu.Lock()
+	l.queued += i.bytes
 	l.queue = append(l.queue, i)
 	l.mu.Unlock()
 	select {
@@ -68,46 +70,43 @@ func (l *lane) push(i laneItem) {
 	}
 }
 
-// laneGroup is what is appended in one request: items of one kind.
+// laneGroup is what is appended in one request.
 type laneGroup struct {
-	items               []laneItem
-	pieces              []*piece
-	durable, repeatable bool
-
+	laneKind
+	items    []laneItem
+	pieces   []*piece
 	deadline time.Time // set when the group is first tried
-	// Set while the group is under way. done is closed when results or err is set; err is why the pieces have no results.
+
+	// What became of the first try, where the group went with others. done is closed when results or err is set.
 	done    chan struct{}
 	results []shard.AppendResult
 	err     error
 }
 
-// take returns the next group: at most groupBytes unless one item is larger. It returns nil where there is none, or where
-// the next one has to wait for what is under way.
-func (l *lane) take() *laneGroup {
+// next takes the next group from the queue: at most groupBytes unless one item is larger. It returns nil where there is
+// none, or where the next one has to wait for what is under way.
+func (l *lane) next() *laneGroup {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if len(l.queue) == 0 {
 		return nil
 	}
-	first := l.queue[0]
-	g := &laneGroup{durable: first.write.write.durable, repeatable: first.repeatable()}
-	n, bytes, full := 1, first.bytes(), false
-	for _, i := range l.queue[1:] {
-		full = bytes+i.bytes() > groupBytes || i.write.write.durable != g.durable || i.repeatable() != g.repeatable
-		if full {
+	g := &laneGroup{laneKind: l.queue[0].kind}
+	if len(l.underWay) > 0 && (!g.repeatable || l.queued < minGroupBytes) {
+		return nil
+	}
+	n, bytes := 0, 0
+	for _, i := range l.queue {
+		if n > 0 && (bytes+i.bytes > groupBytes || i.kind != g.laneKind) {
 			break
 		}
 		n++
-		bytes += i.bytes()
-	}
-	if len(l.underWay) > 0 && (!g.repeatable || !full && bytes < minGroupBytes) {
-		return nil
+		bytes += i.bytes
+		g.pieces = append(g.pieces, i.pieces...)
 	}
 	g.items = l.queue[:n:n]
 	l.queue = l.queue[n:]
-	for _, i := range g.items {
-		g.pieces = append(g.pieces, i.pieces...)
-	}
+	l.queued -= bytes
 	return g
 }
 
@@ -133,17 +132,24 @@ func (l *lane) run(ctx context.Context) {
 // begin begins as many groups as may be under way.
 func (l *lane) begin(ctx context.Context) {
 	for len(l.underWay) < maxGroups {
-		g := l.take()
+		g := l.next()
 		if g == nil {
 			return
 		}
-		g.deadline = time.Now().Add(DefaultDeadline)
-		if local, ok := l.b.leads(l.shard); ok && g.repeatable {
+		if g.err = ctx.Err(); g.err != nil {
+			g.outcomes()
+			g.finish()
+			continue
+		}
+		local, leads := l.b.leads(l.shard)
+		if g.repeatable && leads {
+			g.deadline = time.Now().Add(DefaultDeadline)
 			g.begin(ctx, local)
 			l.underWay = append(l.underWay, g)
 			continue
 		}
 		l.drain(ctx)
+		g.deadline = time.Now().Add(DefaultDeadline)
 		l.append(ctx, g, g.pieces, false)
 		g.finish()
 	}
@@ -157,7 +163,8 @@ func (l *lane) append(ctx context.Context, g *laneGroup, pieces []*piece, unclea
 	l.b.appendShard(ctx, pieces, g.durable, unclear)
 }
 
-// begin appends the group to this node's replica, and returns before it has an outcome.
+// begin appends the group to this node's replica, and returns before it has an outcome. One try has all the time there is:
+// another one would ask the same replica, and where that leads no more, Raft ends the wait.
 func (g *laneGroup) begin(ctx context.Context, local LocalShard) {
 	g.done = make(chan struct{})
 	batches := make([]shard.AppendBatch, len(g.pieces))
@@ -171,9 +178,9 @@ func (g *laneGroup) begin(ctx context.Context, local LocalShard) {
 		return
 	}
 	go func() { // joined by who receives from done
-		ctx, cancel := context.WithTimeout(ctx, attemptTimeout(g.durable))
-		defer cancel()
 		defer close(g.done)
+		ctx, cancel := context.WithDeadline(ctx, g.deadline)
+		defer cancel()
 		g.results, g.err = wait(ctx)
 	}()
 }
@@ -181,13 +188,13 @@ func (g *laneGroup) begin(ctx context.Context, local LocalShard) {
 // settle takes the outcome of the oldest group, which is done, and where it has to be tried again those of all.
 func (l *lane) settle(ctx context.Context) {
 	g := l.underWay[0]
-	if g.err != nil && decide(AsError(g.err).Reason, g.repeatable) == verdictRetry {
+	if g.mustRetry() {
 		l.drain(ctx)
 		return
 	}
 	l.underWay[0] = nil
 	l.underWay = l.underWay[1:]
-	g.take()
+	g.outcomes()
 	g.finish()
 }
 
@@ -196,43 +203,42 @@ func (l *lane) drain(ctx context.Context) {
 	for _, g := range l.underWay {
 		<-g.done
 	}
-	failed := false // a group before was tried again
+	retried := false
 	for i, g := range l.underWay {
 		l.underWay[i] = nil
-		pieces, unclear := g.take(), false
-		if g.err != nil {
-			e := AsError(g.err)
-			if decide(e.Reason, g.repeatable) != verdictRetry {
-				pieces = nil
-			}
-			unclear = !definite(e.Reason)
-		} else if !failed {
-			pieces = nil // refused on their own account
-		}
-		if len(pieces) > 0 {
-			failed = true
-			l.append(ctx, g, pieces, unclear)
+		gaps := g.outcomes()
+		switch {
+		case ctx.Err() != nil: // nobody waits for more
+		case g.mustRetry():
+			retried = true
+			l.append(ctx, g, g.pieces, !definite(AsError(g.err).Reason))
+		case retried && len(gaps) > 0:
+			l.append(ctx, g, gaps, false)
 		}
 		g.finish()
 	}
 	l.underWay = l.underWay[:0]
 }
 
-// take gives the pieces their outcomes, and returns those that may be stored when they are tried again: all when the group
-// has failed, else those that were refused for want of a batch before them.
-func (g *laneGroup) take() (again []*piece) {
+// mustRetry reports whether the first try has failed and another one may do better.
+func (g *laneGroup) mustRetry() bool {
+	return g.err != nil && decide(AsError(g.err).Reason, true) == verdictRetry
+}
+
+// outcomes gives the pieces what became of the first try. gaps are those that were refused for want of a batch before
+// them: they may be stored when that one was.
+func (g *laneGroup) outcomes() (gaps []*piece) {
 	for i, p := range g.pieces {
 		if g.err != nil {
 			p.err = AsError(g.err)
-			again = append(again, p)
 			continue
 		}
 		p.result = g.results[i]
 		if r := p.result.Reason; r == reasonOutOfOrder || r == reasonUnknownProducer {
-			again = append(again, p)
+			gaps = append(gaps, p)
 		}
 	}
-	return again
+	return gaps
 }
 
 // finish tells the group's writes that it has its outcome.

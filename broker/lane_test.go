@@ -3,8 +3,10 @@ package broker
 import (
 	"context"
 	"io"
+	"math/rand/v2"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -178,5 +180,95 @@ func TestLaneTriesAgainInOrder(t *testing.T) {
 			}
 			require.Equal(t, tt.want, again)
 		})
+	}
+}
+
+// What goes to another node waits for what is under way here.
+func TestLaneForwardsBehindWhatIsUnderWay(t *testing.T) {
+	s := newHeldStream(t)
+	s.send(t, 0)
+	first := <-s.replica.begun
+	s.shards[0].set(func() { s.shards[0].leader = "n2/r" })
+	s.send(t, 1)
+	require.Never(t, func() bool { return s.peers["n2"].count("Append") > 0 }, 50*time.Millisecond, 10*time.Millisecond)
+	first.answer <- heldAnswer{results: make([]shard.AppendResult, 1)}
+	results := s.end(t)
+	require.NoError(t, results[0].Err)
+	require.NoError(t, results[1].Err)
+	require.False(t, results[0].Batches[0].GetForwarded())
+	require.True(t, results[1].Batches[0].GetForwarded())
+	require.Equal(t, 1, s.peers["n2"].count("Append"))
+}
+
+// sequencedReplica takes batches in sequence only, and fails at random, before or behind storing.
+type sequencedReplica struct {
+	*fakeReplica
+	rnd    *rand.Rand // guarded by fakeShard.mu
+	stored map[uint64][]int32
+}
+
+func (r *sequencedReplica) BeginAppend(batches []shard.AppendBatch, _ bool) (func(context.Context) ([]shard.AppendResult, error), error) {
+	results, err := r.Append(context.Background(), batches, false)
+	return func(context.Context) ([]shard.AppendResult, error) { return results, err }, nil
+}
+
+func (r *sequencedReplica) Append(_ context.Context, batches []shard.AppendBatch, _ bool) ([]shard.AppendResult, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	fate := r.rnd.IntN(10)
+	if fate == 0 {
+		return nil, &shard.NotLeaderError{}
+	}
+	results := make([]shard.AppendResult, len(batches))
+	for i, b := range batches {
+		log := r.stored[b.PartitionID]
+		switch at := b.Data.BaseSequence(); {
+		case int(at) > len(log):
+			results[i].Reason = reasonOutOfOrder
+		case int(at) < len(log):
+			results[i] = shard.AppendResult{BaseOffset: int64(at), Duplicate: true}
+		default:
+			results[i].BaseOffset = int64(at)
+			r.stored[b.PartitionID] = append(log, at)
+		}
+	}
+	if fate == 1 {
+		return nil, shard.ErrUnknownOutcome
+	}
+	return results, nil
+}
+
+// Whatever fails, each batch is stored once, in order, and told so.
+func TestLaneStoresOnceInOrder(t *testing.T) {
+	for seed := range uint64(5) {
+		f := newFixture(t, true)
+		topic := f.meta.createTopic(t, "t", 3, nil) // partitions 0 and 2 are in shard 0
+		r := &sequencedReplica{f.shards[0].on("n1"), rand.New(rand.NewPCG(seed, 0)), make(map[uint64][]int32)}
+		f.local.add(0, r)
+		const n = 300
+		s := &testStream{
+			requests: make(chan *streamhousev1.ProduceStreamRequest, n), results: make(chan StreamResult, n), err: io.EOF,
+			released: make(chan struct{}, n),
+		}
+		pick := rand.New(rand.NewPCG(seed, 1))
+		var next [3]int32
+		for i := range n {
+			p := int32(2 * pick.IntN(2))
+			c := record.BuilderConfig{ProducerID: 7, BaseSequence: next[p]}
+			next[p]++
+			s.requests <- &streamhousev1.ProduceStreamRequest{Id: uint64(i), Write: &streamhousev1.ProduceStreamRequest_RecordBatches{
+				RecordBatches: &streamhousev1.ProduceRecordBatchesRequest{
+					Topic: "t", Partition: p, RecordBatches: rawBatch(t, c, strings.Repeat("x", pick.IntN(groupBytes/2))),
+				},
+			}}
+		}
+		close(s.requests)
+		require.NoError(t, f.ProduceStream(t.Context(), s))
+		for i := range n {
+			require.NoError(t, (<-s.results).Err, "seed %d, batch %d", seed, i)
+		}
+		for _, p := range []int32{0, 2} {
+			require.Len(t, r.stored[topic.PartitionIDs[p]], int(next[p]), "seed %d", seed)
+		}
 	}
 }

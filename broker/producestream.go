@@ -54,7 +54,8 @@ func (w *streamWrite) result() StreamResult {
 }
 
 // ProduceStream writes what comes in, many requests at a time, and sends the results in the order of the requests. What
-// goes to one shard is appended in the order in which it came, also across retries: see lane.
+// one producer sends to a partition under one epoch, or what is sent without producer ids, is stored in the order in which
+// it came, also across retries: see lane.
 func (b *Broker) ProduceStream(ctx context.Context, s ProduceStream) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -130,7 +131,7 @@ func (p *pipeline) begin(ctx context.Context, w *streamWrite, req *streamhousev1
 	}
 	w.waits.Add(len(byShard))
 	for shard, pieces := range byShard {
-		p.lane(ctx, shard).push(laneItem{write: w, pieces: pieces})
+		p.lane(ctx, shard).push(newLaneItem(w, pieces))
 	}
 }
 

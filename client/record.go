@@ -83,7 +83,8 @@ func (r *Record) payloadBytes() int {
 }
 
 // Partitioner chooses the partition of a record, from 0 to partitions-1. Unassigned leaves it to the producer, which
-// fills one batch after the other, each in another partition, one with little to write. It is called by concurrent calls of Produce.
+// fills one batch after the other, each in another partition, one with few batches to write. It is called by concurrent
+// calls of Produce.
 type Partitioner func(r *Record, partitions int32) int32
 
 // Unassigned is the answer of a Partitioner that leaves the choice to the producer.

@@ -161,6 +161,9 @@ func (s *sender) session(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	s.p.mu.Lock()
+	s.forwarded = ""
+	s.p.mu.Unlock()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	stream, err := node.api().ProduceStream(ctx)

@@ -1,6 +1,8 @@
 package client_test
 
 import (
+	"context"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -21,4 +23,28 @@ func TestProduceSpreadsFullBatches(t *testing.T) {
 	for i := range 3 {
 		require.Greater(t, len(f.cluster.Values("t", i)), 1_000, "partition %d", i)
 	}
+}
+
+// A partition that stands still holds up no records without a key: they go to the others, and do not fill the buffer.
+func TestProduceGoesRoundASlowPartition(t *testing.T) {
+	f := start(t, 3)
+	f.cluster.Lead("t", 0, 1)
+	held := make(chan struct{})
+	f.nodes[1].Before = onWrite(func() error { <-held; return nil })
+	p, err := client.NewProducer(f.Client, client.ProducerConfig{BatchBytes: 10_000, BufferBytes: 200_000, Linger: time.Minute})
+	require.NoError(t, err)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	const n = 20_000
+	var acked atomic.Int32
+	for range n {
+		require.NoError(t, p.Produce(ctx, &client.Record{Topic: "t", Value: []byte("of a megabyte in all")}, func(_ *client.Record, err error) {
+			if err == nil {
+				acked.Add(1)
+			}
+		}))
+	}
+	close(held)
+	require.NoError(t, p.Close(t.Context()))
+	require.EqualValues(t, n, acked.Load())
 }

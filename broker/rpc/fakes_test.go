@@ -100,7 +100,8 @@ func (s *fakeShard) Append(ctx context.Context, batches []shard.AppendBatch, _ b
 }
 
 func (s *fakeShard) BeginAppend(batches []shard.AppendBatch, durable bool) (func(context.Context) ([]shard.AppendResult, error), error) {
-	return func(ctx context.Context) ([]shard.AppendResult, error) { return s.Append(ctx, batches, durable) }, nil
+	results, err := s.Append(context.Background(), batches, durable)
+	return func(context.Context) ([]shard.AppendResult, error) { return results, err }, nil
 }
 
 func (s *fakeShard) LeaderHighWatermark(id uint64) (int64, error) { return s.HighWatermark(id), nil }

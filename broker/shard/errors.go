@@ -93,6 +93,9 @@ func (e *NotLeaderError) Error() string {
 // reasonNone is the reason of a result that is no failure.
 const reasonNone = streamhousev1.ErrorReason_ERROR_REASON_UNSPECIFIED
 
+// reasonForgotten is the reason of a batch that was stored before, nobody knows where.
+const reasonForgotten = streamhousev1.ErrorReason_ERROR_REASON_DUPLICATE_SEQUENCE
+
 func entryError(shard uint32, index uint64, err error) error {
 	return fmt.Errorf("shard %d, log index %d: %w", shard, index, err)
 }

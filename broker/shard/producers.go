@@ -88,7 +88,7 @@ func (ps *producers) check(key producerKey, epoch int16, base, records int32) Ap
 	}
 	// Half of the circle behind the expected sequence counts as old, the other half as a gap.
 	if behind := (int64(next) - int64(base)) & math.MaxInt32; behind <= math.MaxInt32/2 {
-		return AppendResult{Reason: streamhousev1.ErrorReason_ERROR_REASON_DUPLICATE_SEQUENCE}
+		return AppendResult{Reason: reasonForgotten}
 	}
 	return AppendResult{Reason: streamhousev1.ErrorReason_ERROR_REASON_OUT_OF_ORDER_SEQUENCE, ExpectedSequence: next}
 }

@@ -254,10 +254,15 @@ func (s *Shard) waitDurable(ctx context.Context, batches []AppendBatch, results 
 	default:
 	}
 	for i, r := range results {
-		if r.Reason != reasonNone {
+		var end int64
+		switch r.Reason {
+		case reasonNone:
+			end = r.BaseOffset + int64(batches[i].Data.NumRecords())
+		case reasonForgotten: // stored, at an offset that is forgotten
+			end = s.HighWatermark(batches[i].PartitionID)
+		default:
 			continue
 		}
-		end := r.BaseOffset + int64(batches[i].Data.NumRecords())
 		if err := s.waitUploaded(ctx, batches[i].PartitionID, end); err != nil {
 			return fmt.Errorf("wait until offset %d is in the object store: %w", end-1, err)
 		}

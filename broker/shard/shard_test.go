@@ -306,6 +306,25 @@ func TestNewLeaderUploadsWhatItInherits(t *testing.T) {
 	n.waitUploaded()
 }
 
+// A batch whose place is forgotten may be told to be stored, but with acks=durable not before it is in the object store.
+func TestForgottenDuplicateIsDurable(t *testing.T) {
+	n := newNode(t, 1, func(c *Config) { c.UploadInterval, c.UploadBytes = time.Hour, 1<<30 })
+	write := func(seq int32, durable bool) AppendResult {
+		t.Helper()
+		b := AppendBatch{PartitionID: 1, Topic: "t", Data: buildBatch(t, batchConfig{n: 1, id: 1, seq: seq})}
+		results, err := n.shard.Append(t.Context(), []AppendBatch{b}, durable)
+		require.NoError(t, err)
+		return results[0]
+	}
+	write(0, true) // lets this leader upload what it has inherited
+	for seq := range int32(rememberedBatches + 1) {
+		require.Equal(t, reasonNone, write(1+seq, false).Reason)
+	}
+	require.Positive(t, n.shard.PendingBytes())
+	require.Equal(t, reasonForgotten, write(1, true).Reason)
+	require.Zero(t, n.shard.PendingBytes())
+}
+
 // Many batches are under way at once, and come in the order in which they were given.
 func TestAppendsKeepTheirOrder(t *testing.T) {
 	n := newNode(t, 1, nil)
