@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -60,23 +61,23 @@ func leaders(c *harness.Cluster, topic *streamhousev1.Topic) []*harness.Node {
 func spreadLeaders(b *testing.B, c *harness.Cluster, partitions int32) []*harness.Node {
 	b.Helper()
 	c.CreateTopic(topicName, partitions, nil)
-	var to []*harness.Node
+	var topic *streamhousev1.Topic
 	harness.Eventually(b, 2*time.Minute, "every node leads a shard", func(ctx context.Context) error {
 		res, err := c.Nodes[0].GetTopic(ctx, &streamhousev1.GetTopicRequest{Name: topicName})
 		if err != nil {
 			return err
 		}
-		to = leaders(c, res.GetTopic())
-		led := make(map[*harness.Node]bool)
-		for _, n := range to {
-			led[n] = true
+		topic = res.GetTopic()
+		led := make(map[string]bool)
+		for _, p := range topic.GetPartitions() {
+			led[p.GetLeader()] = true
 		}
-		if len(led) < len(c.Nodes) {
-			return fmt.Errorf("%d of %d nodes lead a shard", len(led), len(c.Nodes))
+		if led[""] || len(led) < len(c.Nodes) {
+			return fmt.Errorf("shards are led by %q", slices.Collect(maps.Keys(led)))
 		}
 		return nil
 	})
-	return to
+	return leaders(c, topic)
 }
 
 // load writes batches to all partitions through their leaders until the time or
