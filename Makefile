@@ -28,7 +28,7 @@ build: ## Build bin/streamhouse
 dev: build ## Build, and run a cluster of three nodes on this machine until Ctrl-C
 	@exec $(BIN)/streamhouse dev $(DEV_ARGS)
 
-test: $(BIN)/versitygw test-unit test-arch bench-smoke integration ## Install what the tests need and run them all, with seeds of fuzz tests and each benchmark once
+test: $(BIN)/versitygw $(BIN)/prometheus test-unit test-arch bench-smoke integration ## Install what the tests need and run them all, with seeds of fuzz tests and each benchmark once
 
 test-unit:
 	$(GO) test -race -timeout $(TEST_TIMEOUT) ./...
@@ -63,10 +63,10 @@ bench-smoke: $(BIN)/versitygw ## Run each benchmark once, so that it can't rot
 	if [ -n "$$dirs" ]; then set -x; $(GO) test -run '^$$' -bench . -benchtime 1x -short -timeout $(TEST_TIMEOUT) $$dirs; fi
 	cd benchmarks && $(GO) test -bench . -benchtime 1x -short -timeout $(TEST_TIMEOUT) ./...
 
-integration: $(BIN)/versitygw ## Test real servers with a real S3 server
+integration: $(BIN)/versitygw $(BIN)/prometheus ## Test real servers with a real S3 server
 	cd integration && $(GO) test -race -timeout 20m ./...
 
-nightly: $(BIN)/versitygw ## Run what takes too long for each change: hours of faults, servers with the race detector, fuzzing, all benchmarks
+nightly: $(BIN)/versitygw $(BIN)/prometheus ## Run what takes too long for each change: hours of faults, servers with the race detector, fuzzing, all benchmarks
 	cd integration && STREAMHOUSE_NIGHTLY=1 STREAMHOUSE_RACE=1 $(GO) test -race -count=1 -timeout 4h ./...
 	$(MAKE) fuzz FUZZTIME=5m
 	$(MAKE) bench
@@ -82,6 +82,11 @@ $(BIN)/.$(1)-$(3):
 	GOBIN=$(BIN) GOFLAGS= $(GO) install $(2)@$(3)
 	@touch $$@
 endef
+
+# prometheus, promtool and alertmanager
+$(BIN)/prometheus: tools/prometheus.sh
+	tools/prometheus.sh $(BIN)
+	@touch $@
 
 $(eval $(call tool,golangci-lint,github.com/golangci/golangci-lint/v2/cmd/golangci-lint,$(GOLANGCI_LINT_VERSION)))
 $(eval $(call tool,buf,github.com/bufbuild/buf/cmd/buf,$(BUF_VERSION)))

@@ -119,18 +119,33 @@ func versitygwPath() (string, error) {
 	if p := os.Getenv(EnvVersitygw); p != "" {
 		return p, nil
 	}
+	return toolPath("versitygw")
+}
+
+// toolPath finds a program in bin/ of the repository, or in PATH.
+func toolPath(name string) (string, error) {
 	root, err := Root()
 	if err != nil {
 		return "", err
 	}
-	p := filepath.Join(root, "bin", "versitygw")
+	p := filepath.Join(root, "bin", name)
 	if _, err := os.Stat(p); err == nil {
 		return p, nil
 	}
-	if p, err = exec.LookPath("versitygw"); err != nil {
-		return "", fmt.Errorf("no versitygw in %s, bin/ or PATH: run `make test`, which installs it: %w", EnvVersitygw, err)
+	if p, err = exec.LookPath(name); err != nil {
+		return "", fmt.Errorf("no %s in bin/ or PATH: run `make test`, which installs it: %w", name, err)
 	}
 	return p, nil
+}
+
+// ToolPath finds a program that `make test` installs, or ends the test.
+func ToolPath(tb testing.TB, name string) string {
+	tb.Helper()
+	p, err := toolPath(name)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return p
 }
 
 // TestData returns the paths of the sample logs; they must be there.
