@@ -23,6 +23,7 @@ type shardsCollector struct {
 	backlog    *prometheus.Desc
 	log        *prometheus.Desc
 	applied    *prometheus.Desc
+	behind     *prometheus.Desc
 	rebalances *prometheus.Desc
 }
 
@@ -42,6 +43,8 @@ func newShardsCollector(s *Shards) *shardsCollector {
 			"Bytes of the shard's local log.", byShard, nil),
 		applied: prometheus.NewDesc("streamhouse_shard_applied_index",
 			"Last Raft index that this replica applied.", byShard, nil),
+		behind: prometheus.NewDesc("streamhouse_shard_replica_behind_entries",
+			"Entries of the leader's log that a follower's node lacks; on the leader.", []string{"shard", "follower"}, nil),
 		rebalances: prometheus.NewDesc("streamhouse_consumer_rebalances_total",
 			"Generations of the consumer group that completed here, on its coordinator.", []string{"consumer_group"}, nil),
 	}
@@ -49,7 +52,7 @@ func newShardsCollector(s *Shards) *shardsCollector {
 
 // Describe implements prometheus.Collector.
 func (c *shardsCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.lag, c.leader, c.backlog, c.log, c.applied, c.rebalances} {
+	for _, d := range []*prometheus.Desc{c.lag, c.leader, c.backlog, c.log, c.applied, c.behind, c.rebalances} {
 		ch <- d
 	}
 }
@@ -70,6 +73,9 @@ func (c *shardsCollector) Collect(ch chan<- prometheus.Metric) {
 		gauge(c.backlog, float64(sh.PendingBytes()))
 		gauge(c.log, float64(sh.Replica().LogBytes()))
 		gauge(c.applied, float64(sh.Replica().Raft().AppliedIndex()))
+		for node, behind := range sh.Replica().Behind() {
+			ch <- prometheus.MustNewConstMetric(c.behind, prometheus.GaugeValue, float64(behind), label, node)
+		}
 		for group, completed := range sh.Rebalances() {
 			ch <- prometheus.MustNewConstMetric(c.rebalances, prometheus.CounterValue, float64(completed), group)
 		}

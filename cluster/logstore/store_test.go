@@ -10,6 +10,7 @@ import (
 	"github.com/hashicorp/raft"
 	walfs "github.com/hashicorp/raft-wal/fs"
 	"github.com/hashicorp/raft-wal/types"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 )
 
@@ -57,6 +58,27 @@ func TestStoreDoesNotChangeWhatItIsGiven(t *testing.T) {
 			l := entry(3, 50)
 			require.NoError(t, s.StoreLogs([]*raft.Log{l}))
 			require.Equal(t, entry(3, 50), l)
+		})
+	}
+}
+
+func TestWritesAreTimed(t *testing.T) {
+	for name, open := range both {
+		t.Run(name, func(t *testing.T) {
+			reg := prometheus.NewRegistry()
+			m := NewMetrics(reg)
+			cfg := config(t)
+			cfg.WriteSeconds = m.Shards
+			fill(t, openStore(t, open, cfg), 1, 5, 100)
+			families, err := reg.Gather()
+			require.NoError(t, err)
+			require.Len(t, families, 1)
+			require.Equal(t, "streamhouse_log_write_seconds", families[0].GetName())
+			counts := make(map[string]uint64)
+			for _, s := range families[0].GetMetric() {
+				counts[s.GetLabel()[0].GetValue()] = s.GetHistogram().GetSampleCount()
+			}
+			require.Equal(t, map[string]uint64{"metadata": 0, "shard": 5}, counts)
 		})
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -52,6 +53,40 @@ func (r *Replica) Status() Status {
 		st.Servers = append(st.Servers, Server{ReplicaID: string(s.ID), Address: string(s.Address), Voter: s.Suffrage == raft.Voter})
 	}
 	return st
+}
+
+// Behind returns, on the leader, how many entries of its log each other node lacks, as far as it has answered: one that
+// was never heard of lacks the whole log. A node with two replicas, of which one goes, counts with the worse one.
+func (r *Replica) Behind() map[string]uint64 {
+	if !r.IsLeader() {
+		return nil
+	}
+	future := r.raft.GetConfiguration()
+	if future.Error() != nil {
+		return nil // stopping
+	}
+	behind := make(map[string]uint64)
+	for _, s := range future.Configuration().Servers {
+		if string(s.ID) == r.cfg.ID {
+			continue
+		}
+		node, _, _ := strings.Cut(string(s.ID), "/")
+		behind[node] = max(behind[node], r.lacks(s.ID))
+	}
+	return behind
+}
+
+// lacks is how many entries of this replica's log another one has not.
+func (r *Replica) lacks(id raft.ServerID) uint64 {
+	last := r.raft.LastIndex()
+	have, heard := r.transport.LastLog(id)
+	if !heard {
+		have = max(r.FirstIndex(), 1) - 1
+	}
+	if have >= last {
+		return 0
+	}
+	return last - have
 }
 
 // changeTimeout bounds the wait for a place in Raft's queue.

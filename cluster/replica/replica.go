@@ -89,7 +89,9 @@ func (r *Replica) configured(index uint64) {
 }
 
 func (r *Replica) openFiles(log *slog.Logger) error {
-	sc := logstore.Config{Dir: r.cfg.Dir, CacheBytes: r.cfg.LogCacheBytes, Fatal: r.cfg.Fatal, Logger: newHCLog(log)}
+	sc := logstore.Config{
+		Dir: r.cfg.Dir, CacheBytes: r.cfg.LogCacheBytes, Fatal: r.cfg.Fatal, Logger: newHCLog(log), WriteSeconds: r.cfg.WriteSeconds,
+	}
 	var err error
 	if r.cfg.Store == Bolt {
 		r.store, err = logstore.OpenBolt(sc)

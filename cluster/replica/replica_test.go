@@ -406,3 +406,38 @@ func TestCloseEndsWhatIsUnderWay(t *testing.T) {
 	require.NoError(t, members[0].replica.Close())
 	wg.Wait()
 }
+
+// The leader tells how far each other node is behind, also one that is dead, and one that was dead before it led.
+func TestBehind(t *testing.T) {
+	members := newGroup(t, 3, WAL)
+	apply(t, members, "a")
+	behind := func(of *member, by uint64) {
+		t.Helper()
+		node, _, _ := strings.Cut(of.id, "/")
+		require.Eventually(t, func() bool { return leader(t, members).replica.Behind()[node] == by }, waitFor, 10*time.Millisecond,
+			"%s is %d behind", node, by)
+	}
+	l := leader(t, members)
+	followers := slices.DeleteFunc(slices.Clone(members), func(m *member) bool { return m == l })
+	require.Len(t, l.replica.Behind(), 2)
+	for _, f := range followers {
+		behind(f, 0)
+		require.Nil(t, f.replica.Behind(), "only the leader knows")
+	}
+	followers[0].close()
+	apply(t, members, "b", "c", "d")
+	behind(followers[0], 3)
+	behind(followers[1], 0)
+	require.NoError(t, followers[0].start())
+	behind(followers[0], 0)
+
+	l.close()
+	require.NoError(t, l.start())
+	next := leader(t, members)
+	next.close()
+	last := leader(t, members)
+	node, _, _ := strings.Cut(next.id, "/")
+	require.Eventually(t, func() bool {
+		return last.replica.Behind()[node] == last.replica.Raft().LastIndex()-max(last.replica.FirstIndex(), 1)+1
+	}, waitFor, 10*time.Millisecond, "it was never heard of")
+}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -107,7 +108,7 @@ func (t *Transport) Raft(group Group, replicaID, addr string, log hclog.Logger, 
 			Logger: log, Stream: s, MaxPool: maxPooled, MaxRPCsInFlight: maxInflight, Timeout: rpcTimeout,
 			MsgpackUseNewTimeFormat: true,
 		}),
-		stream: s, local: ServerAddress(replicaID, addr),
+		stream: s, local: ServerAddress(replicaID, addr), lastLogs: make(map[raft.ServerID]uint64),
 	}, nil
 }
 
@@ -117,6 +118,9 @@ type RaftTransport struct {
 	*raft.NetworkTransport
 	stream *stream
 	local  raft.ServerAddress
+
+	mu       sync.Mutex
+	lastLogs map[raft.ServerID]uint64 // guarded by mu; what LastLog says
 }
 
 var (
@@ -145,6 +149,9 @@ func (r *RaftTransport) AppendEntries(id raft.ServerID, target raft.ServerAddres
 	deadline := time.Now().Add(deadPeerWait)
 	for {
 		err := r.NetworkTransport.AppendEntries(id, to(id, target), args, resp)
+		if err == nil {
+			r.answered(id, resp)
+		}
 		if err == nil || !errors.Is(err, syscall.ECONNREFUSED) || time.Now().After(deadline) || r.IsShutdown() {
 			return err
 		}
@@ -154,6 +161,23 @@ func (r *RaftTransport) AppendEntries(id raft.ServerID, target raft.ServerAddres
 			return err
 		}
 	}
+}
+
+// answered notes how far a follower's log goes. Heartbeats are enough for that: they come this way, several in every
+// heartbeat timeout, also while entries go through a pipeline.
+func (r *RaftTransport) answered(id raft.ServerID, resp *raft.AppendEntriesResponse) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.lastLogs[id] = resp.LastLog
+}
+
+// LastLog returns the last index of another replica's log, as it said when it last answered this one. ok is false where
+// it has never answered. Only a leader gets answers.
+func (r *RaftTransport) LastLog(id raft.ServerID) (index uint64, ok bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	index, ok = r.lastLogs[id]
+	return index, ok
 }
 
 // bound leaves at least one entry and otherwise at most maxAppendBytes of them.

@@ -15,6 +15,7 @@ import (
 
 	"github.com/streamhouse/streamhouse/broker"
 	"github.com/streamhouse/streamhouse/cluster/gossip"
+	"github.com/streamhouse/streamhouse/cluster/logstore"
 	"github.com/streamhouse/streamhouse/cluster/metadata"
 	"github.com/streamhouse/streamhouse/cluster/peer"
 	"github.com/streamhouse/streamhouse/cluster/transport"
@@ -40,6 +41,7 @@ type Node struct {
 
 	// The parts, set by the steps of start in their order and not changed after.
 	reg       *prometheus.Registry
+	logs      logstore.Metrics
 	identity  *identityFile
 	bucket    object.Bucket
 	httpAddr  string

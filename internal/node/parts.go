@@ -31,7 +31,8 @@ func (n *Node) startShards(ctx context.Context, st *stack) error {
 		UploadBytes: n.cfg.UploadBytes, UploadInterval: n.cfg.UploadInterval, GroupOffsetsRetention: n.cfg.GroupOffsetsRetention,
 		CheckpointBytes: n.cfg.CheckpointBytes, RetainBytes: n.cfg.LogRetainBytes,
 		MaxLogBytes: n.cfg.LogMaxBytes, MinFreeBytes: n.cfg.DiskMinFree, TailBytes: n.cfg.TailBytes,
-		Fatal: n.fatal, Logger: n.log, Registerer: n.reg,
+		LogWriteSeconds: n.logs.Shards,
+		Fatal:           n.fatal, Logger: n.log, Registerer: n.reg,
 	})
 	st.push("shards", serve(ctx, "shards", n.fatal, n.shards.Run).stop)
 	return nil

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/streamhouse/streamhouse/cluster/gossip"
+	"github.com/streamhouse/streamhouse/cluster/logstore"
 	"github.com/streamhouse/streamhouse/cluster/metadata"
 	"github.com/streamhouse/streamhouse/cluster/peer"
 	"github.com/streamhouse/streamhouse/cluster/replica"
@@ -72,6 +73,8 @@ func (n *Node) startHTTP(ctx context.Context, st *stack) error {
 	if err := observability.BridgeRaftMetrics(n.reg); err != nil {
 		return err
 	}
+	n.logs = logstore.NewMetrics(n.reg)
+	observability.RegisterDisk(n.reg, n.cfg.DataDir)
 	srv, err := observability.Listen(ctx, observability.Config{
 		Addr: n.cfg.HTTPAddr, Gatherer: n.reg, Ready: n.Ready, Logger: n.log,
 	})
@@ -211,7 +214,7 @@ func (n *Node) metadataConfig(replicaID, dir string) metadata.Config {
 		Replica: replica.Config{
 			Dir: dir, Group: transport.Metadata, ID: replicaID,
 			Addr: n.self().RaftAddr, Store: replica.Bolt, Transport: n.transport, Timeouts: n.timeouts(metaCommit),
-			Logger: n.log, LogCacheBytes: metaCacheBytes,
+			Logger: n.log, LogCacheBytes: metaCacheBytes, WriteSeconds: n.logs.Metadata,
 		},
 		Peers: n.peers, Fatal: n.fatal, Logger: n.log, Registerer: n.reg,
 	}
