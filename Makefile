@@ -9,7 +9,7 @@ include tools/versions.mk
 GO   ?= go
 BIN  := $(CURDIR)/bin
 # Modules besides the root: what only tests need stays out of the product's go.mod.
-SUBMODULES := integration benchmarks
+SUBMODULES := integration benchmarks grafana
 
 FUZZTIME     ?= 10s
 TEST_TIMEOUT ?= 15m
@@ -17,7 +17,7 @@ DEV_ARGS     ?=
 
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help build dev test test-unit test-arch lint generate verify fuzz bench bench-smoke integration nightly clean
+.PHONY: help build dev test test-unit test-arch lint generate verify fuzz bench bench-smoke integration dashboards grafana-check nightly clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -28,7 +28,7 @@ build: ## Build bin/streamhouse
 dev: build ## Build, and run a cluster of three nodes on this machine until Ctrl-C
 	@exec $(BIN)/streamhouse dev $(DEV_ARGS)
 
-test: $(BIN)/versitygw $(BIN)/prometheus test-unit test-arch bench-smoke integration ## Install what the tests need and run them all, with seeds of fuzz tests and each benchmark once
+test: $(BIN)/versitygw $(BIN)/prometheus test-unit test-arch bench-smoke integration dashboards grafana-check ## Install what the tests need and run them all, with seeds of fuzz tests and each benchmark once
 
 test-unit:
 	$(GO) test -race -timeout $(TEST_TIMEOUT) ./...
@@ -42,15 +42,16 @@ lint: $(BIN)/golangci-lint $(BIN)/buf ## Run all linters
 	$(BIN)/golangci-lint run ./...
 	@for m in $(SUBMODULES); do echo "golangci-lint run ./... (in $$m)"; (cd $$m && $(BIN)/golangci-lint run ./...); done
 
-generate: $(BIN)/buf $(BIN)/protoc-gen-go $(BIN)/protoc-gen-go-grpc ## Generate the code of the protobufs, the tables in docs, and the command line reference
+generate: $(BIN)/buf $(BIN)/protoc-gen-go $(BIN)/protoc-gen-go-grpc ## Generate the code of the protobufs, the tables in docs, the command line reference, and the dashboards
 	$(BIN)/buf generate
 	$(GO) test -count=1 ./internal/node -run TestDocumentation -update-docs
 	$(GO) test -count=1 ./cmd/streamhouse -run 'TestDocumentation|TestHelp' -update
+	cd grafana && $(GO) test -count=1 -run TestDashboardsAreGenerated -update .
 
 verify: generate ## Fail where generated files or go.mod files are not up to date
 	$(GO) mod tidy -diff
 	@for m in $(SUBMODULES); do (cd $$m && $(GO) mod tidy -diff); done
-	@git diff --exit-code -- api docs cmd/streamhouse/testdata || { echo "run make generate and commit"; exit 1; }
+	@git diff --exit-code -- api docs cmd/streamhouse/testdata grafana/dashboards || { echo "run make generate and commit"; exit 1; }
 
 fuzz: ## Run every fuzz target for FUZZTIME (10s)
 	@tools/fuzz.sh $(FUZZTIME)
@@ -65,6 +66,12 @@ bench-smoke: $(BIN)/versitygw ## Run each benchmark once, so that it can't rot
 
 integration: $(BIN)/versitygw $(BIN)/prometheus ## Test real servers with a real S3 server
 	cd integration && $(GO) test -race -timeout 20m ./...
+
+dashboards: $(BIN)/versitygw $(BIN)/prometheus ## Run all that dashboards and rules ask for against real servers and a real Prometheus
+	cd grafana && $(GO) test -race -timeout 10m ./...
+
+grafana-check: ## Check the types of the dashboards against Grafana's own; needs npm
+	@grafana/schema/check.sh
 
 nightly: $(BIN)/versitygw $(BIN)/prometheus ## Run what takes too long for each change: hours of faults, servers with the race detector, fuzzing, all benchmarks
 	cd integration && STREAMHOUSE_NIGHTLY=1 STREAMHOUSE_RACE=1 $(GO) test -race -count=1 -timeout 4h ./...
