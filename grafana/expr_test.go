@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql/parser"
 	"github.com/stretchr/testify/require"
@@ -92,7 +93,7 @@ func selected(x *parser.VectorSelector) (metrics []string, of map[string]bool) {
 	of = make(map[string]bool)
 	for _, m := range x.LabelMatchers {
 		switch {
-		case m.Name != labels.MetricName:
+		case m.Name != model.MetricNameLabel:
 			of[m.Name] = true
 		case m.Type == labels.MatchEqual, m.Type == labels.MatchRegexp:
 			metrics = append(metrics, strings.Split(m.Value, "|")...)
