@@ -38,7 +38,7 @@ func TestLive(t *testing.T) {
 	}})
 	l := &live{began: time.Now(), dashboards: dashboards(t), values: make(map[string]map[string][]string)}
 	l.Prometheus = harness.StartPrometheus(t, c, harness.PrometheusOptions{ScrapeInterval: time.Second, RuleFiles: ruleFiles(t)})
-	w := startWorkload(t, c)
+	w := startWorkload(t, c, l.Prometheus)
 	harness.Eventually(t, 3*time.Minute, "every panel of the five dashboards has moved", l.allMoved)
 	l.findValues(t)
 	t.Run("names are exported", l.testNames)
@@ -74,8 +74,16 @@ func (l *live) eachTarget(f func(d *grafana.Dashboard, p *grafana.Panel, q *graf
 	return nil
 }
 
+// asking is the context of one query, which does not end with the wait for its result, so that what is told in the end is
+// what was wrong with that.
+func asking(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), 20*time.Second)
+}
+
 // since returns an expression's values since the beginning, as a graph has them. There must be some, and none may be NaN.
 func (l *live) since(ctx context.Context, expr string) (model.Matrix, error) {
+	ctx, cancel := asking(ctx)
+	defer cancel()
 	v, _, _, err := l.QueryRange(ctx, expr, promv1.Range{Start: l.began, End: time.Now(), Step: 2 * time.Second})
 	if err != nil {
 		return nil, err
@@ -103,6 +111,8 @@ func isNumber(v model.SampleValue) error {
 
 // now returns an expression's present values. There must be some, and none may be NaN.
 func (l *live) now(ctx context.Context, expr string) (model.Vector, error) {
+	ctx, cancel := asking(ctx)
+	defer cancel()
 	v, err := l.Vector(ctx, expr)
 	if err != nil {
 		return nil, err

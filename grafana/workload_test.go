@@ -29,7 +29,7 @@ type workload struct {
 // groups are the consumer groups, by the topic that they read.
 var groups = map[string]string{"orders": "workers", "clicks": "billing"}
 
-func startWorkload(t *testing.T, c *harness.Cluster) *workload {
+func startWorkload(t *testing.T, c *harness.Cluster, p *harness.Prometheus) *workload {
 	t.Helper()
 	w := &workload{cluster: c}
 	for topic := range groups {
@@ -38,12 +38,14 @@ func startWorkload(t *testing.T, c *harness.Cluster) *workload {
 	var err error
 	w.producer, err = client.NewProducer(c.Client(client.Config{}), client.ProducerConfig{})
 	require.NoError(t, err)
-	for topic, group := range groups {
-		for i := range 2 {
+	for i := range 2 {
+		for topic, group := range groups {
 			w.consumers = append(w.consumers, c.StartConsumer(fmt.Sprintf("%s-%d", group, i), harness.ConsumerSpec{
 				Addrs: c.Addrs(), Group: group, Topic: topic, Session: 4 * time.Second, MaxPollRecords: 10, Work: 200 * time.Millisecond,
 			}))
 		}
+		// A counter must be seen before it moves, else there is no rate of it.
+		p.WaitValue(time.Minute, "count(streamhouse_consumer_rebalances_total)", float64(len(groups)))
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	w.cancel = cancel
