@@ -27,6 +27,7 @@ type Shard struct {
 	sessions       *sessions
 	durableWaiters atomic.Int64
 	uploadNow      chan struct{}
+	waitingSince   atomic.Int64  // Unix nanoseconds since when the oldest record waits for its upload; 0 where this replica does not lead
 	stopping       chan struct{} // closed when Run begins to end
 	stopOnce       sync.Once
 }
@@ -69,6 +70,16 @@ func (s *Shard) Number() uint32 { return s.cfg.Shard }
 
 // PendingBytes returns the bytes that are committed here and not in the object store.
 func (s *Shard) PendingBytes() int64 { return s.pendingBytes() }
+
+// BacklogAge returns for how long the oldest record waits for its upload: 0 where none waits, or this replica does not
+// lead.
+func (s *Shard) BacklogAge() time.Duration {
+	since := s.waitingSince.Load()
+	if since == 0 || s.pendingBytes() == 0 {
+		return 0
+	}
+	return max(time.Since(time.Unix(0, since)), 0)
+}
 
 // nowMs is the leader's clock for entries; the state machine never lets it go back.
 func (s *Shard) nowMs() int64 { return time.Now().UnixMilli() }

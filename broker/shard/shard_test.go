@@ -306,6 +306,21 @@ func TestNewLeaderUploadsWhatItInherits(t *testing.T) {
 	n.waitUploaded()
 }
 
+// What waits has an age on the leader, and what is uploaded has none.
+func TestBacklogAge(t *testing.T) {
+	n := newNode(t, 1, func(c *Config) { c.UploadInterval, c.UploadBytes = time.Hour, 1<<30 })
+	for _, durable := range []bool{true, false} { // the first lets this leader upload whatever it has
+		_, err := n.shard.Append(t.Context(), []AppendBatch{{PartitionID: 1, Topic: "t", Data: plain(t, 1, "a")}}, durable)
+		require.NoError(t, err)
+	}
+	first := n.shard.BacklogAge()
+	require.Positive(t, first)
+	require.Eventually(t, func() bool { return n.shard.BacklogAge() > first+2*uploadTick }, 10*time.Second, uploadTick/5, "it grows")
+	_, err := n.shard.Append(t.Context(), []AppendBatch{{PartitionID: 1, Topic: "t", Data: plain(t, 1, "b")}}, true)
+	require.NoError(t, err)
+	require.Zero(t, n.shard.BacklogAge())
+}
+
 // A batch whose place is forgotten may be told to be stored, but with acks=durable not before it is in the object store.
 func TestForgottenDuplicateIsDurable(t *testing.T) {
 	n := newNode(t, 1, func(c *Config) { c.UploadInterval, c.UploadBytes = time.Hour, 1<<30 })

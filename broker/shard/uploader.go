@@ -55,10 +55,12 @@ func (s *Shard) runUploader(ctx context.Context) error {
 	timer := time.NewTicker(uploadTick)
 	defer timer.Stop()
 	since := time.Now() // when the oldest batch that waits began to
+	defer s.waitingSince.Store(0)
 	// What the last leader left is uploaded at once: somebody may wait there for it with acks=durable.
 	inherited := true
 	retry := minUploadRetry
 	for {
+		s.waitingSince.Store(since.UnixNano())
 		select {
 		case <-ctx.Done():
 			return ctx.Err()

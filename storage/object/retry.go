@@ -61,6 +61,10 @@ func (r *retried) try(ctx context.Context, op string, fn func(ctx context.Contex
 		if answered(err) {
 			return err
 		}
+		if errors.Is(ctx.Err(), context.Canceled) {
+			// The caller went away, as a leader does that hands over: the store is not to blame, and nothing was given up.
+			return fmt.Errorf("%s, try %d: %w", op, attempt, err)
+		}
 		if attempt == r.cfg.Tries || !mayRetry(err) || ctx.Err() != nil {
 			r.count(op, errorFailed)
 			return fmt.Errorf("%s, try %d: %w", op, attempt, err)

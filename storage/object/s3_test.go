@@ -115,6 +115,26 @@ func TestS3Retries(t *testing.T) {
 	}
 }
 
+// Who gives up waiting, as a leader does that hands over, is no failure of the store.
+func TestS3CanceledCallIsNoFailure(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	b, _, reg := startS3(t, func(w http.ResponseWriter, r *http.Request) {
+		cancel()
+		hang(w, r)
+	})
+	require.ErrorIs(t, b.Put(ctx, "o", bytes.NewReader([]byte("12345")), 5), context.Canceled)
+	families, err := reg.Gather()
+	require.NoError(t, err)
+	for _, f := range families {
+		if f.GetName() == "streamhouse_s3_errors_total" {
+			require.Len(t, f.GetMetric(), 10)
+			for _, m := range f.GetMetric() {
+				require.Zero(t, m.GetCounter().GetValue(), m)
+			}
+		}
+	}
+}
+
 // A body that breaks off is read again, and never given out short.
 func TestS3BrokenBody(t *testing.T) {
 	breaks := func(w http.ResponseWriter, _ *http.Request) {
