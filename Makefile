@@ -90,7 +90,7 @@ $(BIN)/.$(1)-$(3):
 	@touch $$@
 endef
 
-# prometheus, promtool and alertmanager
+# prometheus, promtool, alertmanager and amtool
 $(BIN)/prometheus: tools/prometheus.sh
 	tools/prometheus.sh $(BIN)
 	@touch $@

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Puts prometheus, promtool and alertmanager into a directory: tools/prometheus.sh DIR
+# Puts prometheus, promtool, alertmanager and amtool into a directory: tools/prometheus.sh DIR
 # Debian's packages take seconds, and need no root: they are unpacked, not installed. Where there is no Debian, the same
 # programs are built, which takes ten minutes.
 set -euo pipefail
@@ -19,6 +19,7 @@ from_debian() {
   for p in *.deb; do dpkg-deb -x "$p" root; done
   install root/usr/bin/prometheus root/usr/bin/promtool "$bin/"
   install root/usr/bin/prometheus-alertmanager "$bin/alertmanager"
+  install root/usr/bin/amtool "$bin/"
   "$bin/prometheus" --version >/dev/null 2>&1
 }
 
@@ -27,4 +28,6 @@ export GOBIN=$bin GOFLAGS=
 go install -tags remove_all_sd \
   "github.com/prometheus/prometheus/cmd/prometheus@$PROMETHEUS_VERSION" \
   "github.com/prometheus/prometheus/cmd/promtool@$PROMETHEUS_VERSION"
-go install "github.com/prometheus/alertmanager/cmd/alertmanager@$ALERTMANAGER_VERSION"
+go install \
+  "github.com/prometheus/alertmanager/cmd/alertmanager@$ALERTMANAGER_VERSION" \
+  "github.com/prometheus/alertmanager/cmd/amtool@$ALERTMANAGER_VERSION"
