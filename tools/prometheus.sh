@@ -8,6 +8,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 PROMETHEUS_VERSION=$(sed -n 's/^PROMETHEUS_VERSION *:= *//p' "$here/versions.mk")
 ALERTMANAGER_VERSION=$(sed -n 's/^ALERTMANAGER_VERSION *:= *//p' "$here/versions.mk")
 mkdir -p "$bin"
+bin=$(cd "$bin" && pwd)
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 
