@@ -18,14 +18,23 @@ type Metrics map[string]*dto.MetricFamily
 // Labels select series: all of them must be there with these values.
 type Labels map[string]string
 
-// Metrics scrapes the node.
-func (n *Node) Metrics(ctx context.Context) (Metrics, error) {
+// MetricsText returns what the node answers on /metrics.
+func (n *Node) MetricsText(ctx context.Context) ([]byte, error) {
 	status, body, err := get(ctx, n.URL("/metrics"))
 	if err != nil {
 		return nil, err
 	}
 	if status != http.StatusOK {
 		return nil, fmt.Errorf("/metrics of %s: %d %s", n.ID, status, body)
+	}
+	return body, nil
+}
+
+// Metrics scrapes the node.
+func (n *Node) Metrics(ctx context.Context) (Metrics, error) {
+	body, err := n.MetricsText(ctx)
+	if err != nil {
+		return nil, err
 	}
 	parser := expfmt.NewTextParser(model.UTF8Validation)
 	families, err := parser.TextToMetricFamilies(bytes.NewReader(body))

@@ -1,0 +1,478 @@
+package integration_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	promv1 "github.com/prometheus/client_golang/api/prometheus/v1"
+	"github.com/prometheus/common/model"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+
+	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
+	"github.com/streamhouse/streamhouse/integration/harness"
+)
+
+const (
+	// alertFactor divides all durations of the rules: a minute is a second.
+	alertFactor = 60
+	// alertWithin bounds how long an alert may take to fire or to resolve on a busy machine.
+	alertWithin = 60 * time.Second
+)
+
+// scenario is a fault, and the alerts that must fire while it lasts and resolve after it.
+type scenario struct {
+	alerts []string
+	// inject causes the fault; the function that it returns ends it.
+	inject func(t *testing.T, w *alertWorld) (end func())
+}
+
+// Scenarios of a stage run at once on one cluster, stages one after the other.
+var (
+	storageStages = [][]scenario{
+		{
+			{[]string{"ConsumerLagHigh"}, deadConsumer},
+			{[]string{"S3UploadFailed"}, oneRefusedUpload},
+			{[]string{"CacheHitRateLow"}, coldReads},
+			{[]string{"DataCorrupt"}, goneObject},
+			{[]string{"DiskFilling"}, fullDisk},
+		},
+		{
+			{[]string{"S3LatencyHigh", "ProduceLatencyHigh"}, slowStore},
+			{[]string{"LogWriteSlow"}, stallingNode},
+		},
+		{
+			{[]string{"S3ErrorRatioHigh", "UploadBacklogHigh", "LogFilling"}, storeAway},
+		},
+	}
+	nodeStages = [][]scenario{
+		{{[]string{"ReplicaBehind", "MetadataBehind"}, nodeCutOff}},
+		{{[]string{
+			"NodeDown", "ShardUnderReplicated", "NoQuorum", "ShardWithoutLeader", "ProduceErrorRatioHigh", "ConsumeErrorRatioHigh",
+		}, twoNodesDown}},
+		{{[]string{"NodeRestarting"}, restarts}},
+	}
+)
+
+func TestEveryAlertHasAScenario(t *testing.T) {
+	t.Parallel()
+	var have []string
+	for _, stage := range slices.Concat(storageStages, nodeStages) {
+		for _, s := range stage {
+			have = append(have, s.alerts...)
+		}
+	}
+	require.ElementsMatch(t, slices.Collect(maps.Keys(alertsOf(t))), have)
+}
+
+// alertWorld is a cluster that a real Prometheus watches with the rules as they are deployed, and a real Alertmanager behind.
+type alertWorld struct {
+	c  *harness.Cluster
+	p  *harness.Prometheus
+	am *harness.Alertmanager
+}
+
+func watchAlerts(t *testing.T, c *harness.Cluster) *alertWorld {
+	t.Helper()
+	w := &alertWorld{c: c, am: harness.StartAlertmanager(t, deployed(t, "alertmanager", "alertmanager.yml"))}
+	opts := harness.PrometheusOptions{ScrapeInterval: 250 * time.Millisecond, Alertmanager: w.am.Addr}
+	for _, name := range []string{"recording.yml", "alerts.yml"} {
+		opts.RuleFiles = append(opts.RuleFiles, scaleRules(t, deployed(t, "prometheus", "rules", name), alertFactor))
+	}
+	w.p = harness.StartPrometheus(t, c, opts)
+	return w
+}
+
+// firing returns the alerts that fire now, by name.
+func (w *alertWorld) firing(ctx context.Context) (map[string][]promv1.Alert, error) {
+	res, err := w.p.Alerts(ctx)
+	if err != nil {
+		return nil, err
+	}
+	firing := make(map[string][]promv1.Alert)
+	for _, a := range res.Alerts {
+		if a.State == promv1.AlertStateFiring {
+			name := string(a.Labels["alertname"])
+			firing[name] = append(firing[name], a)
+		}
+	}
+	return firing, nil
+}
+
+// requireQuiet wants no alert to fire for a while.
+func (w *alertWorld) requireQuiet(t *testing.T, during time.Duration, when string) {
+	t.Helper()
+	harness.Always(t, during, "no alert fires "+when, func(ctx context.Context) error {
+		firing, err := w.firing(ctx)
+		if err == nil && len(firing) > 0 {
+			err = fmt.Errorf("these do: %v", firing)
+		}
+		return err
+	})
+	v, err := w.p.Vector(t.Context(), `count_over_time(ALERTS{alertstate="firing"}[1h])`)
+	require.NoError(t, err)
+	require.Empty(t, v, "between two looks, too")
+}
+
+func (w *alertWorld) run(t *testing.T, stages [][]scenario) {
+	t.Helper()
+	for i, stage := range stages {
+		t.Run(fmt.Sprintf("stage %d", i+1), func(t *testing.T) {
+			for _, s := range stage {
+				t.Run(strings.Join(s.alerts, " "), func(t *testing.T) {
+					t.Parallel()
+					end := sync.OnceFunc(s.inject(t, w))
+					t.Cleanup(end)
+					for _, name := range s.alerts {
+						w.waitFires(t, name)
+					}
+					end()
+					for _, name := range s.alerts {
+						w.waitResolves(t, name)
+					}
+				})
+			}
+		})
+	}
+}
+
+// waitFires waits until an alert fires, and until Alertmanager has it for the receiver of its severity.
+func (w *alertWorld) waitFires(t *testing.T, name string) {
+	t.Helper()
+	took := harness.Eventually(t, alertWithin, name+" fires", func(ctx context.Context) error {
+		firing, err := w.firing(ctx)
+		if err != nil {
+			return err
+		}
+		if len(firing[name]) == 0 {
+			return fmt.Errorf("only these do: %v", slices.Sorted(maps.Keys(firing)))
+		}
+		for _, a := range firing[name] {
+			for _, key := range []string{"summary", "description"} {
+				text := string(a.Annotations[model.LabelName(key)])
+				if text == "" || strings.Contains(text, "<") || strings.Contains(text, "{{") {
+					return fmt.Errorf("its %s is %q", key, text)
+				}
+			}
+		}
+		return nil
+	})
+	harness.Eventually(t, alertWithin, "Alertmanager has "+name, func(ctx context.Context) error {
+		got, err := w.am.Alerts(ctx, name)
+		if err != nil {
+			return err
+		}
+		if len(got) == 0 {
+			return errors.New("it has none")
+		}
+		for _, a := range got {
+			if len(a.Receivers) != 1 || a.Receivers[0].Name != receivers[a.Labels["severity"]] {
+				return fmt.Errorf("%s goes to %v", a.Labels["severity"], a.Receivers)
+			}
+		}
+		return nil
+	})
+	t.Logf("%s fired after %v", name, took.Round(time.Millisecond))
+}
+
+// waitResolves waits until an alert has ended, for Alertmanager too.
+func (w *alertWorld) waitResolves(t *testing.T, name string) {
+	t.Helper()
+	took := harness.Eventually(t, alertWithin, name+" resolves", func(ctx context.Context) error {
+		firing, err := w.firing(ctx)
+		if err != nil {
+			return err
+		}
+		if len(firing[name]) > 0 {
+			return fmt.Errorf("%v", firing[name])
+		}
+		got, err := w.am.Alerts(ctx, name)
+		if err == nil && len(got) > 0 {
+			err = fmt.Errorf("Alertmanager has %v", got)
+		}
+		return err
+	})
+	t.Logf("%s resolved after %v", name, took.Round(time.Millisecond))
+}
+
+// untilEnd calls f again and again until end is called, and at the end of the test.
+func untilEnd(t *testing.T, every time.Duration, f func(ctx context.Context)) (end func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		ticker := time.NewTicker(every)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-ticker.C:
+				f(ctx)
+			}
+		}
+	})
+	return func() { cancel(); wg.Wait() }
+}
+
+// Alerts of consumers, producers, the object store and disks fire by their faults and resolve after them; before that
+// nothing fires in a cluster under load.
+func TestStorageAlerts(t *testing.T) {
+	t.Parallel()
+	c := harness.NewCluster(t, harness.Options{Flags: quick(map[string]string{
+		"upload-interval": "200ms", "checkpoint-bytes": "64KiB", "log-retain-bytes": "0", "log-max-bytes": "24MiB",
+		"tail-bytes": "0", "cache-bytes": "1MiB",
+		// A node that stalls for a moment is to stay a member.
+		"raft-heartbeat-timeout": "3s", "raft-election-timeout": "3s", "raft-lease-timeout": "3s",
+	})})
+	// The third node's bound is a little below what its disk has free.
+	free := freeBytes(t, c)
+	c.Nodes[2].SetFlag("disk-min-free", strconv.FormatInt((free-diskMargin(free))/2, 10))
+	c.Start()
+	c.WaitInSync(syncWithin)
+	w := watchAlerts(t, c)
+
+	c.CreateTopic("load", 3, nil)
+	ledger := harness.NewLedger("load")
+	load := c.StartProducer(ledger, harness.ProducerConfig{Name: "load", Partitions: 3, Every: 50 * time.Millisecond})
+	endReads := untilEnd(t, 50*time.Millisecond, func(ctx context.Context) {
+		for p := range int32(3) {
+			_, _ = c.Nodes[1].Consume(ctx, &streamhousev1.ConsumeRequest{Topic: "load", Partition: p, Group: "load", MaxRecords: 10})
+		}
+	})
+	ledger.WaitAcked(t, 100, syncWithin)
+	w.requireQuiet(t, 12*time.Second, "in a healthy cluster under load")
+	endReads()
+	w.run(t, storageStages)
+	load.Stop(t)
+}
+
+// Alerts of nodes and their groups fire by their faults and resolve after them; before that nothing fires in an idle cluster.
+func TestNodeAlerts(t *testing.T) {
+	t.Parallel()
+	c := harness.StartCluster(t, harness.Options{Network: true, Flags: quick(nil)})
+	w := watchAlerts(t, c)
+	c.CreateTopic("orders", 3, nil)
+	w.requireQuiet(t, 20*time.Second, "in an idle cluster with a new topic")
+	w.run(t, nodeStages)
+	c.WaitInSync(syncWithin)
+}
+
+// deadConsumer is a group that has committed once and does not come back.
+func deadConsumer(t *testing.T, w *alertWorld) func() {
+	t.Helper()
+	const records = 1200
+	w.c.CreateTopic("lagging", 1, nil)
+	commit := func(offset int64) {
+		_, err := w.c.Nodes[0].CommitOffset(call(t), &streamhousev1.CommitOffsetRequest{
+			Group: "billing", Topic: "lagging", Offsets: []*streamhousev1.CommittedOffset{{Partition: 0, Offset: offset}},
+		})
+		require.NoError(t, err)
+	}
+	commit(0)
+	req := &streamhousev1.ProduceBatchRequest{Topic: "lagging", Partition: new(int32(0))}
+	for range records {
+		req.Records = append(req.Records, &streamhousev1.Record{Value: []byte("v")})
+	}
+	_, err := w.c.Nodes[0].ProduceBatch(call(t), req)
+	require.NoError(t, err)
+	return func() { commit(records) }
+}
+
+// oneRefusedUpload lets the object store refuse one PUT, once.
+func oneRefusedUpload(t *testing.T, w *alertWorld) func() {
+	t.Helper()
+	w.c.Proxy.Inject(harness.Fault{Methods: []string{http.MethodPut}, Key: ".seg", Status: http.StatusForbidden, Times: 1})
+	harness.Eventually(t, syncWithin, "the failure is counted", func(ctx context.Context) error {
+		n, err := w.c.Sum(ctx, "streamhouse_s3_errors_total", harness.Labels{"operation": "PUT", "error_type": "failed"})
+		if err == nil && n != 1 {
+			err = fmt.Errorf("%v are", n)
+		}
+		return err
+	})
+	return func() {}
+}
+
+// coldReads reads more history than the cache holds, again and again.
+func coldReads(t *testing.T, w *alertWorld) func() {
+	t.Helper()
+	const objects = 24
+	w.c.CreateTopic("history", 1, nil)
+	value := strings.Repeat("h", 128<<10)
+	for range objects {
+		_, err := produce(call(t), w.c.Nodes[0], "history", 0, value, streamhousev1.Acks_ACKS_DURABLE)
+		require.NoError(t, err)
+	}
+	next := int64(0)
+	return untilEnd(t, 20*time.Millisecond, func(ctx context.Context) {
+		_, _ = w.c.Nodes[0].Consume(ctx, &streamhousev1.ConsumeRequest{Topic: "history", Offset: next % objects, MaxRecords: 1})
+		next++
+	})
+}
+
+// goneObject reads a record whose object is missing for the moment.
+func goneObject(t *testing.T, w *alertWorld) func() {
+	t.Helper()
+	w.c.CreateTopic("damaged", 1, nil)
+	harness.Eventually(t, syncWithin, "a read of a missing object says so", func(ctx context.Context) error {
+		// The log is cut once something comes behind what was uploaded.
+		if _, err := produce(ctx, w.c.Nodes[1], "damaged", 0, strings.Repeat("d", 32<<10), streamhousev1.Acks_ACKS_DURABLE); err != nil {
+			return err
+		}
+		defer w.c.Proxy.Inject(harness.Fault{Methods: []string{http.MethodGet}, Key: ".seg", Status: http.StatusNotFound})()
+		_, err := consume(ctx, w.c.Nodes[1], "damaged", 0, 0, 0)
+		if !harness.IsCode(err, codes.DataLoss, "CORRUPT_DATA") {
+			return fmt.Errorf("it says %v", err)
+		}
+		return nil
+	})
+	return func() {}
+}
+
+func freeBytes(t *testing.T, c *harness.Cluster) int64 {
+	t.Helper()
+	dir := filepath.Dir(c.Nodes[2].Dir)
+	var st unix.Statfs_t
+	require.NoError(t, unix.Statfs(dir, &st))
+	return int64(st.Bavail) * int64(st.Bsize) //nolint:unconvert // it is a uint32 on macOS
+}
+
+// diskMargin is how much others may write to the disk, or free, without an effect on the test.
+func diskMargin(free int64) int64 { return min(free/4, 6<<30) }
+
+// fullDisk gives space of the disk to a file.
+func fullDisk(t *testing.T, w *alertWorld) func() {
+	t.Helper()
+	ballast := filepath.Join(t.TempDir(), "ballast")
+	size := strconv.FormatInt(2*diskMargin(freeBytes(t, w.c)), 10)
+	out, err := exec.CommandContext(t.Context(), "fallocate", "-l", size, ballast).CombinedOutput()
+	require.NoError(t, err, string(out))
+	return func() { require.NoError(t, os.Remove(ballast)) }
+}
+
+// slowStore delays every PUT, while producers wait for the object store.
+func slowStore(t *testing.T, w *alertWorld) func() {
+	t.Helper()
+	w.c.CreateTopic("durable", 3, nil)
+	heal := w.c.Proxy.Inject(harness.Fault{Methods: []string{http.MethodPut}, Delay: 4500 * time.Millisecond})
+	ends := []func(){heal}
+	for p := range int32(3) {
+		ends = append(ends, untilEnd(t, 100*time.Millisecond, func(ctx context.Context) {
+			_, _ = produce(ctx, w.c.Nodes[0], "durable", p, "v", streamhousev1.Acks_ACKS_DURABLE)
+		}))
+	}
+	return func() {
+		for _, end := range ends {
+			end()
+		}
+	}
+}
+
+// stallingNode stops a node's process again and again for less than the others take for its end, as a disk that stalls does.
+func stallingNode(t *testing.T, w *alertWorld) func() {
+	t.Helper()
+	proc := w.c.Nodes[2].Process()
+	paused := false
+	end := untilEnd(t, 400*time.Millisecond, func(context.Context) {
+		if paused {
+			_ = proc.Resume()
+		} else {
+			_ = proc.Pause()
+		}
+		paused = !paused
+	})
+	return func() {
+		end()
+		require.NoError(t, proc.Resume())
+	}
+}
+
+// storeAway takes the object store away until the local logs are nearly full.
+func storeAway(t *testing.T, w *alertWorld) func() {
+	t.Helper()
+	up := w.c.Proxy.Down()
+	w.c.CreateTopic("filling", 3, nil)
+	value := strings.Repeat("f", 256<<10)
+	for i := range int32(21 << 20 / len(value)) {
+		_, err := produce(call(t), w.c.Nodes[0], "filling", i%3, value, 0)
+		require.NoError(t, err)
+	}
+	return up
+}
+
+// nodeCutOff cuts a node off from the others; Prometheus still sees it.
+func nodeCutOff(t *testing.T, w *alertWorld) func() {
+	t.Helper()
+	cut, rest := w.c.Nodes[2], w.c.Nodes[:2]
+	w.c.Network.Isolate(cut, rest...)
+	n := 0
+	writes := untilEnd(t, 100*time.Millisecond, func(ctx context.Context) {
+		n++
+		ctx, cancel := context.WithTimeout(ctx, time.Second)
+		defer cancel()
+		for p := range int32(3) {
+			_, _ = produce(ctx, rest[n%2], "orders", p, "v", 0)
+		}
+		_, _ = rest[n%2].AlterTopic(ctx, &streamhousev1.AlterTopicRequest{
+			Name: "orders", SetConfig: map[string]string{"retention.ms": strconv.Itoa(1_000_000_000 + n)},
+		})
+	})
+	return func() {
+		writes()
+		w.c.Network.Heal()
+	}
+}
+
+// twoNodesDown kills two of three nodes; clients go on.
+func twoNodesDown(t *testing.T, w *alertWorld) func() {
+	t.Helper()
+	survivor := w.c.Nodes[0]
+	w.c.Nodes[1].Kill()
+	w.c.Nodes[2].Kill()
+	short := func(f func(ctx context.Context)) func() {
+		return untilEnd(t, 100*time.Millisecond, func(ctx context.Context) {
+			ctx, cancel := context.WithTimeout(ctx, time.Second)
+			defer cancel()
+			f(ctx)
+		})
+	}
+	writes := short(func(ctx context.Context) { _, _ = produce(ctx, survivor, "orders", 0, "v", 0) })
+	reads := short(func(ctx context.Context) { _, _ = consume(ctx, survivor, "orders", 0, 1<<30, 0) })
+	return func() {
+		writes()
+		reads()
+		w.c.Start()
+		w.c.WaitInSync(syncWithin)
+	}
+}
+
+// restarts kills a node three times soon after it has started.
+func restarts(t *testing.T, w *alertWorld) func() {
+	t.Helper()
+	n := w.c.Nodes[2]
+	for range 3 {
+		harness.Eventually(t, syncWithin, "the node was up for some scrapes", func(ctx context.Context) error {
+			up, err := w.p.Value(ctx, `streamhouse_uptime_seconds{node="`+n.ID+`"}`)
+			if err == nil && up < 2 {
+				err = fmt.Errorf("for %v s", up)
+			}
+			return err
+		})
+		n.Kill()
+		n.Start()
+	}
+	return func() { w.c.WaitReady(syncWithin) }
+}
