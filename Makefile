@@ -15,6 +15,9 @@ FUZZTIME     ?= 10s
 TEST_TIMEOUT ?= 15m
 DEV_ARGS     ?=
 
+# What watches a cluster, in tests and by make observe.
+MONITORING := $(BIN)/prometheus $(BIN)/alertmanager $(BIN)/amtool
+
 export PATH := $(BIN):$(PATH)
 
 .PHONY: help build dev test test-unit test-arch lint generate verify fuzz bench bench-smoke integration dashboards grafana-check nightly clean
@@ -28,7 +31,7 @@ build: ## Build bin/streamhouse
 dev: build ## Build, and run a cluster of three nodes on this machine until Ctrl-C
 	@exec $(BIN)/streamhouse dev $(DEV_ARGS)
 
-test: $(BIN)/versitygw $(BIN)/prometheus test-unit test-arch bench-smoke integration dashboards grafana-check ## Install what the tests need and run them all, with seeds of fuzz tests and each benchmark once
+test: $(MONITORING) $(BIN)/versitygw test-unit test-arch bench-smoke integration dashboards grafana-check ## Install what the tests need and run them all, with seeds of fuzz tests and each benchmark once
 
 test-unit:
 	$(GO) test -race -timeout $(TEST_TIMEOUT) ./...
@@ -64,7 +67,7 @@ bench-smoke: $(BIN)/versitygw ## Run each benchmark once, so that it can't rot
 	if [ -n "$$dirs" ]; then set -x; $(GO) test -run '^$$' -bench . -benchtime 1x -short -timeout $(TEST_TIMEOUT) $$dirs; fi
 	cd benchmarks && $(GO) test -bench . -benchtime 1x -short -timeout $(TEST_TIMEOUT) ./...
 
-integration: $(BIN)/versitygw $(BIN)/prometheus ## Test real servers with a real S3 server
+integration: $(MONITORING) $(BIN)/versitygw ## Test real servers with a real S3 server
 	cd integration && $(GO) test -race -timeout 20m ./...
 
 dashboards: $(BIN)/versitygw $(BIN)/prometheus ## Run all that dashboards and rules ask for against real servers and a real Prometheus
@@ -73,7 +76,7 @@ dashboards: $(BIN)/versitygw $(BIN)/prometheus ## Run all that dashboards and ru
 grafana-check: ## Check the types of the dashboards against Grafana's own; needs npm
 	@grafana/schema/check.sh
 
-nightly: $(BIN)/versitygw $(BIN)/prometheus ## Run what takes too long for each change: hours of faults, servers with the race detector, fuzzing, all benchmarks
+nightly: $(MONITORING) $(BIN)/versitygw ## Run what takes too long for each change: hours of faults, servers with the race detector, fuzzing, all benchmarks
 	cd integration && STREAMHOUSE_NIGHTLY=1 STREAMHOUSE_RACE=1 $(GO) test -race -count=1 -timeout 4h ./...
 	$(MAKE) fuzz FUZZTIME=5m
 	$(MAKE) bench
@@ -90,11 +93,14 @@ $(BIN)/.$(1)-$(3):
 	@touch $$@
 endef
 
-# prometheus, promtool, alertmanager and amtool
+# prometheus and promtool
 $(BIN)/prometheus: tools/prometheus.sh
 	tools/prometheus.sh $(BIN)
 	@touch $@
 
+# Debian's Alertmanager looks for its templates below /usr/share, so it is built.
+$(eval $(call tool,alertmanager,github.com/prometheus/alertmanager/cmd/alertmanager,$(ALERTMANAGER_VERSION)))
+$(eval $(call tool,amtool,github.com/prometheus/alertmanager/cmd/amtool,$(ALERTMANAGER_VERSION)))
 $(eval $(call tool,golangci-lint,github.com/golangci/golangci-lint/v2/cmd/golangci-lint,$(GOLANGCI_LINT_VERSION)))
 $(eval $(call tool,buf,github.com/bufbuild/buf/cmd/buf,$(BUF_VERSION)))
 $(eval $(call tool,protoc-gen-go,google.golang.org/protobuf/cmd/protoc-gen-go,$(PROTOC_GEN_GO_VERSION)))

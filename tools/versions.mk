@@ -6,6 +6,6 @@ BUF_VERSION                := v1.75.0
 PROTOC_GEN_GO_VERSION      := v1.36.12
 PROTOC_GEN_GO_GRPC_VERSION := v1.6.2
 VERSITYGW_VERSION          := v1.8.0
-# Where Debian's packages can't be had.
-PROMETHEUS_VERSION         := v0.316.0
 ALERTMANAGER_VERSION       := v0.31.1
+# Where Debian's package can't be had.
+PROMETHEUS_VERSION         := v0.316.0
