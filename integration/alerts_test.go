@@ -464,15 +464,17 @@ func restarts(t *testing.T, w *alertWorld) func() {
 	t.Helper()
 	n := w.c.Nodes[2]
 	for range 3 {
-		harness.Eventually(t, syncWithin, "the node was up for some scrapes", func(ctx context.Context) error {
-			up, err := w.p.Value(ctx, `streamhouse_uptime_seconds{node="`+n.ID+`"}`)
-			if err == nil && up < 2 {
-				err = fmt.Errorf("for %v s", up)
+		started, err := w.p.Value(t.Context(), `process_start_time_seconds{node="`+n.ID+`"}`)
+		require.NoError(t, err)
+		n.Kill()
+		n.Start()
+		harness.Eventually(t, syncWithin, "Prometheus has seen the restart", func(ctx context.Context) error {
+			now, err := w.p.Value(ctx, `process_start_time_seconds{node="`+n.ID+`"}`)
+			if err == nil && now <= started {
+				err = fmt.Errorf("it was started at %v, as before", now)
 			}
 			return err
 		})
-		n.Kill()
-		n.Start()
 	}
 	return func() { w.c.WaitReady(syncWithin) }
 }

@@ -53,7 +53,7 @@ func StartPrometheus(tb testing.TB, c *Cluster, opts PrometheusOptions) *Prometh
 		Name: "prometheus", Path: path,
 		Args: []string{
 			"--config.file=" + config, "--storage.tsdb.path=" + filepath.Join(dir, "tsdb"), "--web.listen-address=" + p.Addr,
-			"--query.lookback-delta=" + (10 * opts.ScrapeInterval).String(), "--enable-feature=exemplar-storage", "--log.level=warn",
+			"--query.lookback-delta=" + model.Duration(10*opts.ScrapeInterval).String(), "--enable-feature=exemplar-storage", "--log.level=warn",
 		},
 		LogPath: filepath.Join(logDir(tb), "prometheus.log"),
 	})
