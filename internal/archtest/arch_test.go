@@ -25,6 +25,7 @@ type area struct {
 var areas = []area{
 	{"api/", 0},
 	{"internal/archtest", 0},
+	{"internal/tracing", 0},
 	{"storage/record", 5}, // what the wire and the log are made of
 	{"storage/", 10},
 	{"fsm", 10},

@@ -477,7 +477,11 @@ type ProduceStreamRequest struct {
 	//
 	//	*ProduceStreamRequest_Batch
 	//	*ProduceStreamRequest_RecordBatches
-	Write         isProduceStreamRequest_Write `protobuf_oneof:"write"`
+	Write isProduceStreamRequest_Write `protobuf_oneof:"write"`
+	// W3C trace context of this request, as in the HTTP headers of the same names: a stream lives longer than a trace. Empty
+	// for none.
+	Traceparent   string `protobuf:"bytes,4,opt,name=traceparent,proto3" json:"traceparent,omitempty"`
+	Tracestate    string `protobuf:"bytes,5,opt,name=tracestate,proto3" json:"tracestate,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -542,6 +546,20 @@ func (x *ProduceStreamRequest) GetRecordBatches() *ProduceRecordBatchesRequest {
 		}
 	}
 	return nil
+}
+
+func (x *ProduceStreamRequest) GetTraceparent() string {
+	if x != nil {
+		return x.Traceparent
+	}
+	return ""
+}
+
+func (x *ProduceStreamRequest) GetTracestate() string {
+	if x != nil {
+		return x.Tracestate
+	}
+	return ""
 }
 
 type isProduceStreamRequest_Write interface {
@@ -766,11 +784,15 @@ const file_streamhouse_v1_produce_proto_rawDesc = "" +
 	"\x0erecord_batches\x18\x03 \x01(\fR\rrecordBatches\x12(\n" +
 	"\x04acks\x18\x04 \x01(\x0e2\x14.streamhouse.v1.AcksR\x04acks\"V\n" +
 	"\x1cProduceRecordBatchesResponse\x126\n" +
-	"\abatches\x18\x01 \x03(\v2\x1c.streamhouse.v1.WrittenBatchR\abatches\"\xc2\x01\n" +
+	"\abatches\x18\x01 \x03(\v2\x1c.streamhouse.v1.WrittenBatchR\abatches\"\x84\x02\n" +
 	"\x14ProduceStreamRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12;\n" +
 	"\x05batch\x18\x02 \x01(\v2#.streamhouse.v1.ProduceBatchRequestH\x00R\x05batch\x12T\n" +
-	"\x0erecord_batches\x18\x03 \x01(\v2+.streamhouse.v1.ProduceRecordBatchesRequestH\x00R\rrecordBatchesB\a\n" +
+	"\x0erecord_batches\x18\x03 \x01(\v2+.streamhouse.v1.ProduceRecordBatchesRequestH\x00R\rrecordBatches\x12 \n" +
+	"\vtraceparent\x18\x04 \x01(\tR\vtraceparent\x12\x1e\n" +
+	"\n" +
+	"tracestate\x18\x05 \x01(\tR\n" +
+	"tracestateB\a\n" +
 	"\x05write\"\x8c\x01\n" +
 	"\x15ProduceStreamResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x126\n" +
