@@ -1,19 +1,28 @@
 package observability
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
+	"slices"
+
+	"go.opentelemetry.io/otel/trace"
 )
 
-// NewLogger returns a logger that writes to w in a format (text or json) from a
-// level (debug, info, warn or error) on. Every line has time, level, msg and
-// node_id; who logs adds "logger" with the name of its package.
+// defaultName is the logger of lines that name none.
+const defaultName = "node"
+
+// NewLogger returns a logger in a format, "text" or "json", that writes lines of a level and above, each with the node's id
+// and the name of its logger, and inside a request with its trace_id and span_id. Lines that repeat are sampled, and what
+// is secret in the environment is never written.
 func NewLogger(w io.Writer, format, level, nodeID string) (*slog.Logger, error) {
 	var least slog.Level
 	if err := least.UnmarshalText([]byte(level)); err != nil {
 		return nil, fmt.Errorf("log level %q: must be debug, info, warn or error", level)
 	}
+	w = &redactor{w: w, secrets: secretsOf(os.Environ())}
 	opts := &slog.HandlerOptions{Level: least}
 	var h slog.Handler
 	switch format {
@@ -24,5 +33,72 @@ func NewLogger(w io.Writer, format, level, nodeID string) (*slog.Logger, error) 
 	default:
 		return nil, fmt.Errorf("log format %q: must be text or json", format)
 	}
-	return slog.New(h).With("node_id", nodeID), nil
+	return slog.New(newHandler(h, nodeID)), nil
 }
+
+// handler writes the same fields first in every line, and the trace context at its end.
+type handler struct {
+	plain  slog.Handler // without any of the fields
+	full   slog.Handler // with all of them
+	nodeID string
+	name   string
+	bound  []slog.Attr // beside name and node
+	about  uint64      // hash of name and bound
+	sample *sampler
+}
+
+var _ slog.Handler = (*handler)(nil)
+
+func newHandler(plain slog.Handler, nodeID string) *handler {
+	h := &handler{plain: plain, nodeID: nodeID, name: defaultName, sample: newSampler()}
+	h.bind()
+	return h
+}
+
+// bind makes what follows from the fields.
+func (h *handler) bind() {
+	h.full = h.plain.WithAttrs(append([]slog.Attr{slog.String("logger", h.name), slog.String("node_id", h.nodeID)}, h.bound...))
+	h.about = hashAttrs(hashString(0, h.name), h.bound)
+}
+
+// Enabled implements slog.Handler.
+func (h *handler) Enabled(ctx context.Context, level slog.Level) bool {
+	return h.plain.Enabled(ctx, level)
+}
+
+// Handle implements slog.Handler.
+func (h *handler) Handle(ctx context.Context, r slog.Record) error {
+	dropped, ok := h.sample.take(h.about, &r)
+	if !ok {
+		return nil
+	}
+	sc := trace.SpanContextFromContext(ctx)
+	if dropped > 0 || sc.IsValid() {
+		r = r.Clone()
+	}
+	if dropped > 0 {
+		r.AddAttrs(slog.Uint64("dropped", dropped))
+	}
+	if sc.IsValid() {
+		r.AddAttrs(slog.String("trace_id", sc.TraceID().String()), slog.String("span_id", sc.SpanID().String()))
+	}
+	return h.full.Handle(ctx, r)
+}
+
+// WithAttrs implements slog.Handler. A logger's name replaces the one before.
+func (h *handler) WithAttrs(attrs []slog.Attr) slog.Handler {
+	c := *h
+	c.bound = slices.Clone(h.bound)
+	for _, a := range attrs {
+		if a.Key == "logger" {
+			c.name = a.Value.String()
+			continue
+		}
+		c.bound = append(c.bound, a)
+	}
+	c.bind()
+	return &c
+}
+
+// WithGroup implements slog.Handler. Lines stay flat, so that trace_id and the like are found where they always are.
+func (h *handler) WithGroup(string) slog.Handler { return h }

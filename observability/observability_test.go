@@ -172,7 +172,7 @@ func TestLogger(t *testing.T) {
 	require.NoError(t, err)
 	l.Info("not this")
 	l.Warn("careful")
-	require.Regexp(t, `^time=\S+ level=WARN msg=careful node_id=n1\n$`, b.String())
+	require.Regexp(t, `^time=\S+ level=WARN msg=careful logger=node node_id=n1\n$`, b.String())
 
 	_, err = NewLogger(&b, "xml", "info", "n1")
 	require.EqualError(t, err, `log format "xml": must be text or json`)
