@@ -11,9 +11,12 @@ import (
 	"sync"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
+
 	nodev1 "github.com/streamhouse/streamhouse/api/streamhouse/node/v1"
 	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
 	"github.com/streamhouse/streamhouse/broker/shard"
+	"github.com/streamhouse/streamhouse/internal/tracing"
 )
 
 const (
@@ -143,7 +146,13 @@ func (b *Broker) appendOn(ctx context.Context, t target, number uint32, batches 
 			PartitionId: batch.PartitionID, RecordBatch: batch.Data, PayloadBytes: batch.PayloadBytes, Topic: batch.Topic,
 		}
 	}
+	ctx, span := b.tracer.Child(ctx, "forward")
+	if span.IsRecording() {
+		span.SetAttributes(attribute.Int64("streamhouse.shard", int64(number)), attribute.String("streamhouse.to_node", t.nodeID),
+			attribute.Int("streamhouse.batches", len(batches)))
+	}
 	res, err := ask(ctx, b, req, t.client.Append)
+	tracing.End(span, err)
 	if err != nil {
 		return nil, err
 	}

@@ -5,6 +5,8 @@ import (
 	"log/slog"
 	"sync"
 	"time"
+
+	"github.com/streamhouse/streamhouse/internal/tracing"
 )
 
 // Broker does what clients ask for, on any node. Safe for concurrent use.
@@ -16,6 +18,7 @@ type Broker struct {
 	marks   *watermarks
 	ids     producerIDs
 	metrics *metrics
+	tracer  tracing.Tracer
 
 	pollsOnce sync.Once
 	pollsEnd  chan struct{} // closed when long polls are to end
@@ -34,6 +37,7 @@ func New(cfg Config) (*Broker, error) {
 		leaders:  newLeaders(),
 		marks:    newWatermarks(),
 		metrics:  newMetrics(cfg.Registerer),
+		tracer:   tracing.New(cfg.TracerProvider),
 		pollsEnd: make(chan struct{}),
 	}, nil
 }

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
 
 	metav1 "github.com/streamhouse/streamhouse/api/streamhouse/meta/v1"
 	nodev1 "github.com/streamhouse/streamhouse/api/streamhouse/node/v1"
@@ -34,9 +35,9 @@ type ShardWriter interface {
 	Leader() (replicaID string, ok bool)
 	// Append stores batches. Every error but shard.ErrUnknownOutcome says that nothing was written.
 	Append(ctx context.Context, batches []shard.AppendBatch, durable bool) ([]shard.AppendResult, error)
-	// BeginAppend begins what Append does. Appends that began one after the other are stored in that order, but one may be
+	// BeginAppend begins what Append does; of ctx it takes the trace alone. Appends that began one after the other are stored in that order, but one may be
 	// stored where the one before it was not. wait must be called once; until it returns, the batches must not change.
-	BeginAppend(batches []shard.AppendBatch, durable bool) (wait func(context.Context) ([]shard.AppendResult, error), err error)
+	BeginAppend(ctx context.Context, batches []shard.AppendBatch, durable bool) (wait func(context.Context) ([]shard.AppendResult, error), err error)
 	// LeaderHighWatermark returns a high watermark that includes all that was acknowledged before the call.
 	LeaderHighWatermark(partitionID uint64) (int64, error)
 }
@@ -112,7 +113,8 @@ type Groups interface {
 	TransferLeadership(ctx context.Context, group *nodev1.Group, replicaID string) error
 }
 
-// Config sets up a Broker. All fields but Alive, CanLeave, Logger and Registerer must be set.
+// Config sets up a Broker. All fields but Alive, CanLeave, Logger, Registerer and TracerProvider
+// must be set.
 type Config struct {
 	// NodeID is this node.
 	NodeID   string
@@ -135,6 +137,8 @@ type Config struct {
 	MaxRequestBytes int
 	Logger          *slog.Logger
 	Registerer      prometheus.Registerer
+	// TracerProvider, where it is not nil, gets the spans of requests.
+	TracerProvider trace.TracerProvider
 }
 
 const (

@@ -126,7 +126,7 @@ func (s *fakeShard) storeLocked(id uint64, b record.Batch) int64 {
 }
 
 // BeginAppend stores at once, and answers when it is waited for.
-func (r *fakeReplica) BeginAppend(batches []shard.AppendBatch, durable bool) (func(context.Context) ([]shard.AppendResult, error), error) {
+func (r *fakeReplica) BeginAppend(_ context.Context, batches []shard.AppendBatch, durable bool) (func(context.Context) ([]shard.AppendResult, error), error) {
 	results, err := r.Append(context.Background(), batches, durable)
 	return func(context.Context) ([]shard.AppendResult, error) { return results, err }, nil
 }

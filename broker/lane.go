@@ -5,6 +5,8 @@ import (
 	"sync"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/streamhouse/streamhouse/broker/shard"
 )
 
@@ -76,6 +78,9 @@ type laneGroup struct {
 	items    []laneItem
 	pieces   []*piece
 	deadline time.Time // set when the group is first tried
+	// span is of the first item that is traced, nil where none is. What is done for the group is done in its trace; the
+	// other items' spans link to it.
+	span trace.Span
 
 	// What became of the first try, where the group went with others. done is closed when results or err is set.
 	done    chan struct{}
@@ -105,9 +110,32 @@ func (l *lane) next() *laneGroup {
 		g.pieces = append(g.pieces, i.pieces...)
 	}
 	g.items = l.queue[:n:n]
+	g.trace()
 	l.queue = l.queue[n:]
 	l.queued -= bytes
 	return g
+}
+
+// trace chooses the span that the group is appended in: a recorded one, else any.
+func (g *laneGroup) trace() {
+	for _, i := range g.items {
+		s := i.write.span
+		switch {
+		case s == nil:
+		case g.span == nil || s.IsRecording() && !g.span.IsRecording():
+			g.span = s
+		case s.IsRecording():
+			s.AddLink(trace.Link{SpanContext: g.span.SpanContext()})
+		}
+	}
+}
+
+// context returns ctx with the group's trace.
+func (g *laneGroup) context(ctx context.Context) context.Context {
+	if g.span == nil {
+		return ctx
+	}
+	return trace.ContextWithSpan(ctx, g.span)
 }
 
 // run appends until the lane is closed, when nothing is left in it. What comes after ctx has ended fails at once.
@@ -158,7 +186,7 @@ func (l *lane) begin(ctx context.Context) {
 // append appends pieces of a group to the shard, wherever that is led, and gives them their outcomes. unclear says that
 // some may have been stored before.
 func (l *lane) append(ctx context.Context, g *laneGroup, pieces []*piece, unclear bool) {
-	ctx, cancel := context.WithDeadline(ctx, g.deadline)
+	ctx, cancel := context.WithDeadline(g.context(ctx), g.deadline)
 	defer cancel()
 	l.b.appendShard(ctx, pieces, g.durable, unclear)
 }
@@ -171,7 +199,7 @@ func (g *laneGroup) begin(ctx context.Context, local LocalShard) {
 	for i, p := range g.pieces {
 		batches[i] = p.batch
 	}
-	wait, err := local.BeginAppend(batches, g.durable)
+	wait, err := local.BeginAppend(g.context(ctx), batches, g.durable)
 	if err != nil {
 		g.err = err
 		close(g.done)

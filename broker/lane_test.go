@@ -32,7 +32,7 @@ type heldAnswer struct {
 	err     error
 }
 
-func (r *heldReplica) BeginAppend(batches []shard.AppendBatch, _ bool) (func(context.Context) ([]shard.AppendResult, error), error) {
+func (r *heldReplica) BeginAppend(_ context.Context, batches []shard.AppendBatch, _ bool) (func(context.Context) ([]shard.AppendResult, error), error) {
 	a := heldAppend{batches, make(chan heldAnswer, 1)}
 	r.begun <- a
 	return func(ctx context.Context) ([]shard.AppendResult, error) {
@@ -207,7 +207,7 @@ type sequencedReplica struct {
 	stored map[uint64][]int32
 }
 
-func (r *sequencedReplica) BeginAppend(batches []shard.AppendBatch, _ bool) (func(context.Context) ([]shard.AppendResult, error), error) {
+func (r *sequencedReplica) BeginAppend(_ context.Context, batches []shard.AppendBatch, _ bool) (func(context.Context) ([]shard.AppendResult, error), error) {
 	results, err := r.Append(context.Background(), batches, false)
 	return func(context.Context) ([]shard.AppendResult, error) { return results, err }, nil
 }

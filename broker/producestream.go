@@ -4,10 +4,16 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"sync"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/trace"
+
 	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
+	"github.com/streamhouse/streamhouse/internal/tracing"
 )
 
 const (
@@ -40,6 +46,7 @@ type streamWrite struct {
 	id      uint64
 	topic   string
 	write   *write
+	span    trace.Span // nil where the request is not traced
 	err     error
 	waits   sync.WaitGroup // shards that have not answered
 	release func()
@@ -112,7 +119,8 @@ func (p *pipeline) begin(ctx context.Context, w *streamWrite, req *streamhousev1
 	if w.err != nil {
 		return
 	}
-	planCtx, cancel := context.WithTimeout(ctx, DefaultDeadline)
+	planCtx := p.trace(ctx, w, req)
+	planCtx, cancel := context.WithTimeout(planCtx, DefaultDeadline)
 	defer cancel()
 	switch kind := req.GetWrite().(type) {
 	case *streamhousev1.ProduceStreamRequest_Batch:
@@ -135,13 +143,56 @@ func (p *pipeline) begin(ctx context.Context, w *streamWrite, req *streamhousev1
 	}
 }
 
+// trace gives a request of a stream its span: below the one that the request names, or the one that the stream has come
+// with. It returns ctx with it.
+func (p *pipeline) trace(ctx context.Context, w *streamWrite, req *streamhousev1.ProduceStreamRequest) context.Context {
+	if parent := req.GetTraceparent(); parent != "" {
+		ctx = tracing.WithRemote(ctx, parent, req.GetTracestate())
+	}
+	traced, span := p.b.tracer.Request(ctx, "ProduceStream request", trace.SpanKindServer)
+	if !span.IsRecording() && !trace.SpanContextFromContext(ctx).IsValid() {
+		return ctx // nobody will ask for it
+	}
+	w.span = span
+	return traced
+}
+
+// written tells of a request that has its outcome, in its span and for debugging.
+func (b *Broker) written(w *streamWrite, r StreamResult) {
+	ctx := context.Background()
+	if w.span != nil {
+		ctx = trace.ContextWithSpan(ctx, w.span)
+		if w.span.IsRecording() {
+			w.span.SetAttributes(attribute.String("messaging.destination.name", r.Topic), attribute.Int("streamhouse.batches", len(r.Batches)))
+		}
+		if r.Err != nil {
+			w.span.SetStatus(codes.Error, r.Err.Error())
+		}
+	}
+	if !b.log.Enabled(ctx, slog.LevelDebug) {
+		return
+	}
+	attrs := append(make([]slog.Attr, 0, 5), slog.String("topic", r.Topic)) //nolint:prealloc // as many as there may be
+	if len(r.Batches) > 0 {
+		first := r.Batches[0]
+		attrs = append(attrs, slog.Int("partition", int(first.GetPartition())), slog.Int64("offset", first.GetBaseOffset()),
+			slog.Int("records", int(first.GetRecords())), slog.Bool("forwarded", first.GetForwarded()))
+	}
+	if r.Err != nil {
+		attrs = append(attrs, slog.String("error", r.Err.Error()))
+	}
+	b.log.LogAttrs(ctx, slog.LevelDebug, "request of a stream", attrs...)
+}
+
 // respond sends results in order until there are no more. After a failed send it only waits.
 func (p *pipeline) respond(s ProduceStream) error {
 	var failed error
 	for w := range p.results {
 		w.waits.Wait()
 		if failed == nil {
-			failed = s.Send(w.result())
+			r := w.result()
+			p.b.written(w, r)
+			failed = s.Send(r)
 		}
 		w.done()
 	}
@@ -150,6 +201,9 @@ func (p *pipeline) respond(s ProduceStream) error {
 
 // done gives back what the write holds.
 func (w *streamWrite) done() {
+	if w.span != nil {
+		w.span.End()
+	}
 	if w.write != nil {
 		w.write.release()
 	}

@@ -5,10 +5,13 @@ import (
 	"errors"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
+
 	metav1 "github.com/streamhouse/streamhouse/api/streamhouse/meta/v1"
 	nodev1 "github.com/streamhouse/streamhouse/api/streamhouse/node/v1"
 	"github.com/streamhouse/streamhouse/broker/shard"
 	"github.com/streamhouse/streamhouse/fsm"
+	"github.com/streamhouse/streamhouse/internal/tracing"
 	"github.com/streamhouse/streamhouse/storage/object"
 )
 
@@ -37,6 +40,19 @@ var (
 // read returns batches from the offset on. At the high watermark it waits for a first record at most until wait has
 // passed. It never says that there is nothing without the shard's leader having said so in this call.
 func (b *Broker) read(ctx context.Context, at place, offset int64, maxBytes int, wait time.Duration) (fetched, error) {
+	ctx, span := b.tracer.Child(ctx, "read")
+	f, err := b.readOn(ctx, at, offset, maxBytes, wait)
+	if span.IsRecording() {
+		span.SetAttributes(attribute.String("messaging.destination.name", at.topic.Name),
+			attribute.Int64("messaging.destination.partition.number", int64(at.partition.Number)), attribute.Int64("streamhouse.offset", offset),
+			attribute.Int("streamhouse.bytes", len(f.data)))
+	}
+	tracing.End(span, err)
+	return f, err
+}
+
+// readOn is read without its span.
+func (b *Broker) readOn(ctx context.Context, at place, offset int64, maxBytes int, wait time.Duration) (fetched, error) {
 	until := time.Now().Add(wait)
 	for {
 		p := at.partition
@@ -308,7 +324,12 @@ func (b *Broker) readHistory(ctx context.Context, p *fsm.Partition, offset int64
 	if !ok {
 		return nil, errNotHere
 	}
+	ctx, span := b.tracer.Child(ctx, "read history")
+	if span.IsRecording() {
+		span.SetAttributes(attribute.String("streamhouse.object", ref.GetObject()))
+	}
 	data, err := b.cfg.History.Read(ctx, ref, offset, maxBytes)
+	tracing.End(span, err)
 	if err != nil {
 		return nil, b.historyError(ctx, p, ref, err)
 	}

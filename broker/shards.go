@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
 
 	metav1 "github.com/streamhouse/streamhouse/api/streamhouse/meta/v1"
 	nodev1 "github.com/streamhouse/streamhouse/api/streamhouse/node/v1"
@@ -68,6 +69,8 @@ type ShardsConfig struct {
 	Fatal      func(error)
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
+	// TracerProvider may be nil.
+	TracerProvider trace.TracerProvider
 }
 
 // minLogCacheBytes is the least memory for a replica's newest log entries. They share it with the tail, which has the
@@ -364,6 +367,7 @@ func (s *Shards) shardConfig(view *fsm.View, number uint32, replicaID, dir strin
 		Metadata: s.cfg.Metadata, Uploads: s.cfg.Uploads, Budget: s.budget, Metrics: s.metrics,
 		UploadBytes: s.cfg.UploadBytes, UploadInterval: s.cfg.UploadInterval, GroupOffsetsRetention: s.cfg.GroupOffsetsRetention,
 		CheckpointBytes: min(s.cfg.CheckpointBytes, share), TailBytes: tail, Logger: s.cfg.Logger,
+		TracerProvider: s.cfg.TracerProvider,
 	}
 }
 

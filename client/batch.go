@@ -50,6 +50,7 @@ type batch struct {
 	payload int           // bytes of keys, values and headers
 	since   time.Time     // when its first record came
 	done    chan struct{} // closed once its promises were told
+	trace   batchTrace
 
 	// sequence is of its first record. It is given when the batch is sent first, and numbered tells that it was.
 	sequence int32

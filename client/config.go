@@ -40,9 +40,11 @@ type Config struct {
 	// Registerer, where it is not nil, takes the client's metrics, whose names begin with streamhouse_client_. One
 	// registerer takes one Client.
 	Registerer prometheus.Registerer
-	// TracerProvider, where it is not nil, gets a span for every call.
+	// TracerProvider, where it is not nil, gets a span for every call, and for every batch of a producer one below the span
+	// of the context that its first record was produced in, with links to the others'.
 	TracerProvider trace.TracerProvider
-	// Propagator carries a trace's context to nodes. The default is W3C trace context where TracerProvider is set.
+	// Propagator carries a trace's context to nodes. The default is W3C trace context where TracerProvider is set; nodes
+	// understand no other.
 	Propagator propagation.TextMapPropagator
 }
 

@@ -7,7 +7,6 @@ import (
 	"sync"
 	"time"
 
-	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials"
@@ -16,6 +15,7 @@ import (
 	"google.golang.org/grpc/peer"
 
 	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
+	"github.com/streamhouse/streamhouse/internal/tracing"
 )
 
 // maxMessageBytes bounds what is received at once: a read returns one record however large it is.
@@ -56,8 +56,8 @@ func newConn(addr string, cfg Config) (*conn, error) {
 		grpc.WithStreamInterceptor(n.stream),
 	}
 	if cfg.TracerProvider != nil {
-		opts = append(opts, grpc.WithStatsHandler(otelgrpc.NewClientHandler(
-			otelgrpc.WithTracerProvider(cfg.TracerProvider), otelgrpc.WithPropagators(cfg.Propagator))))
+		opts = append(opts, grpc.WithStatsHandler(
+			tracing.ClientHandler(cfg.TracerProvider, cfg.Propagator, streamhousev1.StreamHouseService_ProduceStream_FullMethodName)))
 	}
 	cc, err := grpc.NewClient("passthrough:///"+addr, opts...)
 	n.grpc = cc

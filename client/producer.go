@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/semaphore"
 	"google.golang.org/grpc/codes"
 
+	"github.com/streamhouse/streamhouse/internal/tracing"
 	"github.com/streamhouse/streamhouse/storage/record"
 )
 
@@ -100,6 +101,7 @@ type Producer struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup // the senders
 	pool   sync.Pool      // of *buffers
+	tracer tracing.Tracer
 
 	mu      sync.Mutex
 	closed  bool
@@ -131,6 +133,7 @@ func NewProducer(c *Client, cfg ProducerConfig) (*Producer, error) {
 	p := &Producer{
 		c: c, cfg: cfg, room: semaphore.NewWeighted(int64(cfg.BufferBytes)), ctx: ctx, cancel: cancel,
 		topics: make(map[string]*producerTopic), senders: make(map[uint32]*sender), unfinished: make(map[*batch]struct{}), id: -1,
+		tracer: tracing.New(c.cfg.TracerProvider),
 	}
 	p.pool.New = func() any { return &buffers{builder: record.NewBuilder(record.BuilderConfig{ProducerID: -1})} }
 	return p, nil
@@ -167,7 +170,7 @@ func (p *Producer) produce(ctx context.Context, r *Record, promise Promise, sync
 	if r.Timestamp.IsZero() {
 		r.Timestamp = time.Now()
 	}
-	b, err := p.add(meta, r, promise, size, sync)
+	b, err := p.add(ctx, meta, waiting{r, promise}, size, sync)
 	if err != nil {
 		p.room.Release(int64(size))
 		return nil, err
@@ -215,7 +218,8 @@ func (p *Producer) check(r *Record, size int) error {
 }
 
 // add puts a record into the open batch of its partition.
-func (p *Producer) add(meta *topicMeta, r *Record, promise Promise, size int, sync bool) (*batch, error) {
+func (p *Producer) add(ctx context.Context, meta *topicMeta, w waiting, size int, sync bool) (*batch, error) {
+	r := w.record
 	partition := p.cfg.Partitioner(r, int32(len(meta.shards)))
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -230,7 +234,7 @@ func (p *Producer) add(meta *topicMeta, r *Record, promise Promise, size int, sy
 		return nil, badPartition(TopicPartition{r.Topic, partition}, n)
 	}
 	q := t.queues[partition]
-	b := p.appendLocked(meta, q, r, promise, size)
+	b := p.appendLocked(ctx, meta, q, w, size)
 	if b.bytes >= p.batchBytes(meta) || sync {
 		p.sealLocked(q)
 	}
@@ -247,7 +251,7 @@ func (p *Producer) batchBytes(meta *topicMeta) int {
 }
 
 // appendLocked adds a record to the open batch, or to a new one where it would grow too large.
-func (p *Producer) appendLocked(meta *topicMeta, q *queue, r *Record, promise Promise, size int) *batch {
+func (p *Producer) appendLocked(ctx context.Context, meta *topicMeta, q *queue, w waiting, size int) *batch {
 	if q.open != nil && q.open.bytes+size > p.batchBytes(meta) {
 		p.sealLocked(q)
 	}
@@ -256,10 +260,13 @@ func (p *Producer) appendLocked(meta *topicMeta, q *queue, r *Record, promise Pr
 		q.open = &batch{id: p.lastID, queue: q, buffers: p.pool.Get().(*buffers), since: time.Now(), done: make(chan struct{})}
 		q.sender.addLocked(q)
 		p.unfinished[q.open] = struct{}{}
+		p.traceLocked(ctx, q.open)
+	} else {
+		q.open.trace.join(ctx)
 	}
-	b := q.open
+	b, r := q.open, w.record
 	b.builder.Append(record.Record{TimestampMs: r.Timestamp.UnixMilli(), Key: r.Key, Value: r.Value, Headers: r.Headers})
-	b.waiting = append(b.waiting, waiting{r, promise})
+	b.waiting = append(b.waiting, w)
 	b.records++
 	b.bytes += size
 	b.payload += size - recordOverhead

@@ -366,8 +366,9 @@ func (s *sender) request(b *batch) *streamhousev1.ProduceStreamRequest {
 	if s.p.cfg.Acks == AcksDurable {
 		acks = streamhousev1.Acks_ACKS_DURABLE
 	}
+	parent, state := b.trace.send(s.p.c.cfg.Propagator, b)
 	return &streamhousev1.ProduceStreamRequest{
-		Id: b.id,
+		Id: b.id, Traceparent: parent, Tracestate: state,
 		Write: &streamhousev1.ProduceStreamRequest_RecordBatches{RecordBatches: &streamhousev1.ProduceRecordBatchesRequest{
 			Topic: q.topic, Partition: q.partition, RecordBatches: data, Acks: acks,
 		}},

@@ -231,6 +231,7 @@ func (s *sender) abandon() {
 // finish tells the promises of a batch and gives back what it holds.
 func (p *Producer) finish(r result) {
 	b, m := r.batch, p.c.metrics
+	b.trace.end(r)
 	topic := b.queue.topic
 	for i, w := range b.waiting {
 		w.record.Partition, w.record.Offset = b.queue.partition, -1

@@ -99,7 +99,7 @@ func (s *fakeShard) Append(ctx context.Context, batches []shard.AppendBatch, _ b
 	return results, nil
 }
 
-func (s *fakeShard) BeginAppend(batches []shard.AppendBatch, durable bool) (func(context.Context) ([]shard.AppendResult, error), error) {
+func (s *fakeShard) BeginAppend(_ context.Context, batches []shard.AppendBatch, durable bool) (func(context.Context) ([]shard.AppendResult, error), error) {
 	results, err := s.Append(context.Background(), batches, durable)
 	return func(context.Context) ([]shard.AppendResult, error) { return results, err }, nil
 }

@@ -26,16 +26,15 @@ type guard struct {
 	limiter         *limiter
 	maxRequestBytes int
 	codec           *codec
-	log             *failureLog
+	log             callLog
 }
 
 // unary is a grpc.UnaryServerInterceptor.
 func (g *guard) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (res any, err error) {
+	began := g.log.begin(ctx)
 	defer func() {
-		if err != nil {
-			g.log.note(ctx, info.FullMethod, err)
-			err = ToStatus(err)
-		}
+		g.log.ended(ctx, info.FullMethod, began, req, res, err)
+		err = ToStatus(err)
 	}()
 	defer g.codec.release(req)
 	defer recovered(&err)
@@ -51,11 +50,10 @@ func (g *guard) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, 
 
 // stream is a grpc.StreamServerInterceptor. Messages of a stream are admitted by its handler.
 func (g *guard) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
+	began := g.log.begin(ss.Context())
 	defer func() {
-		if err != nil {
-			g.log.note(ss.Context(), info.FullMethod, err)
-			err = ToStatus(err)
-		}
+		g.log.ended(ss.Context(), info.FullMethod, began, nil, nil, err)
+		err = ToStatus(err)
 	}()
 	defer recovered(&err)
 	return handler(srv, ss)
@@ -107,5 +105,5 @@ func withDeadline(ctx context.Context) (context.Context, context.CancelFunc) {
 
 // newGuard returns the guard of a server.
 func newGuard(maxInflightBytes int64, maxRequestBytes int, log *slog.Logger) *guard {
-	return &guard{limiter: newLimiter(maxInflightBytes), maxRequestBytes: maxRequestBytes, codec: newCodec(), log: newFailureLog(log)}
+	return &guard{limiter: newLimiter(maxInflightBytes), maxRequestBytes: maxRequestBytes, codec: newCodec(), log: callLog{log}}
 }

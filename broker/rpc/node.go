@@ -5,10 +5,12 @@ import (
 	"errors"
 	"log/slog"
 
+	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc"
 
 	nodev1 "github.com/streamhouse/streamhouse/api/streamhouse/node/v1"
 	"github.com/streamhouse/streamhouse/broker"
+	"github.com/streamhouse/streamhouse/internal/tracing"
 )
 
 // nodeMessageOverhead is what a message between nodes may have beside a client's request.
@@ -43,6 +45,8 @@ type NodeConfig struct {
 	MaxRequestBytes int
 	// Logger may be nil.
 	Logger *slog.Logger
+	// TracerProvider, where it is not nil, gets the spans of calls that belong to a request.
+	TracerProvider trace.TracerProvider
 }
 
 // NodeServer is NodeService on one node.
@@ -71,17 +75,21 @@ func NewNodeServer(cfg NodeConfig) (*NodeServer, error) {
 	}
 	maxBytes := cfg.MaxRequestBytes + nodeMessageOverhead
 	g := newGuard(cfg.MaxInflightBytes, maxBytes, named(cfg.Logger, "node_rpc"))
-	return &NodeServer{
+	s := &NodeServer{
 		options: []grpc.ServerOption{
 			grpc.MaxRecvMsgSize(maxBytes),
 			grpc.ForceServerCodecV2(g.codec),
-			grpc.ChainUnaryInterceptor(g.unary),
+			grpc.ChainUnaryInterceptor(tracing.UnaryServer, g.unary),
 			grpc.ChainStreamInterceptor(g.stream),
 		},
 		handler: &nodeHandler{
 			shards: cfg.Shards, groups: cfg.Groups, metadata: cfg.Metadata, joiner: cfg.Joiner, pollsEnd: make(chan struct{}),
 		},
-	}, nil
+	}
+	if cfg.TracerProvider != nil {
+		s.options = append(s.options, grpc.StatsHandler(tracing.ChildServerHandler(cfg.TracerProvider)))
+	}
+	return s, nil
 }
 
 // Options returns the options that the grpc.Server must have, to come behind those of the caller.

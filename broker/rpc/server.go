@@ -4,11 +4,16 @@ import (
 	"errors"
 	"log/slog"
 
+	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/reflection"
+	reflectionpb "google.golang.org/grpc/reflection/grpc_reflection_v1"
+	reflectionalphapb "google.golang.org/grpc/reflection/grpc_reflection_v1alpha"
 
 	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
 	"github.com/streamhouse/streamhouse/broker"
+	"github.com/streamhouse/streamhouse/internal/tracing"
 )
 
 const (
@@ -25,6 +30,18 @@ type Config struct {
 	MaxRequestBytes int
 	// Logger may be nil.
 	Logger *slog.Logger
+	// TracerProvider, where it is not nil, gets the spans of calls.
+	TracerProvider trace.TracerProvider
+}
+
+// untraced are the calls that get no span: what is done in a stream has spans of its own, and the others ask after a node's
+// health.
+var untraced = []string{
+	streamhousev1.StreamHouseService_ProduceStream_FullMethodName,
+	streamhousev1.StreamHouseService_ConsumeStream_FullMethodName,
+	healthpb.Health_Check_FullMethodName, healthpb.Health_List_FullMethodName, healthpb.Health_Watch_FullMethodName,
+	reflectionpb.ServerReflection_ServerReflectionInfo_FullMethodName,
+	reflectionalphapb.ServerReflection_ServerReflectionInfo_FullMethodName,
 }
 
 // Server is the public gRPC services of one node.
@@ -47,18 +64,22 @@ func NewServer(cfg Config) (*Server, error) {
 	}
 	g := newGuard(cfg.MaxInflightBytes, cfg.MaxRequestBytes, named(cfg.Logger, "rpc"))
 	count := &counting{broker: cfg.Broker}
-	return &Server{
+	s := &Server{
 		options: []grpc.ServerOption{
 			// A request above the bound is taken in up to twice the bound, to be refused by name.
 			grpc.MaxRecvMsgSize(2 * cfg.MaxRequestBytes),
 			grpc.ForceServerCodecV2(g.codec),
-			grpc.ChainUnaryInterceptor(count.unary, g.unary),
-			grpc.ChainStreamInterceptor(count.stream, g.stream),
+			grpc.ChainUnaryInterceptor(tracing.UnaryServer, count.unary, g.unary),
+			grpc.ChainStreamInterceptor(tracing.StreamServer, count.stream, g.stream),
 			grpc.StatsHandler(count),
 		},
 		log:     &logHandler{broker: cfg.Broker, guard: g},
 		cluster: &clusterHandler{broker: cfg.Broker},
-	}, nil
+	}
+	if cfg.TracerProvider != nil {
+		s.options = append(s.options, grpc.StatsHandler(tracing.ServerHandler(cfg.TracerProvider, untraced...)))
+	}
+	return s, nil
 }
 
 // Options returns the options that the grpc.Server must have, to come behind those of the caller.

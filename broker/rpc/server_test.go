@@ -231,6 +231,12 @@ func (b *lockedBuffer) Write(p []byte) (int, error) {
 	return b.b.Write(p)
 }
 
+func (b *lockedBuffer) reset() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.b.Reset()
+}
+
 func (b *lockedBuffer) String() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -303,16 +309,28 @@ func TestWithDeadline(t *testing.T) {
 	}
 }
 
-func TestFailureLogCountsMasses(t *testing.T) {
+func TestCallLog(t *testing.T) {
 	logs := &lockedBuffer{}
-	f := newFailureLog(slog.New(slog.NewTextHandler(logs, &slog.HandlerOptions{Level: slog.LevelInfo})))
-	for range 50 {
-		f.note(t.Context(), "/m", &broker.Error{Reason: streamhousev1.ErrorReason_ERROR_REASON_NO_LEADER, Cause: errNone})
-		f.note(t.Context(), "/m", broker.InvalidField("f", "bad"))
+	c := callLog{slog.New(slog.NewTextHandler(logs, &slog.HandlerOptions{Level: slog.LevelDebug}))}
+	ended := func(req, res any, err error) string {
+		logs.reset()
+		c.ended(t.Context(), "/m", c.begin(t.Context()), req, res, err)
+		return logs.String()
 	}
-	require.Equal(t, 1, strings.Count(logs.String(), "\n"), logs.String())
-	require.Contains(t, logs.String(), "reason=NO_LEADER")
-	require.Contains(t, logs.String(), "cause=none")
+	partition := int32(3)
+	line := ended(&streamhousev1.ProduceBatchRequest{Topic: "orders", Partition: &partition},
+		&streamhousev1.ProduceBatchResponse{Batches: []*streamhousev1.WrittenBatch{{BaseOffset: 7, Records: 2}, {Records: 3}}}, nil)
+	require.Regexp(t, `level=DEBUG msg=call method=/m topic=orders partition=3 base_offset=7 records=5 took=\d`, line)
+	line = ended(&streamhousev1.ConsumeRequest{Topic: "orders", Group: "g", Offset: 9}, &streamhousev1.ConsumeResponse{NextOffset: 9}, nil)
+	require.Contains(t, line, "topic=orders group=g partition=0 offset=9 records=0 next_offset=9")
+	line = ended(&nodev1.AppendRequest{Shard: 4, Batches: []*nodev1.PartitionBatch{{Topic: "orders"}}}, nil, nil)
+	require.Contains(t, line, "shard=4 topic=orders batches=1")
+
+	line = ended(nil, nil, &broker.Error{Reason: streamhousev1.ErrorReason_ERROR_REASON_NO_LEADER, Cause: errNone})
+	require.Contains(t, line, "level=WARN")
+	require.Contains(t, line, "reason=NO_LEADER cause=none")
+	require.Contains(t, ended(nil, nil, broker.InvalidField("f", "bad")), "level=DEBUG", "the client's own mistake")
+	require.Contains(t, ended(nil, nil, errNone), "level=ERROR", "the node's")
 }
 
 func TestServersWantTheirConfig(t *testing.T) {

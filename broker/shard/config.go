@@ -6,6 +6,8 @@ import (
 	"log/slog"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/streamhouse/streamhouse/cluster/replica"
 )
 
@@ -36,6 +38,8 @@ type Config struct {
 	GroupOffsetsRetention time.Duration
 	// Logger may be nil.
 	Logger *slog.Logger
+	// TracerProvider, where it is not nil, gets the spans of appends and uploads.
+	TracerProvider trace.TracerProvider
 }
 
 // Validate names the first field that is missing or out of its bounds.

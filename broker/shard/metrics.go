@@ -7,6 +7,9 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/streamhouse/streamhouse/internal/tracing"
 )
 
 // Metrics counts what the shards of a node do. One is shared by all of them. Safe for concurrent use.
@@ -87,9 +90,9 @@ func (m *Metrics) committed(c batchCounts) {
 	t.batchSize.Observe(float64(c.records))
 }
 
-// acknowledged observes how long an acknowledged request took.
-func (m *Metrics) acknowledged(topic string, took time.Duration) {
-	m.topic(topic).latency.Observe(took.Seconds())
+// acknowledged observes how long an acknowledged request took, with its trace as an exemplar.
+func (m *Metrics) acknowledged(topic string, took time.Duration, sc trace.SpanContext) {
+	tracing.Observe(m.topic(topic).latency, took.Seconds(), sc)
 }
 
 func (m *Metrics) topic(name string) *topicMetrics {

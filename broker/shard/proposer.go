@@ -7,6 +7,10 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/streamhouse/streamhouse/internal/tracing"
 )
 
 const (
@@ -23,6 +27,8 @@ type request struct {
 	batches []AppendBatch
 	counts  []batchCounts // what the metrics need after the caller took its buffers back
 	bytes   int
+	span    trace.Span    // of the append
+	began   time.Time     // when the entry was proposed; set where span is recording
 	done    chan struct{} // closed when results or err are set
 	results []AppendResult
 	err     error
@@ -54,6 +60,7 @@ type proposer struct {
 	nowMs func() int64
 	// committed is told of every batch that was stored, also where its caller has given up.
 	committed func(batchCounts)
+	tracer    tracing.Tracer
 
 	mu     sync.Mutex
 	queue  []*request
@@ -66,8 +73,8 @@ func newProposer(apply func([]byte, time.Duration) raft.ApplyFuture, nowMs func(
 }
 
 // begin queues batches. What is begun first is stored first.
-func (p *proposer) begin(batches []AppendBatch) (*request, error) {
-	r := &request{batches: batches, counts: countBatches(batches), bytes: entrySize(batches), done: make(chan struct{})}
+func (p *proposer) begin(batches []AppendBatch, span trace.Span) (*request, error) {
+	r := &request{span: span, batches: batches, counts: countBatches(batches), bytes: entrySize(batches), done: make(chan struct{})}
 	return r, p.enqueue(r)
 }
 
@@ -152,6 +159,7 @@ func (p *proposer) run(ctx context.Context) {
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		for e := range inflight {
+			p.traceCommit(e)
 			e.complete(p.committed)
 		}
 	})
@@ -165,8 +173,35 @@ func (p *proposer) run(ctx context.Context) {
 		case <-p.wake:
 		}
 		for data, reqs := p.take(); reqs != nil; data, reqs = p.take() {
+			p.mark(reqs)
 			inflight <- proposed{p.apply(data, enqueueTimeout), reqs}
 		}
+	}
+}
+
+// mark notes when requests are proposed whose trace is wanted.
+func (p *proposer) mark(reqs []*request) {
+	for _, r := range reqs {
+		if r.span.IsRecording() {
+			r.began = time.Now()
+		}
+	}
+}
+
+// traceCommit waits for the entry's outcome, and makes the spans of the wait: of every request, since each is in a trace of
+// its own.
+func (p *proposer) traceCommit(e proposed) {
+	err := e.future.Error()
+	for _, r := range e.reqs {
+		if !r.span.IsRecording() {
+			continue
+		}
+		_, span := p.tracer.Child(trace.ContextWithSpan(context.Background(), r.span), "raft commit", trace.WithTimestamp(r.began))
+		if err == nil {
+			span.SetAttributes(attribute.Int64("streamhouse.raft.index", int64(e.future.Index())), //nolint:gosec // below 2^63
+				attribute.Int("streamhouse.raft.entry_requests", len(e.reqs)))
+		}
+		tracing.End(span, err)
 	}
 }
 

@@ -10,8 +10,11 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/streamhouse/streamhouse/cluster/replica"
+	"github.com/streamhouse/streamhouse/internal/tracing"
 )
 
 // Shard is one replica of a shard and, while it leads, the shard itself. Safe for concurrent use.
@@ -27,7 +30,9 @@ type Shard struct {
 	sessions       *sessions
 	durableWaiters atomic.Int64
 	uploadNow      chan struct{}
-	waitingSince   atomic.Int64  // Unix nanoseconds since when the oldest record waits for its upload; 0 where this replica does not lead
+	waitingSince   atomic.Int64 // Unix nanoseconds since when the oldest record waits for its upload; 0 where this replica does not lead
+	tracer         tracing.Tracer
+	durableTraces  waitingTraces
 	stopping       chan struct{} // closed when Run begins to end
 	stopOnce       sync.Once
 }
@@ -44,10 +49,11 @@ func Open(cfg Config) (*Shard, error) {
 	}
 	s := &Shard{
 		cfg:       cfg,
-		log:       log.With("shard", cfg.Shard),
+		log:       log.With("logger", "shard", "shard", cfg.Shard),
 		uploadNow: make(chan struct{}, 1),
 		stopping:  make(chan struct{}),
 		sessions:  newSessions(),
+		tracer:    tracing.New(cfg.TracerProvider),
 	}
 	s.fsm = newReplicaFSM(cfg.Shard, cfg.TailBytes, cfg.Replica.Fatal)
 	s.fsm.leads = s.readyTerm.Load
@@ -58,6 +64,7 @@ func Open(cfg Config) (*Shard, error) {
 	}
 	s.replica = rep
 	s.proposer = newProposer(rep.Raft().Apply, s.nowMs, cfg.Metrics.committed)
+	s.proposer.tracer = s.tracer
 	cfg.Budget.register(cfg.Shard, rep.LogBytes)
 	return s, nil
 }
@@ -214,18 +221,18 @@ func (s *Shard) notLeader() error {
 // for each. With durable it returns once they are in the object store and in the manifest. An error other than
 // ErrUnknownOutcome says that nothing was written: *NotLeaderError, ErrLogFull, ErrDiskFull, ErrClosed, or ctx's.
 func (s *Shard) Append(ctx context.Context, batches []AppendBatch, durable bool) ([]AppendResult, error) {
-	wait, err := s.BeginAppend(batches, durable)
+	wait, err := s.BeginAppend(ctx, batches, durable)
 	if err != nil {
 		return nil, err
 	}
 	return wait(ctx)
 }
 
-// BeginAppend begins what Append does, and returns what waits for the end of it. Appends that began one after the other
+// BeginAppend begins what Append does, with the trace of ctx, and returns what waits for the end of it. Appends that began one after the other
 // are stored in that order, but one may be stored where the one before it was not. The batches belong to the shard until
 // wait has returned; it must be called once. Errors are those of Append, and from BeginAppend itself say that nothing was
 // written.
-func (s *Shard) BeginAppend(batches []AppendBatch, durable bool) (wait func(context.Context) ([]AppendResult, error), err error) {
+func (s *Shard) BeginAppend(ctx context.Context, batches []AppendBatch, durable bool) (wait func(context.Context) ([]AppendResult, error), err error) {
 	began := time.Now()
 	if !s.replica.IsLeader() {
 		return nil, s.notLeader()
@@ -233,33 +240,58 @@ func (s *Shard) BeginAppend(batches []AppendBatch, durable bool) (wait func(cont
 	if err := s.cfg.Budget.Check(); err != nil {
 		return nil, err
 	}
-	r, err := s.proposer.begin(batches)
+	_, span := s.tracer.Child(ctx, "append")
+	if span.IsRecording() {
+		span.SetAttributes(attribute.Int64("streamhouse.shard", int64(s.cfg.Shard)), attribute.Int("streamhouse.batches", len(batches)),
+			attribute.Bool("streamhouse.durable", durable))
+	}
+	r, err := s.proposer.begin(batches, span)
 	if err != nil {
+		tracing.End(span, err)
 		return nil, err
 	}
+	origin := trace.SpanContextFromContext(ctx)
 	return func(ctx context.Context) ([]AppendResult, error) {
-		results, err := s.proposer.wait(ctx, r)
-		if err != nil {
-			return nil, s.withLeader(err)
+		if span.IsRecording() {
+			ctx = trace.ContextWithSpan(ctx, span)
 		}
-		if durable {
-			if err := s.waitDurable(ctx, batches, results); err != nil {
-				return nil, errors.Join(ErrUnknownOutcome, err)
-			}
+		results, err := s.awaitAppend(ctx, r, batches, durable)
+		tracing.End(span, err)
+		if err != nil {
+			return nil, err
 		}
 		for i := range results {
 			if results[i].Reason == reasonNone {
-				s.cfg.Metrics.acknowledged(batches[i].Topic, time.Since(began))
+				s.cfg.Metrics.acknowledged(batches[i].Topic, time.Since(began), origin)
 			}
 		}
 		return results, nil
 	}, nil
 }
 
+// awaitAppend waits for the commit, and with durable for the upload.
+func (s *Shard) awaitAppend(ctx context.Context, r *request, batches []AppendBatch, durable bool) ([]AppendResult, error) {
+	results, err := s.proposer.wait(ctx, r)
+	if err != nil {
+		return nil, s.withLeader(err)
+	}
+	if !durable {
+		return results, nil
+	}
+	ctx, span := s.tracer.Child(ctx, "wait for upload")
+	err = s.waitDurable(ctx, batches, results)
+	tracing.End(span, err)
+	if err != nil {
+		return nil, errors.Join(ErrUnknownOutcome, err)
+	}
+	return results, nil
+}
+
 // waitDurable waits until all stored batches are in the manifest, a duplicate as well as its original.
 func (s *Shard) waitDurable(ctx context.Context, batches []AppendBatch, results []AppendResult) error {
 	s.durableWaiters.Add(1)
 	defer s.durableWaiters.Add(-1)
+	s.durableTraces.add(trace.SpanContextFromContext(ctx))
 	select {
 	case s.uploadNow <- struct{}{}:
 	default:

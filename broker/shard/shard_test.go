@@ -349,7 +349,7 @@ func TestAppendsKeepTheirOrder(t *testing.T) {
 		value := fmt.Sprintf("%d/", i)
 		want = append(want, value+"0")
 		b := AppendBatch{PartitionID: 1, Topic: "t", Data: buildBatch(t, batchConfig{n: 1, id: 1, seq: int32(i), value: value})}
-		wait, err := n.shard.BeginAppend([]AppendBatch{b}, false)
+		wait, err := n.shard.BeginAppend(t.Context(), []AppendBatch{b}, false)
 		require.NoError(t, err)
 		wg.Go(func() {
 			results, err := wait(t.Context())

@@ -11,9 +11,11 @@ import (
 	"time"
 
 	"github.com/oklog/ulid/v2"
+	"go.opentelemetry.io/otel/attribute"
 
 	metav1 "github.com/streamhouse/streamhouse/api/streamhouse/meta/v1"
 	"github.com/streamhouse/streamhouse/fsm"
+	"github.com/streamhouse/streamhouse/internal/tracing"
 	"github.com/streamhouse/streamhouse/storage/segment"
 )
 
@@ -84,7 +86,7 @@ func (s *Shard) runUploader(ctx context.Context) error {
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case err != nil:
-			s.log.Warn("upload failed, trying again", "error", err, "retry_in", retry.String(), "backlog_bytes", pending)
+			s.log.WarnContext(ctx, "upload failed, trying again", "error", err, "retry_in", retry.String(), "backlog_bytes", pending)
 			if err := sleep(ctx, retry/2+rand.N(retry/2)); err != nil {
 				return err
 			}
@@ -127,7 +129,7 @@ func (s *Shard) adoptManifest(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		s.log.Warn("manifest can't be read yet", "error", err)
+		s.log.WarnContext(ctx, "manifest can't be read yet", "error", err)
 		if err := sleep(ctx, minUploadRetry); err != nil {
 			return err
 		}
@@ -257,8 +259,23 @@ func planObjects(runs map[uint64]memRun) []plannedObject {
 	return own
 }
 
-// uploadObject writes one object, lists it in the manifest, and logs how far the partitions are now.
+// uploadObject uploads one object, in a span of its own that links to the requests which wait for it.
 func (s *Shard) uploadObject(ctx context.Context, o plannedObject, runs map[uint64]memRun) error {
+	if !s.tracer.On() {
+		return s.writeObject(ctx, o, runs)
+	}
+	ctx, span := s.tracer.Root(ctx, "upload", s.durableTraces.take()...)
+	if span.IsRecording() {
+		span.SetAttributes(attribute.Int64("streamhouse.shard", int64(s.cfg.Shard)), attribute.Int("streamhouse.partitions", len(o.ids)),
+			attribute.Int64("streamhouse.bytes", o.bytes))
+	}
+	err := s.writeObject(ctx, o, runs)
+	tracing.End(span, err)
+	return err
+}
+
+// writeObject writes one object, lists it in the manifest, and logs how far the partitions are now.
+func (s *Shard) writeObject(ctx context.Context, o plannedObject, runs map[uint64]memRun) error {
 	id := ulid.Make()
 	name := segment.Name(s.cfg.ClusterID, s.cfg.Shard, id)
 	w := segment.NewWriter(segment.Source{
@@ -325,7 +342,7 @@ func (s *Shard) commitSegments(ctx context.Context, name string, obj *segment.Ob
 		case ctx.Err() != nil:
 			return nil, ctx.Err()
 		default:
-			s.log.Warn("object is uploaded and not listed yet, trying again", "object", name, "error", err)
+			s.log.WarnContext(ctx, "object is uploaded and not listed yet, trying again", "object", name, "error", err)
 			if err := sleep(ctx, minUploadRetry); err != nil {
 				return nil, err
 			}

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
@@ -15,6 +16,7 @@ import (
 
 	nodev1 "github.com/streamhouse/streamhouse/api/streamhouse/node/v1"
 	"github.com/streamhouse/streamhouse/cluster/transport"
+	"github.com/streamhouse/streamhouse/internal/tracing"
 )
 
 var (
@@ -33,6 +35,8 @@ type Config struct {
 	Transport *transport.Transport
 	// Resolver finds nodes. Required.
 	Resolver transport.Resolver
+	// TracerProvider, where it is not nil, gets spans of calls that are made for a request.
+	TracerProvider trace.TracerProvider
 }
 
 // Pool has one gRPC connection for each node and address. Safe for concurrent use.
@@ -77,7 +81,7 @@ func (p *Pool) ClientAt(addr string) (nodev1.NodeServiceClient, error) {
 }
 
 func (p *Pool) dial(addr string) (*grpc.ClientConn, error) {
-	return grpc.NewClient("passthrough:///"+addr,
+	opts := []grpc.DialOption{
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) { return p.cfg.Transport.DialRPC(ctx, addr) }),
 		grpc.WithConnectParams(grpc.ConnectParams{
@@ -87,7 +91,12 @@ func (p *Pool) dial(addr string) (*grpc.ClientConn, error) {
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 3 * time.Second, PermitWithoutStream: true}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessageBytes), grpc.MaxCallSendMsgSize(maxMessageBytes)),
 		grpc.WithInitialWindowSize(8<<20), grpc.WithInitialConnWindowSize(16<<20), grpc.WithReadBufferSize(128<<10), grpc.WithWriteBufferSize(128<<10),
-	)
+		grpc.WithUnaryInterceptor(tracing.UnaryClient),
+	}
+	if p.cfg.TracerProvider != nil {
+		opts = append(opts, grpc.WithStatsHandler(tracing.ChildClientHandler(p.cfg.TracerProvider)))
+	}
+	return grpc.NewClient("passthrough:///"+addr, opts...)
 }
 
 // Close closes the connections; calls under way fail. It is idempotent.

@@ -30,6 +30,9 @@ type app struct {
 	style output.Style
 	// started is set once a command runs; an error before that is one of usage.
 	started bool
+	// logFormat and nodeID are a server's, once they are known. logged is set once its own log has told of its end.
+	logFormat, nodeID string
+	logged            bool
 	// saying is held while a line is written to stderr.
 	saying sync.Mutex
 }
@@ -50,11 +53,20 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		a.say("interrupted")
 		return exitInterrupted
 	}
-	a.say("streamhouse: %v", err)
 	_, setting := errors.AsType[*node.ConfigError](err)
 	_, wrong := errors.AsType[*usageError](err)
-	if setting || wrong || !a.started {
-		a.say("see: %s --help", commandPath(root, args))
+	misused := setting || wrong || !a.started
+	switch path := commandPath(root, args); {
+	case a.logged:
+	case path == serverPath && a.logsJSON(args):
+		a.sayJSON(err)
+	default:
+		a.say("streamhouse: %v", err)
+		if misused {
+			a.say("see: %s --help", path)
+		}
+	}
+	if misused {
 		return exitUsage
 	}
 	return exitFailed

@@ -1,13 +1,16 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"github.com/streamhouse/streamhouse/internal/node"
+	"github.com/streamhouse/streamhouse/observability"
 )
 
 // settingFlag is the text of a setting on the command line; node.Load parses it.
@@ -40,11 +43,15 @@ the file. The log goes to stderr.`,
 			if err != nil {
 				return err
 			}
+			a.logFormat, a.nodeID = cfg.LogFormat, cfg.NodeID
 			n, err := node.New(cfg)
 			if err != nil {
 				return err
 			}
-			return n.Run(ctx)
+			observability.CaptureLibraries(n.Logger())
+			err = n.Run(ctx)
+			a.logged = err != nil && cfg.LogFormat == formatJSON
+			return err
 		}),
 	}
 	cmd.Flags().SortFlags = false
@@ -64,6 +71,37 @@ the file. The log goes to stderr.`,
 		}
 	}
 	return cmd
+}
+
+const (
+	serverPath = "streamhouse server"
+	formatJSON = "json"
+)
+
+// logsJSON reports whether a server is to log JSON, as far as that can be known of one whose settings may be wrong.
+func (a *app) logsJSON(args []string) bool {
+	if a.logFormat != "" {
+		return a.logFormat == formatJSON
+	}
+	for i, arg := range args {
+		if arg == "--log-format" && i+1 < len(args) {
+			return args[i+1] == formatJSON
+		}
+		if format, ok := strings.CutPrefix(arg, "--log-format="); ok {
+			return format == formatJSON
+		}
+	}
+	return cmp.Or(os.Getenv("STREAMHOUSE_LOG_FORMAT"), os.Getenv("LOG_FORMAT")) == formatJSON
+}
+
+// sayJSON writes an error as a line of the log.
+func (a *app) sayJSON(err error) {
+	log, newErr := observability.NewLogger(a.stderr, formatJSON, "info", a.nodeID)
+	if newErr != nil {
+		a.say("streamhouse: %v", err)
+		return
+	}
+	log.Error("node does not start", "error", err)
 }
 
 // changedSettings returns the settings that were given.

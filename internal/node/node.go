@@ -42,6 +42,7 @@ type Node struct {
 	// The parts, set by the steps of start in their order and not changed after.
 	reg       *prometheus.Registry
 	logs      logstore.Metrics
+	tracing   *observability.Tracing // nil when off
 	identity  *identityFile
 	bucket    object.Bucket
 	httpAddr  string
@@ -71,6 +72,9 @@ func newNode(cfg Config, logs io.Writer) (*Node, error) {
 	}
 	return &Node{cfg: cfg, log: log}, nil
 }
+
+// Logger returns the node's logger, for what speaks for the whole process.
+func (n *Node) Logger() *slog.Logger { return n.log }
 
 // Run starts the node and blocks until ctx ends or something breaks that the
 // node can't live with. It returns nil after a clean stop. It can be called once.

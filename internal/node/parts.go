@@ -31,8 +31,8 @@ func (n *Node) startShards(ctx context.Context, st *stack) error {
 		UploadBytes: n.cfg.UploadBytes, UploadInterval: n.cfg.UploadInterval, GroupOffsetsRetention: n.cfg.GroupOffsetsRetention,
 		CheckpointBytes: n.cfg.CheckpointBytes, RetainBytes: n.cfg.LogRetainBytes,
 		MaxLogBytes: n.cfg.LogMaxBytes, MinFreeBytes: n.cfg.DiskMinFree, TailBytes: n.cfg.TailBytes,
-		LogWriteSeconds: n.logs.Shards,
-		Fatal:           n.fatal, Logger: n.log, Registerer: n.reg,
+		LogWriteSeconds: n.logs.Shards, TracerProvider: n.tracing.Provider(),
+		Fatal: n.fatal, Logger: n.log, Registerer: n.reg,
 	})
 	st.push("shards", serve(ctx, "shards", n.fatal, n.shards.Run).stop)
 	return nil
@@ -52,7 +52,7 @@ func (n *Node) startBroker(ctx context.Context, st *stack) error {
 		Alive:          n.alive,
 		CanLeave:       n.canLeave,
 		MaxRecordBytes: n.cfg.MaxRecordBytes, MaxRequestBytes: n.cfg.MaxRequestBytes,
-		Logger: n.log, Registerer: n.reg,
+		Logger: n.log, Registerer: n.reg, TracerProvider: n.tracing.Provider(),
 	})
 	if err != nil {
 		return err
@@ -77,6 +77,7 @@ func (n *Node) startCalls(ctx context.Context, st *stack) error {
 	peers, err := rpc.NewNodeServer(rpc.NodeConfig{
 		Shards: broker.Hosted(n.shards), Groups: n.groups, Metadata: n.group, Joiner: n.joiner,
 		MaxInflightBytes: n.cfg.MaxInflightBytes, MaxRequestBytes: n.cfg.MaxRequestBytes, Logger: n.log,
+		TracerProvider: n.tracing.Provider(),
 	})
 	if err != nil {
 		return err
@@ -88,6 +89,7 @@ func (n *Node) startCalls(ctx context.Context, st *stack) error {
 
 	calls, err := rpc.NewServer(rpc.Config{
 		Broker: n.broker, MaxInflightBytes: n.cfg.MaxInflightBytes, MaxRequestBytes: n.cfg.MaxRequestBytes, Logger: n.log,
+		TracerProvider: n.tracing.Provider(),
 	})
 	if err != nil {
 		return err

@@ -34,6 +34,7 @@ const (
 func (n *Node) start(ctx context.Context, st *stack) error {
 	steps := []func(context.Context, *stack) error{
 		n.startFiles,
+		n.startTracing,
 		n.startHTTP,
 		n.startStore,
 		n.startWires,
@@ -67,6 +68,16 @@ func (n *Node) startFiles(_ context.Context, st *stack) error {
 	return err
 }
 
+// startTracing sends spans away, where the environment says where to. It ends last, to take the spans of what ends before.
+func (n *Node) startTracing(ctx context.Context, st *stack) error {
+	var err error
+	if n.tracing, err = observability.NewTracing(ctx, n.cfg.NodeID); err != nil {
+		return err
+	}
+	st.push("tracing", n.tracing.Close)
+	return nil
+}
+
 // startHTTP serves metrics and health, which stay until the very end.
 func (n *Node) startHTTP(ctx context.Context, st *stack) error {
 	n.reg = observability.NewRegistry(time.Now())
@@ -91,18 +102,18 @@ func (n *Node) startHTTP(ctx context.Context, st *stack) error {
 func (n *Node) startStore(ctx context.Context, st *stack) error {
 	octx, cancel := context.WithTimeout(ctx, storeOpenTimeout)
 	defer cancel()
-	b, err := object.Open(octx, n.cfg.ObjectStore)
+	b, err := object.Open(octx, n.cfg.ObjectStore, object.WithLogger(n.log))
 	if err != nil {
-		return fmt.Errorf("--object-store %s: %w", n.cfg.ObjectStore, err)
+		return fmt.Errorf("--object-store %s: %w", object.Redact(n.cfg.ObjectStore), err)
 	}
 	metrics := object.NewMetrics(n.reg)
-	counted := object.WithMetrics(b, metrics)
+	counted := object.WithMetrics(object.WithTracing(b, n.tracing.Provider()), metrics)
 	n.bucket = object.WithRetry(counted, object.RetryConfig{Metrics: metrics})
 	id := n.identity.get()
 	if id.MetadataReplicaID == "" {
 		hasty := object.WithRetry(counted, object.RetryConfig{Tries: 2, AttemptTimeout: storeOpenTimeout / 4, Metrics: metrics})
 		if err := object.Probe(octx, hasty); err != nil {
-			return fmt.Errorf("--object-store %s: %w", n.cfg.ObjectStore, err)
+			return fmt.Errorf("--object-store %s: %w", object.Redact(n.cfg.ObjectStore), err)
 		}
 		return nil
 	}
@@ -155,7 +166,7 @@ func (n *Node) startWires(ctx context.Context, st *stack) error {
 	n.resolver.gossip.Store(n.gossip)
 	st.push("gossip rejoin", serve(ctx, "gossip", n.fatal, n.gossip.Run).stop)
 	st.push("transport listener", serve(ctx, "transport", n.fatal, n.transport.Run).stop)
-	n.peers = peer.New(peer.Config{Transport: n.transport, Resolver: n.resolver})
+	n.peers = peer.New(peer.Config{Transport: n.transport, Resolver: n.resolver, TracerProvider: n.tracing.Provider()})
 	st.push("peers", n.peers.Close)
 	return nil
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
+	"go.opentelemetry.io/otel/trace"
 )
 
 // ErrClosed says that the cache is closed.
@@ -98,7 +99,7 @@ func (c *Cache) ReadRange(ctx context.Context, object string, offset, length int
 	for from := first; from <= last; {
 		// A window at a time, so that one large read does not need the whole of the memory.
 		to := min(last, from+c.window()-1)
-		blocks, err := c.lookUp(object, from, to, last) //nolint:contextcheck // a fetch serves all who wait, and outlives the first
+		blocks, err := c.lookUp(ctx, object, from, to, last) //nolint:contextcheck // a fetch serves all who wait, and outlives the first
 		if err != nil {
 			return nil, err
 		}
@@ -128,8 +129,8 @@ func (c *Cache) ReadRange(ctx context.Context, object string, offset, length int
 func (c *Cache) window() int64 { return max(c.cfg.CapacityBytes/c.cfg.BlockBytes/2, 1) }
 
 // lookUp returns blocks from to to, begins the fetches of those that are missing, and reads ahead when the object is
-// read in order.
-func (c *Cache) lookUp(object string, from, to, last int64) ([]*block, error) {
+// read in order. It does not wait: of ctx it takes the trace that the fetches belong to.
+func (c *Cache) lookUp(ctx context.Context, object string, from, to, last int64) ([]*block, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
@@ -156,7 +157,7 @@ func (c *Cache) lookUp(object string, from, to, last int64) ([]*block, error) {
 		missing = append(missing, c.aheadLocked(object, max(to, last)+1)...)
 	}
 	c.rememberLocked(object, to)
-	c.fetchLocked(missing)
+	c.fetchLocked(trace.SpanContextFromContext(ctx), missing)
 	return blocks, nil
 }
 
@@ -218,7 +219,7 @@ func (c *Cache) evictLocked() {
 }
 
 // fetchLocked begins one request for every run of adjacent blocks.
-func (c *Cache) fetchLocked(missing []*block) {
+func (c *Cache) fetchLocked(sc trace.SpanContext, missing []*block) {
 	for len(missing) > 0 {
 		n := 1
 		for n < len(missing) && missing[n].key.object == missing[0].key.object && missing[n].key.number == missing[0].key.number+int64(n) {
@@ -226,13 +227,13 @@ func (c *Cache) fetchLocked(missing []*block) {
 		}
 		run := missing[:n]
 		missing = missing[n:]
-		c.wg.Go(func() { c.fetch(run) })
+		c.wg.Go(func() { c.fetch(sc, run) })
 	}
 }
 
 // fetch reads a run of blocks with one request, and gives each to its waiters as it comes.
-func (c *Cache) fetch(run []*block) {
-	ctx, cancel := context.WithTimeout(c.ctx, fetchTimeout)
+func (c *Cache) fetch(sc trace.SpanContext, run []*block) {
+	ctx, cancel := context.WithTimeout(trace.ContextWithSpanContext(c.ctx, sc), fetchTimeout)
 	defer cancel()
 	first := run[0].key
 	r, err := c.source.Get(ctx, first.object, first.number*c.cfg.BlockBytes, int64(len(run))*c.cfg.BlockBytes)

@@ -9,6 +9,9 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/streamhouse/streamhouse/internal/tracing"
 )
 
 // The operations, as S3 and the metrics name them.
@@ -59,11 +62,12 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	return m
 }
 
-// begin counts an attempt and returns what observes its end.
-func (m *Metrics) begin(op string) (end func()) {
+// begin counts an attempt and returns what observes its end, with the trace that it belongs to as an exemplar.
+func (m *Metrics) begin(ctx context.Context, op string) (end func()) {
 	began := time.Now()
 	m.requests.WithLabelValues(op).Inc()
-	return func() { m.latency.WithLabelValues(op).Observe(time.Since(began).Seconds()) }
+	sc := trace.SpanContextFromContext(ctx)
+	return func() { tracing.Observe(m.latency.WithLabelValues(op), time.Since(began).Seconds(), sc) }
 }
 
 func (m *Metrics) failed(op, kind string) { m.errors.WithLabelValues(op, kind).Inc() }
@@ -83,13 +87,13 @@ type counted struct {
 
 // Put implements Bucket.
 func (c *counted) Put(ctx context.Context, name string, body io.ReadSeeker, sizeBytes int64) error {
-	defer c.m.begin(opPut)()
+	defer c.m.begin(ctx, opPut)()
 	return c.Bucket.Put(ctx, name, body, sizeBytes)
 }
 
 // Get implements Bucket. The attempt ends with the last byte read.
 func (c *counted) Get(ctx context.Context, name string, offset, length int64) (io.ReadCloser, error) {
-	end := c.m.begin(opGet)
+	end := c.m.begin(ctx, opGet)
 	r, err := c.Bucket.Get(ctx, name, offset, length)
 	if err != nil {
 		end()
@@ -111,18 +115,18 @@ func (r *countedReader) Close() error {
 
 // Head implements Bucket.
 func (c *counted) Head(ctx context.Context, name string) (Attributes, error) {
-	defer c.m.begin(opHead)()
+	defer c.m.begin(ctx, opHead)()
 	return c.Bucket.Head(ctx, name)
 }
 
 // List implements Bucket.
 func (c *counted) List(ctx context.Context, prefix, after string) (page []Attributes, more bool, err error) {
-	defer c.m.begin(opList)()
+	defer c.m.begin(ctx, opList)()
 	return c.Bucket.List(ctx, prefix, after)
 }
 
 // Delete implements Bucket.
 func (c *counted) Delete(ctx context.Context, name string) error {
-	defer c.m.begin(opDelete)()
+	defer c.m.begin(ctx, opDelete)()
 	return c.Bucket.Delete(ctx, name)
 }

@@ -13,18 +13,46 @@ import (
 	"strings"
 )
 
+// errUserInfo refuses a URL with a name or a password: a URL is kept in the cluster's metadata and shown to everybody.
+var errUserInfo = errors.New("there must be no user and no password in it: credentials come from the environment, as the AWS SDK takes them")
+
 // s3URL is a parsed s3://BUCKET/PREFIX?region=…&endpoint=…&path_style=true.
 type s3URL struct {
 	text, bucket, prefix, region, endpoint string
 	pathStyle                              bool
 }
 
-// Open returns the bucket that a URL names: s3://BUCKET/PREFIX?region=…&endpoint=…&path_style=true or file:///DIR. It
-// does not ask the store anything; see Probe.
-func Open(ctx context.Context, rawURL string) (Bucket, error) {
+// Redact returns the URL of a store without names and passwords, to be shown.
+func Redact(rawURL string) string {
 	u, err := url.Parse(rawURL)
 	if err != nil {
+		return "(not a URL)"
+	}
+	hidden := false
+	if u.User != nil {
+		u.User, hidden = url.User("REDACTED"), true
+	}
+	q := u.Query()
+	if e := q.Get("endpoint"); strings.Contains(e, "@") {
+		q.Set("endpoint", "REDACTED")
+		u.RawQuery, hidden = q.Encode(), true
+	}
+	if !hidden {
+		return rawURL
+	}
+	return u.String()
+}
+
+// Open returns the bucket that a URL names: s3://BUCKET/PREFIX?region=…&endpoint=…&path_style=true or file:///DIR. It
+// does not ask the store anything; see Probe.
+func Open(ctx context.Context, rawURL string, opts ...Option) (Bucket, error) {
+	u, err := url.Parse(rawURL)
+	if err != nil {
+		err = errors.Unwrap(err) // without the URL: there may be a password in it
 		return nil, fmt.Errorf("%w: %w", ErrInvalidURL, err)
+	}
+	if u.User != nil {
+		return nil, fmt.Errorf("%w: %w", ErrInvalidURL, errUserInfo)
 	}
 	switch u.Scheme {
 	case "file":
@@ -37,7 +65,7 @@ func Open(ctx context.Context, rawURL string) (Bucket, error) {
 		if err != nil {
 			return nil, err
 		}
-		b, err := openS3(ctx, s)
+		b, err := openS3(ctx, s, newOptions(opts))
 		if err != nil {
 			return nil, err
 		}
@@ -48,6 +76,10 @@ func Open(ctx context.Context, rawURL string) (Bucket, error) {
 }
 
 func parseS3(rawURL string, u *url.URL) (s3URL, error) {
+	rawURL = Redact(rawURL)
+	if strings.Contains(u.Query().Get("endpoint"), "@") {
+		return s3URL{}, fmt.Errorf("%w: endpoint: %w", ErrInvalidURL, errUserInfo)
+	}
 	s := s3URL{text: rawURL, bucket: u.Host, prefix: strings.Trim(u.Path, "/")}
 	if s.bucket == "" {
 		return s, fmt.Errorf("%w %q: no bucket", ErrInvalidURL, rawURL)

@@ -55,7 +55,7 @@ func mayRetry(err error) bool {
 func (r *retried) try(ctx context.Context, op string, fn func(ctx context.Context, attempt int) error) error {
 	backoff := r.cfg.MinBackoff
 	for attempt := 1; ; attempt++ {
-		actx, cancel := context.WithTimeout(ctx, r.cfg.AttemptTimeout)
+		actx, cancel := context.WithTimeout(withAttempt(ctx, attempt), r.cfg.AttemptTimeout)
 		err := fn(actx, attempt)
 		cancel()
 		if answered(err) {

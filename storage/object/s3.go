@@ -29,12 +29,12 @@ const (
 )
 
 // openS3 makes a client; it does not connect. Credentials come from the SDK's usual chain.
-func openS3(ctx context.Context, u s3URL) (Bucket, error) {
+func openS3(ctx context.Context, u s3URL, o options) (Bucket, error) {
 	client := awshttp.NewBuildableClient().WithTransportOptions(func(t *http.Transport) {
 		t.MaxIdleConnsPerHost = s3IdleConns
 		t.ResponseHeaderTimeout = 0 // an attempt has a deadline of its own
 	}).WithDialerOptions()
-	opts := []func(*config.LoadOptions) error{config.WithHTTPClient(client), config.WithRetryer(func() aws.Retryer { return aws.NopRetryer{} })}
+	opts := []func(*config.LoadOptions) error{config.WithHTTPClient(client), config.WithLogger(sdkLogger(o.log)), config.WithRetryer(func() aws.Retryer { return aws.NopRetryer{} })}
 	if u.region != "" {
 		opts = append(opts, config.WithRegion(u.region))
 	}
