@@ -15,7 +15,7 @@ const (
 )
 
 // secretVariables are parts of the names of environment variables whose values are secret.
-var secretVariables = []string{"SECRET", "TOKEN", "PASSWORD", "AWS_ACCESS_KEY_ID", "_OTLP_HEADERS", "_OTLP_TRACES_HEADERS"}
+var secretVariables = []string{"SECRET", "TOKEN", "PASSWORD", "_OTLP_HEADERS", "_OTLP_TRACES_HEADERS"}
 
 // secretsOf returns the secret values of an environment.
 func secretsOf(environ []string) [][]byte {
@@ -33,6 +33,8 @@ func secretsOf(environ []string) [][]byte {
 }
 
 var (
+	// keyID is an id of an AWS key. It is no secret by itself, and nobody's business.
+	keyID = regexp.MustCompile(`\b(?:AKIA|ASIA)[A-Z0-9]{16}\b`)
 	// userInfo is the name and the password in a URL.
 	userInfo = regexp.MustCompile(`://[^/\s"@?#]+@`)
 	// signature is what signs an S3 request, in a query or a header.
@@ -58,6 +60,9 @@ func (r *redactor) Write(line []byte) (int, error) {
 	}
 	if bytes.Contains(line, []byte("X-Amz-")) || bytes.Contains(line, []byte("x-amz-")) || bytes.Contains(line, []byte("Signature=")) {
 		line = signature.ReplaceAll(line, []byte("${1}${2}"+redacted))
+	}
+	if bytes.Contains(line, []byte("AKIA")) || bytes.Contains(line, []byte("ASIA")) {
+		line = keyID.ReplaceAll(line, []byte(redacted))
 	}
 	if _, err := r.w.Write(line); err != nil {
 		return 0, err

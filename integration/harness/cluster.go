@@ -23,6 +23,8 @@ type Options struct {
 	Nodes int
 	// Flags of every node, without dashes.
 	Flags map[string]string
+	// Env is added to the environment of every node.
+	Env []string
 	// Bootstrap is --bootstrap-expect of the first nodes; 0 is Nodes.
 	Bootstrap int
 	// Network puts one between the nodes, so that they can be cut off from each other.

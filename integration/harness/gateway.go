@@ -60,6 +60,9 @@ func s3Client(endpoint string) *s3.Client {
 	})
 }
 
+// Secret is what no log may have.
+const Secret = secretKey
+
 // S3Env is the environment that holds the credentials of the S3 server.
 func S3Env() []string {
 	return []string{

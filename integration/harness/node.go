@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -30,6 +31,7 @@ type Node struct {
 	t       testing.TB
 	cluster *Cluster
 	flags   map[string]string
+	env     []string
 	logDir  string
 	starts  int
 	proc    *Process
@@ -39,6 +41,7 @@ func newNode(tb testing.TB, c *Cluster, id string) *Node {
 	tb.Helper()
 	n := &Node{
 		ID: id, Dir: filepath.Join(c.dir, id), t: tb, cluster: c, flags: maps.Clone(c.opts.Flags), logDir: c.logDir,
+		env: slices.Concat(S3Env(), c.opts.Env),
 		GRPCAddr: FreeAddr(tb), HTTPAddr: FreeAddr(tb), RaftAddr: FreeAddr(tb), GossipAddr: FreeAddr(tb),
 	}
 	if n.flags == nil {
@@ -76,6 +79,23 @@ func (n *Node) SetFlag(name, value string) {
 	n.flags[name] = value
 }
 
+// Logs returns all that the node's processes wrote, from its first start on.
+func (n *Node) Logs() string {
+	var all strings.Builder
+	for i := range n.starts {
+		b, err := os.ReadFile(n.logPath(i + 1))
+		if err != nil {
+			n.t.Fatal(err)
+		}
+		all.Write(b)
+	}
+	return all.String()
+}
+
+func (n *Node) logPath(start int) string {
+	return filepath.Join(n.logDir, fmt.Sprintf("%s-%d.log", n.ID, start))
+}
+
 // Args is the command line of the node.
 func (n *Node) Args() []string {
 	flags := map[string]string{
@@ -98,8 +118,8 @@ func (n *Node) Start() {
 	}
 	n.starts++
 	n.proc = Start(n.t, Command{
-		Name: n.ID, Path: Binary(n.t), Args: n.Args(), Env: S3Env(),
-		LogPath: filepath.Join(n.logDir, fmt.Sprintf("%s-%d.log", n.ID, n.starts)),
+		Name: n.ID, Path: Binary(n.t), Args: n.Args(), Env: n.env,
+		LogPath: n.logPath(n.starts),
 	})
 	if n.cluster != nil && n.cluster.Network != nil {
 		n.cluster.Network.started(n.ID, n.proc.PID())
