@@ -225,7 +225,9 @@ func uploadsAndReads(t *testing.T, c *harness.Cluster, o *harness.OTLP, provider
 	require.Equal(t, "PUT", put.Attribute("streamhouse.s3.operation"))
 	require.Equal(t, "ok", put.Attribute("streamhouse.s3.outcome"))
 	waitSpan(t, o, traceID, "wait for upload", named(leader.ID, "wait for upload"))
-	waitSpan(t, o, traceID, "read", func(s harness.Span) bool { return s.GetName() == "read" && s.Attribute("messaging.destination.name") == "orders" })
+	waitSpan(t, o, traceID, "read", func(s harness.Span) bool {
+		return s.GetName() == "read" && s.Attribute("messaging.destination.name") == "orders"
+	})
 
 	known := make(map[string]bool)
 	for _, s := range o.Spans("") {
@@ -292,6 +294,10 @@ func TestJSONLogs(t *testing.T) {
 	ledger.WaitAcked(t, 200, syncWithin)
 	_, err := c.Nodes[0].Consume(call(t), &streamhousev1.ConsumeRequest{Topic: "nope"})
 	require.Error(t, err)
+	stream, err := client.NewProducer(c.Client(client.Config{}), client.ProducerConfig{})
+	require.NoError(t, err)
+	require.NoError(t, stream.ProduceSync(call(t), &client.Record{Topic: "orders", Value: []byte("x")}))
+	require.NoError(t, stream.Close(call(t)))
 	up := c.Proxy.Down()
 	_, err = c.Nodes[0].CommitOffset(call(t), &streamhousev1.CommitOffsetRequest{Topic: "orders", Group: "g", Offsets: []*streamhousev1.CommittedOffset{{Offset: 1}}})
 	require.NoError(t, err)

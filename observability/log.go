@@ -23,7 +23,7 @@ func NewLogger(w io.Writer, format, level, nodeID string) (*slog.Logger, error) 
 		return nil, fmt.Errorf("log level %q: must be debug, info, warn or error", level)
 	}
 	w = &redactor{w: w, secrets: secretsOf(os.Environ())}
-	opts := &slog.HandlerOptions{Level: least}
+	opts := &slog.HandlerOptions{Level: least, ReplaceAttr: readable}
 	var h slog.Handler
 	switch format {
 	case "text":
@@ -34,6 +34,45 @@ func NewLogger(w io.Writer, format, level, nodeID string) (*slog.Logger, error) 
 		return nil, fmt.Errorf("log format %q: must be text or json", format)
 	}
 	return slog.New(newHandler(h, nodeID)), nil
+}
+
+// readable writes durations with their unit in JSON too.
+func readable(_ []string, a slog.Attr) slog.Attr {
+	if a.Value.Kind() == slog.KindDuration {
+		a.Value = slog.StringValue(a.Value.Duration().String())
+	}
+	return a
+}
+
+// reserved are the fields that a line has from here. A library's field of the same name gets another one.
+var reserved = map[string]bool{
+	slog.TimeKey: true, slog.LevelKey: true, slog.MessageKey: true, slog.SourceKey: true,
+	"logger": true, "node_id": true, "trace_id": true, "span_id": true, "dropped": true,
+}
+
+func renamed(a slog.Attr) slog.Attr {
+	if reserved[a.Key] {
+		a.Key = "its_" + a.Key
+	}
+	return a
+}
+
+// withoutReserved returns the record with other names for reserved fields.
+func withoutReserved(r slog.Record) slog.Record {
+	clash := false
+	r.Attrs(func(a slog.Attr) bool {
+		clash = reserved[a.Key]
+		return !clash
+	})
+	if !clash {
+		return r
+	}
+	out := slog.NewRecord(r.Time, r.Level, r.Message, r.PC)
+	r.Attrs(func(a slog.Attr) bool {
+		out.AddAttrs(renamed(a))
+		return true
+	})
+	return out
 }
 
 // handler writes the same fields first in every line, and the trace context at its end.
@@ -72,6 +111,7 @@ func (h *handler) Handle(ctx context.Context, r slog.Record) error {
 	if !ok {
 		return nil
 	}
+	r = withoutReserved(r)
 	sc := trace.SpanContextFromContext(ctx)
 	if dropped > 0 || sc.IsValid() {
 		r = r.Clone()
@@ -94,7 +134,7 @@ func (h *handler) WithAttrs(attrs []slog.Attr) slog.Handler {
 			c.name = a.Value.String()
 			continue
 		}
-		c.bound = append(c.bound, a)
+		c.bound = append(c.bound, renamed(a))
 	}
 	c.bind()
 	return &c

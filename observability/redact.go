@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"io"
 	"regexp"
+	"strconv"
 	"strings"
 )
 
@@ -25,6 +26,9 @@ func secretsOf(environ []string) [][]byte {
 		for _, part := range secretVariables {
 			if len(value) >= minSecretBytes && strings.Contains(name, part) && !strings.HasSuffix(name, "_FILE") {
 				secrets = append(secrets, []byte(value))
+				if quoted := strconv.Quote(value); len(quoted) > len(value)+len(`""`) {
+					secrets = append(secrets, []byte(quoted[1:len(quoted)-1])) // as it stands in a line
+				}
 				break
 			}
 		}

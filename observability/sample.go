@@ -12,6 +12,8 @@ const (
 	sampleEvery = 10 * time.Second
 	// maxSampled bounds the lines that are told apart.
 	maxSampled = 1024
+	// purgeEvery is how often room is made among them.
+	purgeEvery = time.Second
 )
 
 // subjects are the fields that say what a line is about: lines that differ in one of them are no repetition.
@@ -26,8 +28,9 @@ var subjects = map[string]bool{
 type sampler struct {
 	now func() time.Time
 
-	mu   sync.Mutex
-	seen map[uint64]*repeated // guarded by mu
+	mu     sync.Mutex
+	seen   map[uint64]*repeated // guarded by mu
+	purged time.Time            // guarded by mu; when old lines were last looked for
 }
 
 type repeated struct {
@@ -67,9 +70,10 @@ func (s *sampler) take(about uint64, r *slog.Record) (dropped uint64, ok bool) {
 
 // addLocked returns a place for a key, and where all are taken one that many share.
 func (s *sampler) addLocked(key, shared uint64, now time.Time) *repeated {
-	if len(s.seen) >= maxSampled {
+	if len(s.seen) >= maxSampled && now.Sub(s.purged) >= purgeEvery {
+		s.purged = now
 		for k, r := range s.seen {
-			if now.Sub(r.written) >= sampleEvery && r.dropped == 0 {
+			if now.Sub(r.written) >= sampleEvery {
 				delete(s.seen, k)
 			}
 		}

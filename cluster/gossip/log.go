@@ -4,7 +4,11 @@ import (
 	"bytes"
 	"context"
 	"log/slog"
+	"net"
 )
+
+// closedConn is what memberlist's lines say once its sockets are closed; it has no error to look at.
+var closedConn = []byte(net.ErrClosed.Error())
 
 // logWriter turns memberlist's lines ("[WARN] memberlist: text") into slog records.
 type logWriter struct{ logger *slog.Logger }
@@ -21,6 +25,9 @@ func (w logWriter) Write(line []byte) (int, error) {
 		}
 	}
 	line = bytes.TrimPrefix(bytes.TrimSpace(line), []byte("memberlist: "))
+	if bytes.Contains(line, closedConn) {
+		level = slog.LevelDebug // this node stops
+	}
 	w.logger.Log(context.Background(), level, string(line))
 	return n, nil
 }

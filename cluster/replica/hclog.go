@@ -6,9 +6,11 @@ import (
 	"io"
 	"log"
 	"log/slog"
+	"net"
 	"slices"
 
 	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
 
 	"github.com/streamhouse/streamhouse/cluster/transport"
 )
@@ -43,17 +45,18 @@ func level(l hclog.Level) slog.Level {
 func (s *slogger) Log(l hclog.Level, msg string, args ...any) {
 	ctx := context.Background()
 	at := level(l)
-	if slices.ContainsFunc(args, isNoReplica) {
-		at = slog.LevelDebug // the other node is about to start it
+	if slices.ContainsFunc(args, isExpected) {
+		at = slog.LevelDebug
 	}
 	if s.log.Enabled(ctx, at) {
 		s.log.Log(ctx, at, msg, slices.Concat(s.args, args)...)
 	}
 }
 
-func isNoReplica(arg any) bool {
+// isExpected reports whether an error is no trouble: the other node is about to start its replica, or this one stops.
+func isExpected(arg any) bool {
 	err, ok := arg.(error)
-	return ok && errors.Is(err, transport.ErrNoReplica)
+	return ok && (errors.Is(err, transport.ErrNoReplica) || errors.Is(err, net.ErrClosed) || errors.Is(err, raft.ErrTransportShutdown))
 }
 
 func (s *slogger) Trace(msg string, args ...any) { s.Log(hclog.Trace, msg, args...) }

@@ -41,7 +41,7 @@ func newNode(tb testing.TB, c *Cluster, id string) *Node {
 	tb.Helper()
 	n := &Node{
 		ID: id, Dir: filepath.Join(c.dir, id), t: tb, cluster: c, flags: maps.Clone(c.opts.Flags), logDir: c.logDir,
-		env: slices.Concat(S3Env(), c.opts.Env),
+		env:      slices.Concat(S3Env(), c.opts.Env),
 		GRPCAddr: FreeAddr(tb), HTTPAddr: FreeAddr(tb), RaftAddr: FreeAddr(tb), GossipAddr: FreeAddr(tb),
 	}
 	if n.flags == nil {
