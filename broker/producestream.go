@@ -66,7 +66,7 @@ func (w *streamWrite) result() StreamResult {
 func (b *Broker) ProduceStream(ctx context.Context, s ProduceStream) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	p := &pipeline{b: b, lanes: make(map[uint32]*lane), results: make(chan *streamWrite, streamWindow)}
+	p := &pipeline{b: b, traced: b.tracer.On() || trace.SpanContextFromContext(ctx).IsValid(), lanes: make(map[uint32]*lane), results: make(chan *streamWrite, streamWindow)}
 	sent := make(chan error, 1)
 	go func() { // joined below
 		err := p.respond(s)
@@ -89,6 +89,7 @@ type pipeline struct {
 	lanes   map[uint32]*lane  // used by receive only
 	results chan *streamWrite // in the order of the requests
 	wg      sync.WaitGroup    // the lanes' goroutines
+	traced  bool              // requests may be traced that name no trace
 }
 
 // receive takes requests until the client has no more, or ctx ends.
@@ -146,7 +147,11 @@ func (p *pipeline) begin(ctx context.Context, w *streamWrite, req *streamhousev1
 // trace gives a request of a stream its span: below the one that the request names, or the one that the stream has come
 // with. It returns ctx with it.
 func (p *pipeline) trace(ctx context.Context, w *streamWrite, req *streamhousev1.ProduceStreamRequest) context.Context {
-	if parent := req.GetTraceparent(); parent != "" {
+	parent := req.GetTraceparent()
+	if parent == "" && !p.traced {
+		return ctx
+	}
+	if parent != "" {
 		ctx = tracing.WithRemote(ctx, parent, req.GetTracestate())
 	}
 	traced, span := p.b.tracer.Request(ctx, "ProduceStream request", trace.SpanKindServer)

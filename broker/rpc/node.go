@@ -79,7 +79,8 @@ func NewNodeServer(cfg NodeConfig) (*NodeServer, error) {
 		options: []grpc.ServerOption{
 			grpc.MaxRecvMsgSize(maxBytes),
 			grpc.ForceServerCodecV2(g.codec),
-			grpc.ChainUnaryInterceptor(tracing.UnaryServer, g.unary),
+			grpc.InTapHandle(tracing.Take),
+			grpc.ChainUnaryInterceptor(g.unary),
 			grpc.ChainStreamInterceptor(g.stream),
 		},
 		handler: &nodeHandler{

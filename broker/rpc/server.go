@@ -69,8 +69,9 @@ func NewServer(cfg Config) (*Server, error) {
 			// A request above the bound is taken in up to twice the bound, to be refused by name.
 			grpc.MaxRecvMsgSize(2 * cfg.MaxRequestBytes),
 			grpc.ForceServerCodecV2(g.codec),
-			grpc.ChainUnaryInterceptor(tracing.UnaryServer, count.unary, g.unary),
-			grpc.ChainStreamInterceptor(tracing.StreamServer, count.stream, g.stream),
+			grpc.InTapHandle(tracing.Take),
+			grpc.ChainUnaryInterceptor(count.unary, g.unary),
+			grpc.ChainStreamInterceptor(count.stream, g.stream),
 			grpc.StatsHandler(count),
 		},
 		log:     &logHandler{broker: cfg.Broker, guard: g},

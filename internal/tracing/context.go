@@ -52,19 +52,6 @@ func WithRemote(ctx context.Context, parent, state string) context.Context {
 	return Propagator.Extract(ctx, &Pair{Parent: parent, State: state})
 }
 
-// incoming returns ctx with the trace context of the call's headers, unless it has one.
-func incoming(ctx context.Context) context.Context {
-	parent := metadata.ValueFromIncomingContext(ctx, parentHeader)
-	if len(parent) == 0 || trace.SpanContextFromContext(ctx).IsValid() {
-		return ctx
-	}
-	state := ""
-	if s := metadata.ValueFromIncomingContext(ctx, stateHeader); len(s) > 0 {
-		state = s[0]
-	}
-	return WithRemote(ctx, parent[0], state)
-}
-
 // outgoing returns ctx with its trace context among the headers of calls.
 func outgoing(ctx context.Context) context.Context {
 	if !trace.SpanContextFromContext(ctx).IsValid() {

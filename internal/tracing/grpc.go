@@ -8,32 +8,23 @@ import (
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/stats"
+	"google.golang.org/grpc/tap"
 )
 
-// UnaryServer is a grpc.UnaryServerInterceptor that takes the caller's trace context.
-func UnaryServer(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-	return handler(incoming(ctx), req)
-}
-
-// StreamServer is a grpc.StreamServerInterceptor that takes the caller's trace context.
-func StreamServer(srv any, ss grpc.ServerStream, _ *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
-	if ctx := incoming(ss.Context()); ctx != ss.Context() {
-		ss = &tracedStream{ss, ctx}
+// Take is a tap.ServerInHandle that takes the caller's trace context. An interceptor would have to look for it among all
+// headers, or copy them.
+func Take(ctx context.Context, info *tap.Info) (context.Context, error) {
+	parent := info.Header[parentHeader]
+	if len(parent) == 0 {
+		return ctx, nil
 	}
-	return handler(srv, ss)
+	state := ""
+	if s := info.Header[stateHeader]; len(s) > 0 {
+		state = s[0]
+	}
+	return WithRemote(ctx, parent[0], state), nil
 }
-
-// tracedStream is a stream with another context.
-type tracedStream struct {
-	grpc.ServerStream
-
-	ctx context.Context //nolint:containedctx // it is the stream's
-}
-
-// Context implements grpc.ServerStream.
-func (s *tracedStream) Context() context.Context { return s.ctx }
 
 // UnaryClient is a grpc.UnaryClientInterceptor that passes the trace context on. A ClientHandler replaces it where it makes
 // a span.
@@ -55,14 +46,11 @@ func ServerHandler(p trace.TracerProvider, leftOut ...string) stats.Handler {
 }
 
 // ChildServerHandler makes spans for the calls of callers that have a sampled one: what nodes ask each other on their own
-// account is no request of anybody.
+// account is no request of anybody. The server needs Take.
 func ChildServerHandler(p trace.TracerProvider) stats.Handler {
 	return &choosy{
 		Handler: otelgrpc.NewServerHandler(options(p)...),
-		takes: func(ctx context.Context, _ string) bool {
-			parent := metadata.ValueFromIncomingContext(ctx, parentHeader)
-			return len(parent) > 0 && trace.SpanContextFromContext(WithRemote(ctx, parent[0], "")).IsSampled()
-		},
+		takes:   sampled,
 	}
 }
 
@@ -70,9 +58,7 @@ func ChildServerHandler(p trace.TracerProvider) stats.Handler {
 func ChildClientHandler(p trace.TracerProvider) stats.Handler {
 	return &choosy{
 		Handler: otelgrpc.NewClientHandler(options(p)...),
-		takes: func(ctx context.Context, _ string) bool {
-			return trace.SpanContextFromContext(ctx).IsSampled()
-		},
+		takes:   sampled,
 	}
 }
 
@@ -82,6 +68,10 @@ func ClientHandler(p trace.TracerProvider, carry propagation.TextMapPropagator, 
 		Handler: otelgrpc.NewClientHandler(append(options(p), otelgrpc.WithPropagators(carry))...),
 		takes:   func(_ context.Context, method string) bool { return method != leftOut },
 	}
+}
+
+func sampled(ctx context.Context, _ string) bool {
+	return trace.SpanContextFromContext(ctx).IsSampled()
 }
 
 func options(p trace.TracerProvider) []otelgrpc.Option {
