@@ -3,6 +3,7 @@ package shard
 import (
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -19,8 +20,8 @@ type Metrics struct {
 	latency   *prometheus.HistogramVec
 	batchSize *prometheus.HistogramVec
 
-	mu     sync.RWMutex
-	topics map[string]*topicMetrics
+	mu     sync.Mutex                               // held by SyncTopics
+	topics atomic.Pointer[map[string]*topicMetrics] // never changed, but replaced
 
 	segments *segmentCollector
 }
@@ -51,9 +52,9 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Name: "streamhouse_producer_batch_size", Help: "Records per committed batch.",
 			Buckets: prometheus.ExponentialBuckets(1, 4, 9),
 		}, []string{"topic"}),
-		topics:   make(map[string]*topicMetrics),
 		segments: newSegmentCollector(),
 	}
+	m.topics.Store(&map[string]*topicMetrics{})
 	if reg != nil {
 		reg.MustRegister(m.segments)
 	}
@@ -64,20 +65,19 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 func (m *Metrics) SyncTopics(names []string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	keep := make(map[string]bool, len(names))
+	old, topics := *m.topics.Load(), make(map[string]*topicMetrics, len(names))
 	for _, name := range names {
-		keep[name] = true
-		if m.topics[name] == nil {
-			m.topics[name] = m.series(name)
+		if topics[name] = old[name]; topics[name] == nil {
+			topics[name] = m.series(name)
 		}
 	}
-	for name := range m.topics {
-		if !keep[name] {
+	m.topics.Store(&topics)
+	for name := range old {
+		if topics[name] == nil {
 			m.records.DeleteLabelValues(name)
 			m.bytes.DeleteLabelValues(name)
 			m.latency.DeleteLabelValues(name)
 			m.batchSize.DeleteLabelValues(name)
-			delete(m.topics, name)
 		}
 	}
 }
@@ -96,9 +96,7 @@ func (m *Metrics) acknowledged(topic string, took time.Duration, sc trace.SpanCo
 }
 
 func (m *Metrics) topic(name string) *topicMetrics {
-	m.mu.RLock()
-	t := m.topics[name]
-	m.mu.RUnlock()
+	t := (*m.topics.Load())[name]
 	if t == nil {
 		t = m.series(name)
 	}

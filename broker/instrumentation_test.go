@@ -1,0 +1,73 @@
+package broker
+
+import (
+	"context"
+	"log/slog"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/stretchr/testify/require"
+
+	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
+	"github.com/streamhouse/streamhouse/internal/tracing"
+)
+
+// served has what counting, logging and tracing need for a request, with tracing off and the log at info.
+type served struct {
+	broker *Broker
+	stream pipeline
+	req    *streamhousev1.ProduceStreamRequest
+	write  streamWrite
+	group  laneGroup
+	result StreamResult
+}
+
+func newServed() *served {
+	b := &Broker{metrics: newMetrics(prometheus.NewRegistry()), log: slog.New(slog.NewJSONHandler(nil, nil))}
+	b.metrics.add("orders")
+	s := &served{broker: b, stream: pipeline{b: b}, req: &streamhousev1.ProduceStreamRequest{}, result: StreamResult{Topic: "orders"}}
+	s.group.items = []laneItem{{write: &s.write}}
+	return s
+}
+
+// produced is what a request of a stream of writes pays on the node that it comes to.
+func (s *served) produced(ctx context.Context) {
+	if s.stream.trace(ctx, &s.write, s.req) != ctx || s.write.span != nil {
+		panic("tracing is off")
+	}
+	s.group.trace()
+	s.group.context(ctx)
+	s.broker.written(&s.write, s.result)
+}
+
+// consumed is what a batch pays that is read.
+func (s *served) consumed(ctx context.Context) {
+	_, span := s.broker.tracer.Child(ctx, "read")
+	if span.IsRecording() {
+		panic("tracing is off")
+	}
+	tracing.End(span, nil)
+	s.broker.consumed("orders", "", 240)
+}
+
+func TestInstrumentationAllocatesNothing(t *testing.T) {
+	s, ctx := newServed(), t.Context()
+	require.Zero(t, testing.AllocsPerRun(1000, func() { s.produced(ctx) }), "produced")
+	require.Zero(t, testing.AllocsPerRun(1000, func() { s.consumed(ctx) }), "consumed")
+}
+
+func BenchmarkInstrumentation(b *testing.B) {
+	s, ctx := newServed(), b.Context()
+	b.Run("produced", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			s.produced(ctx)
+		}
+	})
+	b.Run("consumed", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			s.consumed(ctx)
+		}
+	})
+}
