@@ -2,8 +2,6 @@ package broker
 
 import (
 	"context"
-	"maps"
-	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -20,7 +18,6 @@ const (
 
 // syncGroupSeries keeps the series of groups in step with the groups until ctx ends.
 func (b *Broker) syncGroupSeries(ctx context.Context) {
-	existing := make(map[string]bool)
 	tick := time.NewTicker(groupsEvery)
 	defer tick.Stop()
 	for ctx.Err() == nil {
@@ -29,22 +26,19 @@ func (b *Broker) syncGroupSeries(ctx context.Context) {
 		case <-b.metrics.groupAdded:
 		case <-tick.C:
 		}
-		b.syncGroups(ctx, existing)
+		b.syncGroups(ctx)
 		_ = pause(ctx, groupsPause) // the loop looks at ctx
 	}
 }
 
-// syncGroups removes the series of groups that have gone since the last time; existing has those that were there then,
-// and is brought up to date. A group whose coordinator does not answer is left as it is, and so is one that was never
-// there: a reader may name a group without ever committing.
-func (b *Broker) syncGroups(ctx context.Context, existing map[string]bool) {
+// syncGroups removes the series of groups that are gone, and settles what waits for those that are there or not. A group
+// whose coordinator does not answer is left as it is.
+func (b *Broker) syncGroups(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, groupsTimeout)
 	defer cancel()
 	byShard := make(map[uint32][]string)
 	view := b.meta.View()
-	named := b.metrics.groups()
-	maps.DeleteFunc(existing, func(name string, _ bool) bool { return !slices.Contains(named, name) })
-	for _, name := range named {
+	for _, name := range b.metrics.groups() {
 		number := view.GroupShard(name)
 		byShard[number] = append(byShard[number], name)
 	}
@@ -58,44 +52,23 @@ func (b *Broker) syncGroups(ctx context.Context, existing map[string]bool) {
 			there[g.GetGroup()] = true
 		}
 		for _, name := range names {
-			switch {
-			case there[name]:
-				existing[name] = true
-			case existing[name]:
-				delete(existing, name)
-				b.metrics.removeGroup(name)
-			}
+			b.metrics.settle(name, there[name])
 		}
 	}
 }
 
-// groups returns the names of the groups that have series.
-func (m *metrics) groups() []string {
-	m.mu.RLock()
-	defer m.mu.RUnlock()
-	seen := make(map[string]bool)
-	var names []string
-	for _, groups := range m.topics {
-		for name := range groups {
-			if name != "" && name != otherGroups && !seen[name] {
-				seen[name] = true
-				names = append(names, name)
-			}
-		}
-	}
-	return names
-}
-
-// removeGroup removes the series of a group.
-func (m *metrics) removeGroup(name string) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
+// removeGroupLocked removes the series of a group.
+func (m *metrics) removeGroupLocked(name string) {
+	had := false
 	for _, groups := range m.topics {
 		if groups[name] != nil {
 			delete(groups, name)
 			m.pairs--
+			had = true
 		}
 	}
-	m.consumerRecords.DeletePartialMatch(prometheus.Labels{"consumer_group": name})
-	m.consumerErrors.DeletePartialMatch(prometheus.Labels{"consumer_group": name})
+	if had {
+		m.consumerRecords.DeletePartialMatch(prometheus.Labels{"consumer_group": name})
+		m.consumerErrors.DeletePartialMatch(prometheus.Labels{"consumer_group": name})
+	}
 }

@@ -1,7 +1,9 @@
 package broker
 
 import (
+	"context"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/stretchr/testify/require"
@@ -9,29 +11,53 @@ import (
 	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
 )
 
-// The series of a group go with the group; those of a name that no group has ever had stay.
+// A group has series while it exists, and is counted as none before and after. A name that no group has makes none.
 func TestSeriesGoWithTheGroup(t *testing.T) {
 	f := newFixture(t, true)
 	f.meta.createTopic(t, "t", 1, nil)
 	f.syncTopics()
-	f.beat(t, joining())
-	f.consumed("t", "g", 5)
 	f.consumed("t", "reader", 1)
+	f.CountConsumeError("t", "reader", outOfRange(1, 2, 3))
 	count := func() int { return testutil.CollectAndCount(f.metrics.consumerRecords) }
 	before := count()
-	existing := make(map[string]bool)
-	f.syncGroups(t.Context(), existing)
-	require.Equal(t, before, count())
+	f.syncGroups(t.Context())
+	require.Equal(t, before, count(), "there is no such group")
+	require.InDelta(t, 1, testutil.ToFloat64(f.metrics.consumerRecords.WithLabelValues("t", "")), 0)
+	require.InDelta(t, 1, testutil.ToFloat64(f.metrics.consumerErrors.WithLabelValues("t", "", typeOutOfRange)), 0)
+	require.Empty(t, f.metrics.groups())
+
+	f.beat(t, joining())
+	f.consumed("t", "g", 5)
+	f.syncGroups(t.Context())
+	f.consumed("t", "g", 2)
+	require.Equal(t, before+1, count())
+	require.InDelta(t, 7, testutil.ToFloat64(f.metrics.consumerRecords.WithLabelValues("t", "g")), 0)
 
 	_, err := f.LeaveGroup(t.Context(), &streamhousev1.LeaveGroupRequest{Group: "g", MemberId: "m", MemberEpoch: 1})
 	require.NoError(t, err)
 	_, err = f.DeleteGroup(t.Context(), &streamhousev1.DeleteGroupRequest{Group: "g"})
 	require.NoError(t, err)
 	for range 2 {
-		f.syncGroups(t.Context(), existing)
-		require.Equal(t, before-1, count())
-		require.Empty(t, existing)
+		f.syncGroups(t.Context())
+		require.Equal(t, before, count())
 	}
-	require.InDelta(t, 1, testutil.ToFloat64(f.metrics.consumerRecords.WithLabelValues("t", "reader")), 0)
-	require.Equal(t, []string{"reader"}, f.metrics.groups())
+}
+
+// What was counted for a group whose coordinator can't be asked waits.
+func TestCountsWaitForTheCoordinator(t *testing.T) {
+	f := newFixture(t, true)
+	f.meta.createTopic(t, "t", 1, nil)
+	f.syncTopics()
+	f.beat(t, joining())
+	coordinator := f.shards[f.meta.View().GroupShard("g")]
+	leader := coordinator.leader
+	coordinator.set(func() { coordinator.leader = "" })
+	f.consumed("t", "g", 5)
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	f.syncGroups(ctx)
+	require.Equal(t, []string{"g"}, f.metrics.groups())
+	coordinator.set(func() { coordinator.leader = leader })
+	f.syncGroups(t.Context())
+	require.InDelta(t, 5, testutil.ToFloat64(f.metrics.consumerRecords.WithLabelValues("t", "g")), 0)
 }

@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"maps"
 	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -99,11 +100,13 @@ type metrics struct {
 	consumerRecords *prometheus.CounterVec
 	consumerErrors  *prometheus.CounterVec
 
-	groupAdded chan struct{} // has room for one: there is a new group
+	groupAdded chan struct{}      // has room for one: something waits for settle
+	topicless  prometheus.Counter // records of no topic
 
-	mu     sync.RWMutex
-	topics map[string]map[string]prometheus.Counter // guarded by mu; topic → group → records; the topics that have series
-	pairs  int                                      // guarded by mu; pairs with a group's name
+	mu      sync.RWMutex
+	topics  map[string]map[string]prometheus.Counter // guarded by mu; topic → group → records; the topics that have series
+	pairs   int                                      // guarded by mu; pairs with a group's name
+	waiting map[topicGroup]*waitingCounts            // guarded by mu; of groups that may not exist
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -120,8 +123,9 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		}, []string{"topic", "consumer_group", "error_type"}),
 		groupAdded: make(chan struct{}, 1),
 		topics:     make(map[string]map[string]prometheus.Counter),
+		waiting:    make(map[topicGroup]*waitingCounts),
 	}
-	m.addLocked("", "")
+	m.topicless = m.addLocked("", "")
 	return m
 }
 
@@ -157,61 +161,23 @@ func (m *metrics) sync(names map[string]bool) {
 			continue
 		}
 		for group := range groups {
-			if group != "" {
+			if group != "" && group != otherGroups {
 				m.pairs--
 			}
 		}
 		delete(m.topics, name)
+		maps.DeleteFunc(m.waiting, func(pair topicGroup, _ *waitingCounts) bool { return pair.topic == name })
 		m.producerErrors.DeletePartialMatch(prometheus.Labels{"topic": name})
 		m.consumerRecords.DeletePartialMatch(prometheus.Labels{"topic": name})
 		m.consumerErrors.DeletePartialMatch(prometheus.Labels{"topic": name})
 	}
 }
 
-// labels returns the values under which a topic and a group are counted, and their counter of records.
-func (m *metrics) labels(topic, group string) (string, string, prometheus.Counter) {
-	m.mu.RLock()
-	groups, known := m.topics[topic]
-	c := groups[group]
-	m.mu.RUnlock()
-	if c != nil {
-		return topic, group, c
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if !known || m.topics[topic] == nil {
-		topic = "" // no such topic
-	}
-	if group != "" && m.topics[topic][group] == nil {
-		if m.pairs >= maxGroupSeries {
-			group = otherGroups
-		} else {
-			m.pairs++
-			select {
-			case m.groupAdded <- struct{}{}:
-			default:
-			}
-		}
-	}
-	if c := m.topics[topic][group]; c != nil {
-		return topic, group, c
-	}
-	return topic, group, m.addLocked(topic, group)
-}
-
-func (m *metrics) consumed(topic, group string, records int) {
-	_, _, c := m.labels(topic, group)
-	c.Add(float64(records))
-}
-
 func (m *metrics) produceFailed(topic string, reason Reason) {
-	topic, _, _ = m.labels(topic, "")
+	if !m.has(topic) {
+		topic = ""
+	}
 	m.producerErrors.WithLabelValues(topic, producerType(reason)).Inc()
-}
-
-func (m *metrics) consumeFailed(topic, group string, reason Reason) {
-	topic, group, _ = m.labels(topic, group)
-	m.consumerErrors.WithLabelValues(topic, group, consumerType(reason)).Inc()
 }
 
 func (m *metrics) has(topic string) bool {
@@ -245,7 +211,7 @@ func (b *Broker) consumed(topic, group string, records int) {
 		return
 	}
 	b.known(topic)
-	b.metrics.consumed(topic, group, records)
+	b.metrics.count(topic, group, records, "")
 }
 
 // CountProduceError counts a refused or failed produce, under the topic "" where there is none of this name.
@@ -260,7 +226,7 @@ func (b *Broker) CountConsumeError(topic, group string, err error) {
 		group = ""
 	}
 	b.known(topic)
-	b.metrics.consumeFailed(topic, group, AsError(err).Reason)
+	b.metrics.count(topic, group, 0, consumerType(AsError(err).Reason))
 }
 
 func (b *Broker) syncTopics() {

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"fmt"
 	"testing"
 	"testing/synctest"
 
@@ -178,8 +179,10 @@ func TestMetricsFollowTopics(t *testing.T) {
 		require.Equal(t, 3, testutil.CollectAndCount(f.metrics.consumerRecords))
 
 		f.produce(t, 0, "0", "1")
+		f.beat(t, joining())
 		_, err := f.Consume(t.Context(), &streamhousev1.ConsumeRequest{Topic: "t", Group: "g"})
 		require.NoError(t, err)
+		synctest.Wait()
 		require.InDelta(t, 2, testutil.ToFloat64(f.metrics.consumerRecords.WithLabelValues("t", "g")), 0)
 		f.CountProduceError("t", noLeader(1))
 		f.CountProduceError("nope", topicNotFound("nope"))
@@ -203,11 +206,32 @@ func TestMetricsFollowTopics(t *testing.T) {
 func TestMetricsBoundGroups(t *testing.T) {
 	m := newMetrics(nil)
 	m.add("t")
+	name := func(i int) string { return fmt.Sprintf("g%d", i) }
 	for i := range maxGroupSeries + 10 {
-		m.consumed("t", string(rune('a'+i%26))+string(rune('a'+i/26%26))+string(rune('a'+i/676)), 1)
+		m.count("t", name(i), 1, "")
 	}
-	require.Equal(t, maxGroupSeries+3, testutil.CollectAndCount(m.consumerRecords), "none, t without a group, and the others together")
+	require.Equal(t, 2, testutil.CollectAndCount(m.consumerRecords), "none, and t without a group: the groups may not exist")
+	for i := range maxGroupSeries + 10 {
+		m.settle(name(i), true)
+	}
+	require.Equal(t, maxGroupSeries+3, testutil.CollectAndCount(m.consumerRecords), "and the others together")
 	require.InDelta(t, 10, testutil.ToFloat64(m.consumerRecords.WithLabelValues("t", otherGroups)), 0)
+	for i := range maxGroupSeries + 10 {
+		m.settle(name(i), false)
+	}
+	require.Zero(t, m.pairs)
+
+	for i := range maxWaiting + 7 {
+		m.count("t", name(i), 1, typeTimeout)
+	}
+	require.Len(t, m.waiting, maxWaiting)
+	require.InDelta(t, 7, testutil.ToFloat64(m.consumerRecords.WithLabelValues("t", "")), 0, "there is no room for more")
+	for _, g := range m.groups() {
+		m.settle(g, false)
+	}
+	require.Empty(t, m.waiting)
+	require.InDelta(t, maxWaiting+7, testutil.ToFloat64(m.consumerRecords.WithLabelValues("t", "")), 0)
+	require.InDelta(t, maxWaiting+7, testutil.ToFloat64(m.consumerErrors.WithLabelValues("t", "", typeTimeout)), 0)
 }
 
 func TestErrorTypesAreKnown(t *testing.T) {

@@ -281,21 +281,29 @@ func testConsumeMetrics(t *testing.T, c *harness.Cluster, through *harness.Node)
 		}
 		return err
 	})
-	read := func() {
+	// A group is counted by its name once it exists.
+	require.NoError(t, commit("billing", "orders", &streamhousev1.CommittedOffset{})(call(t), through))
+	l := harness.Labels{"topic": "orders", "consumer_group": "billing"}
+	read := func() scrapes {
 		resp, err := through.Consume(call(t), &streamhousev1.ConsumeRequest{Topic: "orders", Partition: 0, MaxRecords: 5, Group: "billing"})
 		require.NoError(t, err)
 		require.Len(t, resp.GetRecords(), 5)
+		harness.Eventually(t, 10*time.Second, "they are counted for the group", func(ctx context.Context) error {
+			m, err := through.Metrics(ctx)
+			if err == nil && m.Sum("streamhouse_consumer_records_total", l) < 5 {
+				err = errors.New("not yet")
+			}
+			return err
+		})
+		return scrapeAll(t, c)
 	}
 	before := scrapeAll(t, c)
-	read()
-	first := scrapeAll(t, c)
-	l := harness.Labels{"topic": "orders", "consumer_group": "billing"}
+	first := read()
 	requireMoved(t, before, first, through.ID, "streamhouse_consumer_records_total", l, 5)
 	requireMoved(t, before, first, through.ID, "streamhouse_cache_misses_total", nil, 1)
 	require.InDelta(t, 1, moved(before[through.ID], first[through.ID], "streamhouse_s3_requests_total", harness.Labels{"operation": "GET"}), 0)
 	require.Positive(t, first[through.ID].Sum("streamhouse_cache_size_bytes", nil))
-	read()
-	second := scrapeAll(t, c)
+	second := read()
 	requireMoved(t, first, second, through.ID, "streamhouse_consumer_records_total", l, 5)
 	requireMoved(t, first, second, through.ID, "streamhouse_cache_misses_total", nil, 0)
 	require.Positive(t, moved(first[through.ID], second[through.ID], "streamhouse_cache_hits_total", nil))

@@ -14,10 +14,13 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// Limits of the HTTP listener.
+// Limits of the HTTP listener. An answer to a scrape may have megabytes: at most maxScrapes are made or held for a client
+// that reads slowly; others wait for scrapePatience and are then refused.
 const (
 	maxScrapes      = 8
 	gatherTimeout   = 10 * time.Second
+	scrapePatience  = 5 * time.Second
+	scrapeTimeout   = 15 * time.Second
 	writeTimeout    = 30 * time.Second
 	maxHeaderBytes  = 16 << 10
 	shutdownTimeout = 2 * time.Second
@@ -107,8 +110,8 @@ func (s *Server) Run(ctx context.Context) error {
 
 func (s *Server) routes() http.Handler {
 	mux := http.NewServeMux()
-	bounded := func(pattern string, h http.Handler) { mux.Handle("GET "+pattern, withWriteDeadline(h)) }
-	bounded("/metrics", s.metricsHandler())
+	bounded := func(pattern string, h http.Handler) { mux.Handle("GET "+pattern, withWriteDeadline(h, writeTimeout)) }
+	mux.Handle("GET /metrics", newTurnstile(s.metricsHandler(), maxScrapes, scrapePatience))
 	bounded("/health", http.HandlerFunc(serveAlive))
 	bounded("/live", http.HandlerFunc(serveAlive))
 	bounded("/ready", http.HandlerFunc(s.readiness.serveReady))
@@ -140,9 +143,38 @@ func serveIndex(w http.ResponseWriter, _ *http.Request) {
 }
 
 // withWriteDeadline cuts off a client that does not read its answer.
-func withWriteDeadline(next http.Handler) http.Handler {
+func withWriteDeadline(next http.Handler, timeout time.Duration) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTimeout)) // not there in tests
+		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(timeout)) // not there in tests
 		next.ServeHTTP(w, r)
 	})
+}
+
+// turnstile lets a few requests through at a time, until their answers are read. The others wait for their turn; they
+// hold nothing but a connection.
+type turnstile struct {
+	next     http.Handler
+	turns    chan struct{}
+	patience time.Duration
+}
+
+func newTurnstile(next http.Handler, atOnce int, patience time.Duration) *turnstile {
+	return &turnstile{next: withWriteDeadline(next, scrapeTimeout), turns: make(chan struct{}, atOnce), patience: patience}
+}
+
+// ServeHTTP implements http.Handler.
+func (t *turnstile) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	timer := time.NewTimer(t.patience)
+	defer timer.Stop()
+	select {
+	case t.turns <- struct{}{}:
+	case <-timer.C:
+		w.Header().Set("Retry-After", "1")
+		http.Error(w, "too many scrapes at once", http.StatusServiceUnavailable)
+		return
+	case <-r.Context().Done():
+		return
+	}
+	defer func() { <-t.turns }()
+	t.next.ServeHTTP(w, r)
 }
