@@ -63,8 +63,8 @@ type ShardsConfig struct {
 	MaxLogBytes           int64
 	MinFreeBytes          int64
 	TailBytes             int64
-	// LogWriteSeconds is told how long every write to a shard's log took. May be nil.
-	LogWriteSeconds prometheus.Observer
+	// LogWrites watches the writes to the shards' logs. May be nil.
+	LogWrites *logstore.Writes
 	// Fatal ends the node. It must not block.
 	Fatal      func(error)
 	Logger     *slog.Logger
@@ -362,7 +362,7 @@ func (s *Shards) shardConfig(view *fsm.View, number uint32, replicaID, dir strin
 			Dir: dir, Group: transport.Shard(number), ID: replicaID, Addr: s.cfg.RaftAddr,
 			Store: replica.WAL, Transport: s.cfg.Transport, Timeouts: s.cfg.Timeouts, Logger: s.cfg.Logger,
 			Fatal: s.cfg.Fatal, RetainBytes: min(s.cfg.RetainBytes, share), LogCacheBytes: max(tail, minLogCacheBytes),
-			WriteSeconds: s.cfg.LogWriteSeconds,
+			Writes: s.cfg.LogWrites,
 		},
 		Metadata: s.cfg.Metadata, Uploads: s.cfg.Uploads, Budget: s.budget, Metrics: s.metrics,
 		UploadBytes: s.cfg.UploadBytes, UploadInterval: s.cfg.UploadInterval, GroupOffsetsRetention: s.cfg.GroupOffsetsRetention,

@@ -27,6 +27,8 @@ type shardsCollector struct {
 	logLimit   *prometheus.Desc
 	diskLimit  *prometheus.Desc
 	applied    *prometheus.Desc
+	commit     *prometheus.Desc
+	term       *prometheus.Desc
 	behind     *prometheus.Desc
 	rebalances *prometheus.Desc
 }
@@ -55,6 +57,10 @@ func newShardsCollector(s *Shards) *shardsCollector {
 			"The setting disk-min-free: produce is refused while less than this is free.", nil, nil),
 		applied: prometheus.NewDesc("streamhouse_shard_applied_index",
 			"Last Raft index that this replica applied.", byShard, nil),
+		commit: prometheus.NewDesc("streamhouse_shard_commit_index",
+			"Commit index of the shard, as known here.", byShard, nil),
+		term: prometheus.NewDesc("streamhouse_shard_term",
+			"Raft term of the shard, as known here.", byShard, nil),
 		behind: prometheus.NewDesc("streamhouse_shard_replica_behind_entries",
 			"Entries of the leader's log that a follower's node lacks; on the leader.", []string{"shard", "follower"}, nil),
 		rebalances: prometheus.NewDesc("streamhouse_consumer_rebalances_total",
@@ -65,7 +71,8 @@ func newShardsCollector(s *Shards) *shardsCollector {
 // Describe implements prometheus.Collector.
 func (c *shardsCollector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		c.lag, c.leader, c.backlog, c.backlogAge, c.interval, c.log, c.logLimit, c.diskLimit, c.applied, c.behind, c.rebalances,
+		c.lag, c.leader, c.backlog, c.backlogAge, c.interval, c.log, c.logLimit, c.diskLimit, c.applied, c.commit, c.term, c.behind,
+		c.rebalances,
 	} {
 		ch <- d
 	}
@@ -89,6 +96,8 @@ func (c *shardsCollector) Collect(ch chan<- prometheus.Metric) {
 		gauge(c.backlogAge, sh.BacklogAge().Seconds())
 		gauge(c.log, float64(sh.Replica().LogBytes()))
 		gauge(c.applied, float64(sh.Replica().Raft().AppliedIndex()))
+		gauge(c.commit, float64(sh.Replica().Raft().CommitIndex()))
+		gauge(c.term, float64(sh.Replica().Raft().CurrentTerm()))
 		for node, behind := range sh.Replica().Behind() {
 			ch <- prometheus.MustNewConstMetric(c.behind, prometheus.GaugeValue, float64(behind), label, node)
 		}

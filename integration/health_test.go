@@ -269,6 +269,8 @@ func TestStalledDiskIsLive(t *testing.T) {
 	_, err = produce(ctx, n, "orders", 0, "stalled", 0)
 	require.Error(t, err, "the leader can't write")
 	r.answersFor(6)
+	stalled := harness.Labels{"group": "shard"}
+	require.Greater(t, n.MustScrape(t).Sum("streamhouse_log_write_oldest_seconds", stalled), 2.0, "its metrics tell")
 	disk.Resume()
 	harness.Eventually(t, syncWithin, "it writes again", func(ctx context.Context) error {
 		_, err := produce(ctx, n, "orders", 0, "after", 0)
@@ -276,6 +278,7 @@ func TestStalledDiskIsLive(t *testing.T) {
 	})
 	c.WaitInSync(syncWithin)
 	stop()
+	require.Less(t, n.MustScrape(t).Sum("streamhouse_log_write_oldest_seconds", stalled), 2.0)
 	for _, l := range r.looks {
 		require.Equal(t, []int{http.StatusOK, http.StatusOK}, []int{l.health.status, l.live.status}, "live all the time")
 		require.Equal(t, http.StatusOK, l.metrics.status)

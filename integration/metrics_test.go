@@ -442,3 +442,29 @@ func testSeriesGo(t *testing.T, c *harness.Cluster) {
 		return nil
 	})
 }
+
+// What needs no topic, partition or group is told from the first scrape on, also by a node that waits for its cluster.
+func TestFirstScrapeOfANodeThatWaits(t *testing.T) {
+	t.Parallel()
+	c := harness.NewCluster(t, harness.Options{Flags: quick(nil)})
+	n := c.Nodes[0]
+	n.Start() // the others are not there
+	var m harness.Metrics
+	harness.Eventually(t, 30*time.Second, "it answers", func(ctx context.Context) (err error) {
+		m, err = n.Metrics(ctx)
+		return err
+	})
+	require.Zero(t, m.Sum("streamhouse_ready", nil))
+	for _, name := range []string{
+		"streamhouse_cache_hits_total", "streamhouse_cache_misses_total", "streamhouse_cache_size_bytes",
+		"streamhouse_connections_active", "streamhouse_topics_total",
+	} {
+		require.Len(t, m.Select(name, nil), 1, name)
+		require.Zero(t, m.Sum(name, nil), name)
+	}
+	require.Len(t, m.Select("streamhouse_agents_active", nil), 1)
+	require.Positive(t, m.Sum("streamhouse_uptime_seconds", nil))
+	require.Len(t, m.Select("streamhouse_s3_requests_total", nil), len(operations))
+	require.Len(t, m.Select("streamhouse_s3_latency_seconds", nil), len(operations))
+	require.Len(t, m.Select("streamhouse_s3_errors_total", nil), 2*len(operations))
+}

@@ -3,6 +3,9 @@ package rpc
 import (
 	"sync/atomic"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+
 	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
 	"github.com/streamhouse/streamhouse/broker"
 )
@@ -14,6 +17,18 @@ type limiter struct {
 }
 
 func newLimiter(maxBytes int64) *limiter { return &limiter{maxBytes: maxBytes} }
+
+// export registers how much is under way and the bound; callers says whose requests these are. reg may be nil.
+func (l *limiter) export(reg prometheus.Registerer, callers string) {
+	f := promauto.With(reg)
+	labels := prometheus.Labels{"callers": callers}
+	f.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "streamhouse_inflight_request_bytes", Help: "Bytes of the requests that are under way.", ConstLabels: labels,
+	}, func() float64 { return float64(l.bytes.Load()) })
+	f.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "streamhouse_inflight_request_limit_bytes", Help: "Bound of the bytes of requests under way; beyond it they are refused.", ConstLabels: labels,
+	}, func() float64 { return float64(l.maxBytes) })
+}
 
 // acquire takes n bytes, which release gives back; it may be called once. A request larger than the bound passes when it
 // is alone.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc"
 
@@ -43,8 +44,9 @@ type NodeConfig struct {
 	MaxInflightBytes int64
 	// MaxRequestBytes bounds a client's request; what nodes say to each other may be a little longer. Default 16 MiB.
 	MaxRequestBytes int
-	// Logger may be nil.
-	Logger *slog.Logger
+	// Logger and Registerer may be nil.
+	Logger     *slog.Logger
+	Registerer prometheus.Registerer
 	// TracerProvider, where it is not nil, gets the spans of calls that belong to a request.
 	TracerProvider trace.TracerProvider
 }
@@ -75,6 +77,7 @@ func NewNodeServer(cfg NodeConfig) (*NodeServer, error) {
 	}
 	maxBytes := cfg.MaxRequestBytes + nodeMessageOverhead
 	g := newGuard(cfg.MaxInflightBytes, maxBytes, named(cfg.Logger, "node_rpc"))
+	g.limiter.export(cfg.Registerer, "nodes")
 	s := &NodeServer{
 		options: []grpc.ServerOption{
 			grpc.MaxRecvMsgSize(maxBytes),

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"log/slog"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
@@ -28,8 +29,9 @@ type Config struct {
 	MaxInflightBytes int64
 	// MaxRequestBytes bounds one request, and one message of a stream. Default 16 MiB.
 	MaxRequestBytes int
-	// Logger may be nil.
-	Logger *slog.Logger
+	// Logger and Registerer may be nil.
+	Logger     *slog.Logger
+	Registerer prometheus.Registerer
 	// TracerProvider, where it is not nil, gets the spans of calls.
 	TracerProvider trace.TracerProvider
 }
@@ -63,6 +65,7 @@ func NewServer(cfg Config) (*Server, error) {
 		cfg.MaxRequestBytes = defaultMaxRequestBytes
 	}
 	g := newGuard(cfg.MaxInflightBytes, cfg.MaxRequestBytes, named(cfg.Logger, "rpc"))
+	g.limiter.export(cfg.Registerer, "clients")
 	count := &counting{broker: cfg.Broker}
 	s := &Server{
 		options: []grpc.ServerOption{

@@ -3,6 +3,7 @@ package rpc
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
 	"strings"
@@ -10,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/stretchr/testify/require"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
@@ -180,6 +183,28 @@ func TestRequestsAboveTheBound(t *testing.T) {
 	_, err = c.log.ProduceBatch(t.Context(), batchOf(strings.Repeat("x", 3<<20)))
 	require.Equal(t, codes.ResourceExhausted, status.Code(err), "gRPC refuses it unread")
 	eventually(t, func() bool { return c.counted(t, producerErrors, "too_large", "") == 1 })
+}
+
+// What is under way is told, beside its bound.
+func TestLimiterIsExported(t *testing.T) {
+	reg := prometheus.NewRegistry()
+	l := newLimiter(100)
+	l.export(reg, "clients")
+	release, err := l.acquire(60)
+	require.NoError(t, err)
+	_, err = l.acquire(60)
+	require.Error(t, err)
+	const text = `
+# HELP streamhouse_inflight_request_bytes Bytes of the requests that are under way.
+# TYPE streamhouse_inflight_request_bytes gauge
+streamhouse_inflight_request_bytes{callers="clients"} %d
+# HELP streamhouse_inflight_request_limit_bytes Bound of the bytes of requests under way; beyond it they are refused.
+# TYPE streamhouse_inflight_request_limit_bytes gauge
+streamhouse_inflight_request_limit_bytes{callers="clients"} 100
+`
+	require.NoError(t, testutil.GatherAndCompare(reg, strings.NewReader(fmt.Sprintf(text, 60))))
+	release()
+	require.NoError(t, testutil.GatherAndCompare(reg, strings.NewReader(fmt.Sprintf(text, 0))))
 }
 
 func TestBytesUnderWayAreBounded(t *testing.T) {

@@ -6,8 +6,6 @@ import (
 	"log/slog"
 	"net"
 	"time"
-
-	"github.com/prometheus/client_golang/prometheus"
 )
 
 // Config sets up gossip of one node.
@@ -30,8 +28,6 @@ type Config struct {
 	ProbeInterval time.Duration
 	// Logger may be nil.
 	Logger *slog.Logger
-	// Registerer may be nil.
-	Registerer prometheus.Registerer
 }
 
 func (c *Config) setDefaults() {

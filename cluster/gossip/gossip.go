@@ -60,7 +60,6 @@ func New(ctx context.Context, cfg Config) (*Gossip, error) {
 			return nil, errors.Join(err, list.Shutdown())
 		}
 	}
-	registerMetrics(cfg.Registerer, func() int { return len(t.alive()) })
 	return g, nil
 }
 

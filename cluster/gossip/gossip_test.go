@@ -95,7 +95,13 @@ func requireMembers(t *testing.T, want string, nodes ...*node) {
 
 func TestMembersComeAndGo(t *testing.T) {
 	reg := prometheus.NewRegistry()
-	a := start(t, "a", 1, func(c *Config) { c.Registerer = reg })
+	var self *Gossip
+	RegisterMetrics(reg, func() *Gossip { return self })
+	families, err := reg.Gather()
+	require.NoError(t, err)
+	require.Zero(t, families[0].GetMetric()[0].GetGauge().GetValue(), "it is there before the gossip")
+	a := start(t, "a", 1)
+	self = a.Gossip
 	b := start(t, "b", 2, withSeeds(a.Addr()))
 	c := start(t, "c", 3, withSeeds(a.Addr()))
 	requireMembers(t, "a b c", a, b, c)

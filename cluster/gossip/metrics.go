@@ -5,9 +5,17 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promauto"
 )
 
-func registerMetrics(reg prometheus.Registerer, alive func() int) {
+// RegisterMetrics registers the metrics of the gossip that a function returns, which may be nil at first: a node's metrics
+// are there before it speaks to others.
+func RegisterMetrics(reg prometheus.Registerer, gossip func() *Gossip) {
 	promauto.With(reg).NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "streamhouse_agents_active",
 		Help: "Alive members in gossip, this node included.",
-	}, func() float64 { return float64(alive()) })
+	}, func() float64 {
+		g := gossip()
+		if g == nil {
+			return 0
+		}
+		return float64(len(g.Members()))
+	})
 }

@@ -6,7 +6,6 @@ import (
 	"github.com/hashicorp/go-hclog"
 	walfs "github.com/hashicorp/raft-wal/fs"
 	"github.com/hashicorp/raft-wal/types"
-	"github.com/prometheus/client_golang/prometheus"
 )
 
 // Config sets up a store.
@@ -20,8 +19,8 @@ type Config struct {
 	Fatal func(error)
 	// Logger may be nil.
 	Logger hclog.Logger
-	// WriteSeconds is told how long every write to the log took, with its fsync. May be nil.
-	WriteSeconds prometheus.Observer
+	// Writes watches the writes to the log, each with its fsync. May be nil.
+	Writes *Writes
 
 	vfs types.VFS // of raft-wal; tests put faults there
 }

@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/hashicorp/raft"
 )
@@ -263,12 +262,11 @@ func (s *Store) StoreLogs(logs []*raft.Log) error {
 }
 
 func (s *Store) write(logs []*raft.Log) error {
-	start := time.Now()
-	if err := s.inner.StoreLogs(seal(logs)); err != nil {
+	end := s.cfg.Writes.begin()
+	err := s.inner.StoreLogs(seal(logs))
+	end(err == nil)
+	if err != nil {
 		return s.failedWrite("write "+s.inner.file(logs[0].Index), err)
-	}
-	if s.cfg.WriteSeconds != nil {
-		s.cfg.WriteSeconds.Observe(time.Since(start).Seconds())
 	}
 	last := logs[len(logs)-1].Index
 	if err := s.durable.advance(last); err != nil {

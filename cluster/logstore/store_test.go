@@ -6,11 +6,13 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/hashicorp/raft"
 	walfs "github.com/hashicorp/raft-wal/fs"
 	"github.com/hashicorp/raft-wal/types"
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/stretchr/testify/require"
 )
 
@@ -66,21 +68,35 @@ func TestWritesAreTimed(t *testing.T) {
 	for name, open := range both {
 		t.Run(name, func(t *testing.T) {
 			reg := prometheus.NewRegistry()
-			m := NewMetrics(reg)
 			cfg := config(t)
-			cfg.WriteSeconds = m.Shards
+			cfg.Writes = NewMetrics(reg).Shards
 			fill(t, openStore(t, open, cfg), 1, 5, 100)
+			require.Zero(t, cfg.Writes.oldest(time.Now()))
 			families, err := reg.Gather()
 			require.NoError(t, err)
-			require.Len(t, families, 1)
-			require.Equal(t, "streamhouse_log_write_seconds", families[0].GetName())
+			require.Len(t, families, 2)
+			require.Equal(t, "streamhouse_log_write_oldest_seconds", families[0].GetName())
+			require.Equal(t, "streamhouse_log_write_seconds", families[1].GetName())
 			counts := make(map[string]uint64)
-			for _, s := range families[0].GetMetric() {
+			for _, s := range families[1].GetMetric() {
 				counts[s.GetLabel()[0].GetValue()] = s.GetHistogram().GetSampleCount()
 			}
 			require.Equal(t, map[string]uint64{"metadata": 0, "shard": 5}, counts)
 		})
 	}
+}
+
+// A write that hangs is seen by its age, and one that failed is not timed.
+func TestAgeOfTheOldestWrite(t *testing.T) {
+	w := NewMetrics(nil).Shards
+	first := w.begin()
+	began := time.Now()
+	second := w.begin()
+	require.Greater(t, w.oldest(began.Add(time.Minute)), 59*time.Second)
+	first(true)
+	second(false)
+	require.Zero(t, w.oldest(began.Add(time.Minute)))
+	require.Equal(t, 1, testutil.CollectAndCount(w.seconds.(prometheus.Histogram)))
 }
 
 func TestStableStore(t *testing.T) {

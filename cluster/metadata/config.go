@@ -5,8 +5,6 @@ import (
 	"log/slog"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	nodev1 "github.com/streamhouse/streamhouse/api/streamhouse/node/v1"
 	"github.com/streamhouse/streamhouse/cluster/replica"
 )
@@ -34,8 +32,6 @@ type Config struct {
 	Fatal func(error)
 	// Logger may be nil.
 	Logger *slog.Logger
-	// Registerer may be nil.
-	Registerer prometheus.Registerer
 }
 
 // retainBytes of log stay behind a snapshot, so that a slow follower catches up by log.

@@ -36,8 +36,6 @@ type Group struct {
 	closeOnce sync.Once
 	closed    chan struct{}
 	closeErr  error
-
-	unregister func()
 }
 
 // Open verifies the replica's files and starts it. The error is what
@@ -57,11 +55,6 @@ func Open(cfg Config) (*Group, error) {
 		return nil, fmt.Errorf("open metadata replica %s: %w", rc.ID, err)
 	}
 	g.replica = r
-	unregister, err := registerMetrics(cfg.Registerer, g)
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("metadata metrics: %w", err), r.Close())
-	}
-	g.unregister = unregister
 	return g, nil
 }
 
@@ -82,7 +75,6 @@ func (g *Group) Close() error {
 	g.closeOnce.Do(func() {
 		close(g.closed)
 		g.closeErr = g.replica.Close()
-		g.unregister()
 	})
 	return g.closeErr
 }

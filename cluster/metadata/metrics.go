@@ -6,7 +6,7 @@ import (
 
 // collector reads the metadata at scrape.
 type collector struct {
-	group      *Group
+	group      func() *Group
 	topics     *prometheus.Desc
 	partitions *prometheus.Desc
 	applied    *prometheus.Desc
@@ -18,13 +18,11 @@ type collector struct {
 
 var _ prometheus.Collector = (*collector)(nil)
 
-// registerMetrics returns what takes the metrics back. A nil registerer is fine.
-func registerMetrics(reg prometheus.Registerer, g *Group) (func(), error) {
-	if reg == nil {
-		return func() {}, nil
-	}
+// RegisterMetrics registers the metrics of the group that a function returns, which may be nil at first: a node's metrics
+// are there before it is part of a cluster.
+func RegisterMetrics(reg prometheus.Registerer, group func() *Group) {
 	c := &collector{
-		group: g,
+		group: group,
 		topics: prometheus.NewDesc("streamhouse_topics_total",
 			"Topics in the cluster, as this node's metadata has it.", nil, nil),
 		partitions: prometheus.NewDesc("streamhouse_partitions_total",
@@ -40,10 +38,7 @@ func registerMetrics(reg prometheus.Registerer, g *Group) (func(), error) {
 		logBytes: prometheus.NewDesc("streamhouse_metadata_log_bytes",
 			"Bytes of this node's log of the metadata group.", nil, nil),
 	}
-	if err := reg.Register(c); err != nil {
-		return nil, err
-	}
-	return func() { reg.Unregister(c) }, nil
+	reg.MustRegister(c)
 }
 
 // Describe sends the descriptions.
@@ -57,23 +52,28 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	ch <- c.logBytes
 }
 
-// Collect reads one view.
+// Collect reads one view. Without a group there are no topics.
 func (c *collector) Collect(ch chan<- prometheus.Metric) {
-	v := c.group.View()
-	r := c.group.replica.Raft()
-	leads := 0.0
-	if c.group.IsLeader() {
-		leads = 1
-	}
 	gauge := func(d *prometheus.Desc, value float64) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value)
+	}
+	g := c.group()
+	if g == nil {
+		gauge(c.topics, 0)
+		return
+	}
+	v := g.View()
+	r := g.replica.Raft()
+	leads := 0.0
+	if g.IsLeader() {
+		leads = 1
 	}
 	gauge(c.topics, float64(v.NumTopics()))
 	gauge(c.applied, float64(v.Index()))
 	gauge(c.commit, float64(r.CommitIndex()))
 	gauge(c.term, float64(r.CurrentTerm()))
 	gauge(c.leader, leads)
-	gauge(c.logBytes, float64(c.group.replica.LogBytes()))
+	gauge(c.logBytes, float64(g.replica.LogBytes()))
 	for t := range v.Topics() {
 		ch <- prometheus.MustNewConstMetric(c.partitions, prometheus.GaugeValue, float64(t.NumPartitions()), t.Name)
 	}

@@ -7,8 +7,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
-	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/streamhouse/streamhouse/cluster/logstore"
 	"github.com/streamhouse/streamhouse/cluster/transport"
 )
 
@@ -58,8 +58,8 @@ type Config struct {
 	RetainBytes int64
 	// LogCacheBytes bounds the memory for the newest entries; 0 is 16 MiB.
 	LogCacheBytes int64
-	// WriteSeconds is told how long every write to the log took, with its fsync. May be nil.
-	WriteSeconds prometheus.Observer
+	// Writes watches the writes to the log. May be nil.
+	Writes *logstore.Writes
 	// Logger may be nil.
 	Logger *slog.Logger
 }

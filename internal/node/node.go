@@ -20,6 +20,7 @@ import (
 	"github.com/streamhouse/streamhouse/cluster/peer"
 	"github.com/streamhouse/streamhouse/cluster/transport"
 	"github.com/streamhouse/streamhouse/observability"
+	"github.com/streamhouse/streamhouse/storage/cache"
 	"github.com/streamhouse/streamhouse/storage/object"
 )
 
@@ -43,6 +44,9 @@ type Node struct {
 	reg       *prometheus.Registry
 	logs      logstore.Metrics
 	tracing   *observability.Tracing // nil when off
+	stored    *object.Metrics
+	conns     *connGauge
+	blocks    *cache.Cache
 	identity  *identityFile
 	bucket    object.Bucket
 	httpAddr  string

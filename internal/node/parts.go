@@ -16,7 +16,6 @@ import (
 	"github.com/streamhouse/streamhouse/broker/rpc"
 	"github.com/streamhouse/streamhouse/cluster/controller"
 	"github.com/streamhouse/streamhouse/cluster/gossip"
-	"github.com/streamhouse/streamhouse/storage/cache"
 	"github.com/streamhouse/streamhouse/storage/segment"
 )
 
@@ -31,7 +30,7 @@ func (n *Node) startShards(ctx context.Context, st *stack) error {
 		UploadBytes: n.cfg.UploadBytes, UploadInterval: n.cfg.UploadInterval, GroupOffsetsRetention: n.cfg.GroupOffsetsRetention,
 		CheckpointBytes: n.cfg.CheckpointBytes, RetainBytes: n.cfg.LogRetainBytes,
 		MaxLogBytes: n.cfg.LogMaxBytes, MinFreeBytes: n.cfg.DiskMinFree, TailBytes: n.cfg.TailBytes,
-		LogWriteSeconds: n.logs.Shards, TracerProvider: n.tracing.Provider(),
+		LogWrites: n.logs.Shards, TracerProvider: n.tracing.Provider(),
 		Fatal: n.fatal, Logger: n.log, Registerer: n.reg,
 	})
 	st.push("shards", serve(ctx, "shards", n.fatal, n.shards.Run).stop)
@@ -40,13 +39,11 @@ func (n *Node) startShards(ctx context.Context, st *stack) error {
 
 // startBroker brings up what clients' calls do, with the history behind it.
 func (n *Node) startBroker(ctx context.Context, st *stack) error {
-	blocks := cache.New(n.bucket, cache.Config{CapacityBytes: n.cfg.CacheBytes, Registerer: n.reg})
-	st.push("cache", blocks.Close)
 	n.groups = broker.NewReplicas(n.group.Replica(), n.shards, n.group.View)
 	var err error
 	n.broker, err = broker.New(broker.Config{
 		NodeID: n.cfg.NodeID, Metadata: n.group, Shards: broker.Hosted(n.shards), Peers: n.peers,
-		History:        segment.NewReader(blocks, indexCacheBytes),
+		History:        segment.NewReader(n.blocks, indexCacheBytes),
 		Groups:         n.groups,
 		PeerError:      rpc.FromPeer,
 		Alive:          n.alive,
@@ -77,7 +74,7 @@ func (n *Node) startCalls(ctx context.Context, st *stack) error {
 	peers, err := rpc.NewNodeServer(rpc.NodeConfig{
 		Shards: broker.Hosted(n.shards), Groups: n.groups, Metadata: n.group, Joiner: n.joiner,
 		MaxInflightBytes: n.cfg.MaxInflightBytes, MaxRequestBytes: n.cfg.MaxRequestBytes, Logger: n.log,
-		TracerProvider: n.tracing.Provider(),
+		TracerProvider: n.tracing.Provider(), Registerer: n.reg,
 	})
 	if err != nil {
 		return err
@@ -89,12 +86,12 @@ func (n *Node) startCalls(ctx context.Context, st *stack) error {
 
 	calls, err := rpc.NewServer(rpc.Config{
 		Broker: n.broker, MaxInflightBytes: n.cfg.MaxInflightBytes, MaxRequestBytes: n.cfg.MaxRequestBytes, Logger: n.log,
-		TracerProvider: n.tracing.Provider(),
+		TracerProvider: n.tracing.Provider(), Registerer: n.reg,
 	})
 	if err != nil {
 		return err
 	}
-	public := grpc.NewServer(append(publicOptions(newConnGauge(n.reg)), calls.Options()...)...)
+	public := grpc.NewServer(append(publicOptions(n.conns), calls.Options()...)...)
 	calls.Register(public)
 	hs := health.NewServer()
 	healthpb.RegisterHealthServer(public, hs)

@@ -4,9 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"path/filepath"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
 
 	"github.com/streamhouse/streamhouse/cluster/gossip"
 	"github.com/streamhouse/streamhouse/cluster/logstore"
@@ -15,6 +19,7 @@ import (
 	"github.com/streamhouse/streamhouse/cluster/replica"
 	"github.com/streamhouse/streamhouse/cluster/transport"
 	"github.com/streamhouse/streamhouse/observability"
+	"github.com/streamhouse/streamhouse/storage/cache"
 	"github.com/streamhouse/streamhouse/storage/object"
 )
 
@@ -84,8 +89,9 @@ func (n *Node) startHTTP(ctx context.Context, st *stack) error {
 	if err := observability.BridgeRaftMetrics(n.reg); err != nil {
 		return err
 	}
-	n.logs = logstore.NewMetrics(n.reg)
-	observability.RegisterDisk(n.reg, n.cfg.DataDir)
+	n.resolver = &resolver{identity: n.identity}
+	n.registerMetrics()
+	st.push("cache", n.blocks.Close)
 	srv, err := observability.Listen(ctx, observability.Config{
 		Addr: n.cfg.HTTPAddr, Gatherer: n.reg, Ready: n.Ready, Logger: n.log,
 	})
@@ -97,6 +103,43 @@ func (n *Node) startHTTP(ctx context.Context, st *stack) error {
 	return nil
 }
 
+// lateBucket is the object store for the cache, which is there before it and does not read before that.
+type lateBucket struct{ node *Node }
+
+// Get implements cache.Source.
+func (l lateBucket) Get(ctx context.Context, name string, offset, length int64) (io.ReadCloser, error) {
+	return l.node.bucket.Get(ctx, name, offset, length)
+}
+
+// registerMetrics registers what a node tells before its parts run, from the first scrape on.
+func (n *Node) registerMetrics() {
+	n.logs = logstore.NewMetrics(n.reg)
+	n.stored = object.NewMetrics(n.reg)
+	n.conns = newConnGauge(n.reg)
+	n.blocks = cache.New(lateBucket{n}, cache.Config{CapacityBytes: n.cfg.CacheBytes, Registerer: n.reg})
+	gossip.RegisterMetrics(n.reg, n.resolver.gossip.Load)
+	metadata.RegisterMetrics(n.reg, n.resolver.group.Load)
+	observability.RegisterDisk(n.reg, n.cfg.DataDir)
+	f := promauto.With(n.reg)
+	f.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "streamhouse_ready", Help: "1 while /ready says 200, else 0.",
+	}, func() float64 {
+		if n.Ready(context.Background()) != nil {
+			return 0
+		}
+		return 1
+	})
+	for name, setting := range map[string]struct {
+		help  string
+		value int64
+	}{
+		"streamhouse_disk_min_free_bytes": {"--disk-min-free: with less than this free on the disk, produce is refused.", n.cfg.DiskMinFree},
+		"streamhouse_log_limit_bytes":     {"--log-max-bytes: with this much in the logs of all shards together, produce is refused.", n.cfg.LogMaxBytes},
+	} {
+		f.NewGauge(prometheus.GaugeOpts{Name: name, Help: setting.help}).Set(float64(setting.value))
+	}
+}
+
 // startStore opens the object store. A node without a cluster needs it now: it
 // is where a cluster begins. A member starts without it when it must.
 func (n *Node) startStore(ctx context.Context, st *stack) error {
@@ -106,12 +149,11 @@ func (n *Node) startStore(ctx context.Context, st *stack) error {
 	if err != nil {
 		return fmt.Errorf("--object-store %s: %w", object.Redact(n.cfg.ObjectStore), err)
 	}
-	metrics := object.NewMetrics(n.reg)
-	counted := object.WithMetrics(object.WithTracing(b, n.tracing.Provider()), metrics)
-	n.bucket = object.WithRetry(counted, object.RetryConfig{Metrics: metrics})
+	counted := object.WithMetrics(object.WithTracing(b, n.tracing.Provider()), n.stored)
+	n.bucket = object.WithRetry(counted, object.RetryConfig{Metrics: n.stored})
 	id := n.identity.get()
 	if id.MetadataReplicaID == "" {
-		hasty := object.WithRetry(counted, object.RetryConfig{Tries: 2, AttemptTimeout: storeOpenTimeout / 4, Metrics: metrics})
+		hasty := object.WithRetry(counted, object.RetryConfig{Tries: 2, AttemptTimeout: storeOpenTimeout / 4, Metrics: n.stored})
 		if err := object.Probe(octx, hasty); err != nil {
 			return fmt.Errorf("--object-store %s: %w", object.Redact(n.cfg.ObjectStore), err)
 		}
@@ -133,7 +175,6 @@ func (n *Node) startWires(ctx context.Context, st *stack) error {
 		return fmt.Errorf("--grpc-addr: %w", err)
 	}
 	st.push("grpc listener", func() error { return ignoreClosed(n.grpc.Close()) })
-	n.resolver = &resolver{identity: n.identity}
 	n.transport, err = transport.Listen(transport.Config{
 		Addr: n.cfg.RaftAddr, Resolver: n.resolver, Logger: n.log,
 	})
@@ -157,7 +198,7 @@ func (n *Node) startWires(ctx context.Context, st *stack) error {
 	}
 	n.gossip, err = gossip.New(ctx, gossip.Config{
 		Self: self, ClusterName: n.cfg.ClusterName, BindAddr: n.cfg.GossipAddr, Seeds: n.cfg.Join,
-		KnownPeers: n.resolver.gossipAddrs, Logger: n.log, Registerer: n.reg,
+		KnownPeers: n.resolver.gossipAddrs, Logger: n.log,
 	})
 	if err != nil {
 		return fmt.Errorf("--gossip-addr: %w", err)
@@ -225,9 +266,9 @@ func (n *Node) metadataConfig(replicaID, dir string) metadata.Config {
 		Replica: replica.Config{
 			Dir: dir, Group: transport.Metadata, ID: replicaID,
 			Addr: n.self().RaftAddr, Store: replica.Bolt, Transport: n.transport, Timeouts: n.timeouts(metaCommit),
-			Logger: n.log, LogCacheBytes: metaCacheBytes, WriteSeconds: n.logs.Metadata,
+			Logger: n.log, LogCacheBytes: metaCacheBytes, Writes: n.logs.Metadata,
 		},
-		Peers: n.peers, Fatal: n.fatal, Logger: n.log, Registerer: n.reg,
+		Peers: n.peers, Fatal: n.fatal, Logger: n.log,
 	}
 }
 
