@@ -90,7 +90,7 @@ func (n *Node) startHTTP(ctx context.Context, st *stack) error {
 		return err
 	}
 	n.resolver = &resolver{identity: n.identity}
-	n.registerMetrics()
+	n.registerMetrics(ctx)
 	st.push("cache", n.blocks.Close)
 	srv, err := observability.Listen(ctx, observability.Config{
 		Addr: n.cfg.HTTPAddr, Gatherer: n.reg, Ready: n.Ready, Logger: n.log,
@@ -112,7 +112,7 @@ func (l lateBucket) Get(ctx context.Context, name string, offset, length int64) 
 }
 
 // registerMetrics registers what a node tells before its parts run, from the first scrape on.
-func (n *Node) registerMetrics() {
+func (n *Node) registerMetrics(ctx context.Context) {
 	n.logs = logstore.NewMetrics(n.reg)
 	n.stored = object.NewMetrics(n.reg)
 	n.conns = newConnGauge(n.reg)
@@ -124,7 +124,7 @@ func (n *Node) registerMetrics() {
 	f.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "streamhouse_ready", Help: "1 while /ready says 200, else 0.",
 	}, func() float64 {
-		if n.Ready(context.Background()) != nil {
+		if n.Ready(ctx) != nil {
 			return 0
 		}
 		return 1
