@@ -63,7 +63,7 @@ func recordHealth(t *testing.T, n *harness.Node) (r *healthRecorder, stop func()
 		tick := time.NewTicker(healthEvery)
 		defer tick.Stop()
 		for ctx.Err() == nil {
-			l := r.look()
+			l := r.look(context.WithoutCancel(ctx)) // the last look is a whole one
 			r.mu.Lock()
 			r.looks = append(r.looks, l)
 			r.mu.Unlock()
@@ -81,14 +81,14 @@ func recordHealth(t *testing.T, n *harness.Node) (r *healthRecorder, stop func()
 	}
 }
 
-func (r *healthRecorder) look() look {
+func (r *healthRecorder) look(ctx context.Context) look {
 	l := look{at: time.Now()}
 	var wg sync.WaitGroup
 	for path, to := range map[string]*answer{"/health": &l.health, "/live": &l.live, "/ready": &l.ready, "/metrics": &l.metrics} {
-		wg.Go(func() { *to = ask(r.t.Context(), r.node.URL(path)) })
+		wg.Go(func() { *to = ask(ctx, r.node.URL(path)) })
 	}
 	wg.Go(func() {
-		ctx, cancel := context.WithTimeout(r.t.Context(), answersWithin)
+		ctx, cancel := context.WithTimeout(ctx, answersWithin)
 		defer cancel()
 		res, err := healthpb.NewHealthClient(r.node.Conn).Check(ctx, &healthpb.HealthCheckRequest{})
 		if l.grpc = res.GetStatus().String(); err != nil {

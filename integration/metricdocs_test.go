@@ -73,7 +73,6 @@ func TestMetricsAreDocumented(t *testing.T) {
 				if is := strings.ToLower(f.GetType().String()) + " " + labels; docs[name] != is {
 					wrong = append(wrong, fmt.Errorf("%s is %q, documented is %q", name, is, docs[name]))
 				}
-				break
 			}
 			if f.GetHelp() == "" {
 				wrong = append(wrong, fmt.Errorf("%s has no help", name))

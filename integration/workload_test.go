@@ -109,11 +109,11 @@ func batchOf(topic string, partition int32, n int) *streamhousev1.ProduceBatchRe
 	return &streamhousev1.ProduceBatchRequest{Topic: topic, Partition: &partition, Records: orders(n)}
 }
 
-// durable writes one record to each of these partitions in turn, and waits until it is in S3. The first of them takes
-// with it what else is waiting: pending names the partitions that have a segment in that upload.
-func (w *workload) durable(topic string, partition int32, n int, pending ...string) {
+// durable writes n records, and waits until they are in S3, with all else that waits for an upload: pending names the
+// partitions that have a segment in it.
+func (w *workload) durable(partition int32, n int, pending ...string) {
 	w.t.Helper()
-	req := batchOf(topic, partition, n)
+	req := batchOf("orders", partition, n)
 	req.Acks = streamhousev1.Acks_ACKS_DURABLE
 	w.write(w.follower, req)
 	for _, p := range pending {
@@ -242,21 +242,21 @@ func (w *workload) refusals() {
 // with one that it refuses, after which a new object is cut.
 func (w *workload) upload() {
 	p0, p1, gone := `topic="orders",partition="0"`, `topic="orders",partition="1"`, `topic="short-lived",partition="2"`
-	w.durable("orders", 0, 1, p0, p1, gone)
+	w.durable(0, 1, p0, p1, gone)
 
 	slow := w.c.Proxy.Inject(harness.Fault{Methods: []string{http.MethodPut}, Key: ".seg", Status: http.StatusServiceUnavailable, Times: 2})
-	w.durable("orders", 1, 1, p1)
+	w.durable(1, 1, p1)
 	slow()
 	w.retries += 2
 
 	refuse := w.c.Proxy.Inject(harness.Fault{Methods: []string{http.MethodPut}, Key: ".seg", Status: http.StatusForbidden, Times: 1})
-	w.durable("orders", 0, 1, p0)
+	w.durable(0, 1, p0)
 	refuse()
 	w.failures++
 	w.writes[p0]++ // of the object that was refused
 }
 
-// group makes a group exist, so that it has series of its own.
+// commit makes a group exist, so that it has series of its own.
 func (w *workload) commit(n *harness.Node, group, topic string, partition int32, offset int64) {
 	w.t.Helper()
 	require.NoError(w.t, commit(group, topic, &streamhousev1.CommittedOffset{Partition: partition, Offset: offset})(call(w.t), n))
