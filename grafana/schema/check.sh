@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Checks each dashboard against the type that Grafana publishes in @grafana/schema.
+# Checks each dashboard against the types that Grafana publishes in @grafana/schema.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -7,17 +7,20 @@ command -v npm >/dev/null || {
   echo "grafana-check needs npm, which is not here: the types of the dashboards were not checked" >&2
   exit 1
 }
-npm ci --silent --no-audit --no-fund --ignore-scripts
+[[ node_modules/.package-lock.json -nt package-lock.json ]] || npm ci --no-audit --no-fund --ignore-scripts
 
 rm -rf build
 mkdir build
 for f in ../dashboards/*.json; do
+  name=$(basename "$f" .json)
   {
-    echo "import type { Dashboard } from '@grafana/schema';"
-    echo "import type { Written } from '../json.js';"
-    echo "export const d: Written<Dashboard> ="
+    echo "import type { KnownPanels, WrittenDashboard } from '../dashboard.js';"
+    echo "export const dashboard: WrittenDashboard ="
     cat "$f"
-  } >"build/$(basename "$f" .json).ts"
+    echo ";"
+    echo "export const panels: KnownPanels ="
+    node -p 'JSON.stringify(JSON.parse(require("fs").readFileSync(process.argv[1])).panels, null, 2)' "$f"
+  } >"build/$name.ts"
 done
 npx --no-install tsc --project .
-echo "$(ls build | wc -l) dashboards have the types of @grafana/schema"
+echo "$(find build -name '*.ts' | wc -l) dashboards have the types of @grafana/schema"
