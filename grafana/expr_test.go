@@ -28,9 +28,9 @@ func fill(expr string, values map[string]string) string {
 	})
 }
 
-// windows are what Grafana puts for its own variables, for a time range of a minute and a scrape interval of a second.
+// windows are what Grafana puts for its own variables, for a time range of a minute and a scrape interval of 2 seconds.
 func windows(more map[string]string) map[string]string {
-	all := map[string]string{"__rate_interval": "10s", "__range": "60s", "__interval": "2s"}
+	all := map[string]string{"__rate_interval": "10s", "__range": "60s", "__interval": "5s"}
 	maps.Copy(all, more)
 	return all
 }

@@ -45,7 +45,7 @@ func startWorkload(t *testing.T, c *harness.Cluster, p *harness.Prometheus) *wor
 			}))
 		}
 		// A counter must be seen before it moves, else there is no rate of it.
-		p.WaitValue(time.Minute, "count(streamhouse_consumer_rebalances_total)", float64(len(groups)))
+		p.WaitValue(time.Minute, "count(count by (consumer_group) (streamhouse_consumer_rebalances_total))", float64(len(groups)))
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	w.cancel = cancel
