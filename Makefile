@@ -20,7 +20,7 @@ MONITORING := $(BIN)/prometheus $(BIN)/alertmanager $(BIN)/amtool
 
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help build dev test test-unit test-arch lint generate verify fuzz bench bench-smoke integration dashboards grafana-check test-schema nightly clean
+.PHONY: help build dev observe test test-unit test-arch lint generate verify fuzz bench bench-smoke integration dashboards grafana-check test-schema nightly clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -30,6 +30,9 @@ build: ## Build bin/streamhouse
 
 dev: build ## Build, and run a cluster of three nodes on this machine until Ctrl-C
 	@exec $(BIN)/streamhouse dev $(DEV_ARGS)
+
+observe: build $(MONITORING) ## Build, and run such a cluster with Prometheus and Alertmanager until Ctrl-C
+	@BIN=$(BIN) DEV_ARGS="$(DEV_ARGS)" exec tools/observe.sh
 
 test: $(MONITORING) $(BIN)/versitygw test-unit test-arch bench-smoke integration dashboards test-schema ## Install what the tests need and run them all, with seeds of fuzz tests and each benchmark once
 

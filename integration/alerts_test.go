@@ -44,15 +44,17 @@ type scenario struct {
 var (
 	storageStages = [][]scenario{
 		{
-			{[]string{"ConsumerLagHigh"}, deadConsumer},
-			{[]string{"S3UploadFailed"}, oneRefusedUpload},
 			{[]string{"CacheHitRateLow"}, coldReads},
-			{[]string{"DataCorrupt"}, goneObject},
+			{[]string{"ConsumerLagHigh"}, deadConsumer},
 			{[]string{"DiskFilling"}, fullDisk},
+			{[]string{"DataCorrupt"}, goneObject},
+			{[]string{"S3UploadFailed"}, oneRefusedUpload},
+		},
+		{
+			{[]string{"LogWriteSlow"}, stallingNode},
 		},
 		{
 			{[]string{"S3LatencyHigh", "ProduceLatencyHigh"}, slowStore},
-			{[]string{"LogWriteSlow"}, stallingNode},
 		},
 		{
 			{[]string{"S3ErrorRatioHigh", "UploadBacklogHigh", "LogFilling"}, storeAway},
@@ -85,8 +87,21 @@ type alertWorld struct {
 	am *harness.Alertmanager
 }
 
+// watchAlerts begins to watch once leaders are spread: a hand-over is short, and so is a minute here.
 func watchAlerts(t *testing.T, c *harness.Cluster) *alertWorld {
 	t.Helper()
+	harness.Eventually(t, syncWithin, "every node leads a shard", func(ctx context.Context) error {
+		st, err := c.AskStatus(ctx)
+		if err != nil {
+			return err
+		}
+		for _, n := range st.GetNodes() {
+			if n.GetLeaders() != 1 {
+				return fmt.Errorf("%s leads %d", n.GetNodeId(), n.GetLeaders())
+			}
+		}
+		return nil
+	})
 	w := &alertWorld{c: c, am: harness.StartAlertmanager(t, deployed(t, "alertmanager", "alertmanager.yml"))}
 	opts := harness.PrometheusOptions{ScrapeInterval: 250 * time.Millisecond, Alertmanager: w.am.Addr}
 	for _, name := range []string{"recording.yml", "alerts.yml"} {
@@ -127,23 +142,28 @@ func (w *alertWorld) requireQuiet(t *testing.T, during time.Duration, when strin
 	require.Empty(t, v, "between two looks, too")
 }
 
+// run injects the faults of a stage one after the other, so that they last together, and looks at the last one first: it may
+// be over soon.
 func (w *alertWorld) run(t *testing.T, stages [][]scenario) {
 	t.Helper()
 	for i, stage := range stages {
 		t.Run(fmt.Sprintf("stage %d", i+1), func(t *testing.T) {
+			var ends []func()
+			var names []string
 			for _, s := range stage {
-				t.Run(strings.Join(s.alerts, " "), func(t *testing.T) {
-					t.Parallel()
-					end := sync.OnceFunc(s.inject(t, w))
-					t.Cleanup(end)
-					for _, name := range s.alerts {
-						w.waitFires(t, name)
-					}
-					end()
-					for _, name := range s.alerts {
-						w.waitResolves(t, name)
-					}
-				})
+				end := sync.OnceFunc(s.inject(t, w))
+				t.Cleanup(end)
+				ends = append(ends, end)
+				names = slices.Concat(s.alerts, names)
+			}
+			for _, name := range names {
+				w.waitFires(t, name)
+			}
+			for _, end := range ends {
+				end()
+			}
+			for _, name := range names {
+				w.waitResolves(t, name)
 			}
 		})
 	}
@@ -236,7 +256,7 @@ func TestStorageAlerts(t *testing.T) {
 		"upload-interval": "200ms", "checkpoint-bytes": "64KiB", "log-retain-bytes": "0", "log-max-bytes": "24MiB",
 		"tail-bytes": "0", "cache-bytes": "1MiB",
 		// A node that stalls for a moment is to stay a member.
-		"raft-heartbeat-timeout": "3s", "raft-election-timeout": "3s", "raft-lease-timeout": "3s",
+		"raft-heartbeat-timeout": "2s", "raft-election-timeout": "2s", "raft-lease-timeout": "2s",
 	})})
 	// The third node's bound is a little below what its disk has free.
 	free := freeBytes(t, c)
@@ -244,7 +264,6 @@ func TestStorageAlerts(t *testing.T) {
 	c.Start()
 	c.WaitInSync(syncWithin)
 	w := watchAlerts(t, c)
-
 	c.CreateTopic("load", 3, nil)
 	ledger := harness.NewLedger("load")
 	load := c.StartProducer(ledger, harness.ProducerConfig{Name: "load", Partitions: 3, Every: 50 * time.Millisecond})
@@ -256,8 +275,8 @@ func TestStorageAlerts(t *testing.T) {
 	ledger.WaitAcked(t, 100, syncWithin)
 	w.requireQuiet(t, 12*time.Second, "in a healthy cluster under load")
 	endReads()
-	w.run(t, storageStages)
 	load.Stop(t)
+	w.run(t, storageStages)
 }
 
 // Alerts of nodes and their groups fire by their faults and resolve after them; before that nothing fires in an idle cluster.
@@ -385,31 +404,38 @@ func slowStore(t *testing.T, w *alertWorld) func() {
 func stallingNode(t *testing.T, w *alertWorld) func() {
 	t.Helper()
 	proc := w.c.Nodes[2].Process()
-	paused := false
-	end := untilEnd(t, 400*time.Millisecond, func(context.Context) {
-		if paused {
+	ticks := 0
+	stall := untilEnd(t, 100*time.Millisecond, func(context.Context) {
+		switch ticks++; ticks % 10 {
+		case 0:
 			_ = proc.Resume()
-		} else {
+		case 1:
 			_ = proc.Pause()
 		}
-		paused = !paused
 	})
+	ledger := harness.NewLedger("load")
+	load := w.c.StartProducer(ledger, harness.ProducerConfig{Name: "stall", Partitions: 3, Every: 10 * time.Millisecond})
 	return func() {
-		end()
+		stall()
 		require.NoError(t, proc.Resume())
+		load.Stop(t)
 	}
 }
 
-// storeAway takes the object store away until the local logs are nearly full.
+// storeAway takes the object store away, and fills the log of a shard until produce is refused.
 func storeAway(t *testing.T, w *alertWorld) func() {
 	t.Helper()
 	up := w.c.Proxy.Down()
-	w.c.CreateTopic("filling", 3, nil)
-	value := strings.Repeat("f", 256<<10)
-	for i := range int32(21 << 20 / len(value)) {
-		_, err := produce(call(t), w.c.Nodes[0], "filling", i%3, value, 0)
+	w.c.CreateTopic("filling", 1, nil)
+	value := strings.Repeat("f", 1<<20)
+	for range 200 {
+		_, err := produce(call(t), w.c.Nodes[0], "filling", 0, value, 0)
+		if harness.IsCode(err, codes.ResourceExhausted, "LOG_FULL") {
+			return up
+		}
 		require.NoError(t, err)
 	}
+	t.Fatal("200 MiB were taken")
 	return up
 }
 
