@@ -151,9 +151,7 @@ func (w *alertWorld) run(t *testing.T, stages [][]scenario) {
 			var ends []func()
 			var names []string
 			for _, s := range stage {
-				end := sync.OnceFunc(s.inject(t, w))
-				t.Cleanup(end)
-				ends = append(ends, end)
+				ends = append(ends, s.inject(t, w))
 				names = slices.Concat(s.alerts, names)
 			}
 			for _, name := range names {
@@ -315,6 +313,8 @@ func deadConsumer(t *testing.T, w *alertWorld) func() {
 func oneRefusedUpload(t *testing.T, w *alertWorld) func() {
 	t.Helper()
 	w.c.Proxy.Inject(harness.Fault{Methods: []string{http.MethodPut}, Key: ".seg", Status: http.StatusForbidden, Times: 1})
+	_, err := produce(call(t), w.c.Nodes[0], "load", 0, "v", 0)
+	require.NoError(t, err)
 	harness.Eventually(t, syncWithin, "the failure is counted", func(ctx context.Context) error {
 		n, err := w.c.Sum(ctx, "streamhouse_s3_errors_total", harness.Labels{"operation": "PUT", "error_type": "failed"})
 		if err == nil && n != 1 {

@@ -58,7 +58,7 @@ nodes=$(awk '$1 ~ /^n[0-9]+$/ {print $1, $4}' "$dir/cluster.log")
 cp -R "$root/deploy/prometheus/rules" "$dir/"
 awk -v nodes="$nodes" -v alertmanager="$alertmanager" '
   BEGIN { n = split(nodes, rows, "\n"); for (i = 1; i <= n; i++) { split(rows[i], f, " "); http[f[1] ":8080"] = f[2] } }
-  /targets:/ {
+  /^ *- targets:/ {
     target = $0; sub(/.*\[/, "", target); sub(/\].*/, "", target)
     to = target == "alertmanager:9093" ? alertmanager : http[target]
     if (to == "") { print "no node for target " target > "/dev/stderr"; exit 1 }
