@@ -354,7 +354,7 @@ func goneObject(t *testing.T, w *alertWorld) func() {
 		defer w.c.Proxy.Inject(harness.Fault{Methods: []string{http.MethodGet}, Key: ".seg", Status: http.StatusNotFound})()
 		_, err := consume(ctx, w.c.Nodes[1], "damaged", 0, 0, 0)
 		if !harness.IsCode(err, codes.DataLoss, "CORRUPT_DATA") {
-			return fmt.Errorf("it says %v", err)
+			return fmt.Errorf("it says %w", errors.Join(errors.New("another thing"), err))
 		}
 		return nil
 	})
