@@ -82,19 +82,19 @@ func (m *Metrics) SyncTopics(names []string) {
 	}
 }
 
-// committed counts a stored batch. A topic that SyncTopics has not named yet, or no longer, counts too.
-func (m *Metrics) committed(c batchCounts) {
-	t := m.topic(c.topic)
-	t.records.Add(float64(c.records))
-	t.bytes.Add(float64(c.payload))
-	t.batchSize.Observe(float64(c.records))
+// committed counts a stored batch.
+func (c *batchCounts) committed() {
+	c.series.records.Add(float64(c.records))
+	c.series.bytes.Add(float64(c.payload))
+	c.series.batchSize.Observe(float64(c.records))
 }
 
 // acknowledged observes how long an acknowledged request took, with its trace as an exemplar.
-func (m *Metrics) acknowledged(topic string, took time.Duration, sc trace.SpanContext) {
-	tracing.Observe(m.topic(topic).latency, took.Seconds(), sc)
+func (c *batchCounts) acknowledged(took time.Duration, sc trace.SpanContext) {
+	tracing.Observe(c.series.latency, took.Seconds(), sc)
 }
 
+// topic returns a topic's series. One that SyncTopics has not named yet, or no longer, counts too.
 func (m *Metrics) topic(name string) *topicMetrics {
 	t := (*m.topics.Load())[name]
 	if t == nil {

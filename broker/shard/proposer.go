@@ -41,15 +41,15 @@ func (r *request) finish(results []AppendResult, err error) {
 
 // batchCounts is what one batch adds to the metrics once it is committed.
 type batchCounts struct {
-	topic   string
+	series  *topicMetrics
 	records int32
 	payload int64
 }
 
-func countBatches(batches []AppendBatch) []batchCounts {
+func (m *Metrics) countBatches(batches []AppendBatch) []batchCounts {
 	counts := make([]batchCounts, len(batches))
 	for i, b := range batches {
-		counts[i] = batchCounts{b.Topic, b.Data.NumRecords(), b.PayloadBytes}
+		counts[i] = batchCounts{m.topic(b.Topic), b.Data.NumRecords(), b.PayloadBytes}
 	}
 	return counts
 }
@@ -58,9 +58,9 @@ func countBatches(batches []AppendBatch) []batchCounts {
 type proposer struct {
 	apply func(data []byte, timeout time.Duration) raft.ApplyFuture
 	nowMs func() int64
-	// committed is told of every batch that was stored, also where its caller has given up.
-	committed func(batchCounts)
-	tracer    tracing.Tracer
+	// metrics count every batch that was stored, also where its caller has given up.
+	metrics *Metrics
+	tracer  tracing.Tracer
 
 	mu     sync.Mutex
 	queue  []*request
@@ -68,13 +68,13 @@ type proposer struct {
 	wake   chan struct{}
 }
 
-func newProposer(apply func([]byte, time.Duration) raft.ApplyFuture, nowMs func() int64, committed func(batchCounts)) *proposer {
-	return &proposer{apply: apply, nowMs: nowMs, committed: committed, wake: make(chan struct{}, 1)}
+func newProposer(apply func([]byte, time.Duration) raft.ApplyFuture, nowMs func() int64, m *Metrics, t tracing.Tracer) *proposer {
+	return &proposer{apply: apply, nowMs: nowMs, metrics: m, tracer: t, wake: make(chan struct{}, 1)}
 }
 
 // begin queues batches. What is begun first is stored first.
 func (p *proposer) begin(batches []AppendBatch, span trace.Span) (*request, error) {
-	r := &request{span: span, batches: batches, counts: countBatches(batches), bytes: entrySize(batches), done: make(chan struct{})}
+	r := &request{span: span, batches: batches, counts: p.metrics.countBatches(batches), bytes: entrySize(batches), done: make(chan struct{})}
 	return r, p.enqueue(r)
 }
 
@@ -160,7 +160,7 @@ func (p *proposer) run(ctx context.Context) {
 	wg.Go(func() {
 		for e := range inflight {
 			p.traceCommit(e)
-			e.complete(p.committed)
+			e.complete()
 		}
 	})
 	defer wg.Wait()
@@ -216,7 +216,7 @@ func (p *proposer) shut() {
 }
 
 // complete waits for the entry's outcome and gives every request its part.
-func (e proposed) complete(committed func(batchCounts)) {
+func (e proposed) complete() {
 	if err := e.future.Error(); err != nil {
 		err = proposeError(err)
 		for _, r := range e.reqs {
@@ -234,7 +234,7 @@ func (e proposed) complete(committed func(batchCounts)) {
 		results := res.results[at : at+len(r.batches)]
 		for i, c := range r.counts {
 			if results[i].Reason == reasonNone && !results[i].Duplicate {
-				committed(c)
+				c.committed()
 			}
 		}
 		r.finish(results, nil)

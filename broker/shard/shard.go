@@ -63,8 +63,7 @@ func Open(cfg Config) (*Shard, error) {
 		return nil, err
 	}
 	s.replica = rep
-	s.proposer = newProposer(rep.Raft().Apply, s.nowMs, cfg.Metrics.committed)
-	s.proposer.tracer = s.tracer
+	s.proposer = newProposer(rep.Raft().Apply, s.nowMs, cfg.Metrics, s.tracer)
 	cfg.Budget.register(cfg.Shard, rep.LogBytes)
 	return s, nil
 }
@@ -262,7 +261,7 @@ func (s *Shard) BeginAppend(ctx context.Context, batches []AppendBatch, durable 
 		}
 		for i := range results {
 			if results[i].Reason == reasonNone {
-				s.cfg.Metrics.acknowledged(batches[i].Topic, time.Since(began), origin)
+				r.counts[i].acknowledged(time.Since(began), origin)
 			}
 		}
 		return results, nil
