@@ -126,8 +126,8 @@ func (s *fakeShard) storeLocked(id uint64, b record.Batch) int64 {
 }
 
 // BeginAppend stores at once, and answers when it is waited for.
-func (r *fakeReplica) BeginAppend(_ context.Context, batches []shard.AppendBatch, durable bool) (func(context.Context) ([]shard.AppendResult, error), error) {
-	results, err := r.Append(context.Background(), batches, durable)
+func (r *fakeReplica) BeginAppend(ctx context.Context, batches []shard.AppendBatch, durable bool) (func(context.Context) ([]shard.AppendResult, error), error) {
+	results, err := r.Append(context.WithoutCancel(ctx), batches, durable)
 	return func(context.Context) ([]shard.AppendResult, error) { return results, err }, nil
 }
 

@@ -39,7 +39,7 @@ func (s *served) produced(ctx context.Context) {
 	}
 	s.group.trace()
 	s.group.context(ctx)
-	s.broker.written(&s.write, s.result)
+	s.broker.written(ctx, &s.write, s.result)
 }
 
 // consumed is what a batch pays that is read.

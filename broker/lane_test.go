@@ -207,8 +207,8 @@ type sequencedReplica struct {
 	stored map[uint64][]int32
 }
 
-func (r *sequencedReplica) BeginAppend(_ context.Context, batches []shard.AppendBatch, _ bool) (func(context.Context) ([]shard.AppendResult, error), error) {
-	results, err := r.Append(context.Background(), batches, false)
+func (r *sequencedReplica) BeginAppend(ctx context.Context, batches []shard.AppendBatch, _ bool) (func(context.Context) ([]shard.AppendResult, error), error) {
+	results, err := r.Append(context.WithoutCancel(ctx), batches, false)
 	return func(context.Context) ([]shard.AppendResult, error) { return results, err }, nil
 }
 

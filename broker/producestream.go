@@ -69,7 +69,7 @@ func (b *Broker) ProduceStream(ctx context.Context, s ProduceStream) error {
 	p := &pipeline{b: b, traced: b.tracer.On() || trace.SpanContextFromContext(ctx).IsValid(), lanes: make(map[uint32]*lane), results: make(chan *streamWrite, streamWindow)}
 	sent := make(chan error, 1)
 	go func() { // joined below
-		err := p.respond(s)
+		err := p.respond(ctx, s)
 		cancel()
 		sent <- err
 	}()
@@ -163,8 +163,7 @@ func (p *pipeline) trace(ctx context.Context, w *streamWrite, req *streamhousev1
 }
 
 // written tells of a request that has its outcome, in its span and for debugging.
-func (b *Broker) written(w *streamWrite, r StreamResult) {
-	ctx := context.Background()
+func (b *Broker) written(ctx context.Context, w *streamWrite, r StreamResult) {
 	if w.span != nil {
 		ctx = trace.ContextWithSpan(ctx, w.span)
 		if w.span.IsRecording() {
@@ -190,13 +189,13 @@ func (b *Broker) written(w *streamWrite, r StreamResult) {
 }
 
 // respond sends results in order until there are no more. After a failed send it only waits.
-func (p *pipeline) respond(s ProduceStream) error {
+func (p *pipeline) respond(ctx context.Context, s ProduceStream) error {
 	var failed error
 	for w := range p.results {
 		w.waits.Wait()
 		if failed == nil {
 			r := w.result()
-			p.b.written(w, r)
+			p.b.written(ctx, w, r)
 			failed = s.Send(r)
 		}
 		w.done()

@@ -99,8 +99,8 @@ func (s *fakeShard) Append(ctx context.Context, batches []shard.AppendBatch, _ b
 	return results, nil
 }
 
-func (s *fakeShard) BeginAppend(_ context.Context, batches []shard.AppendBatch, durable bool) (func(context.Context) ([]shard.AppendResult, error), error) {
-	results, err := s.Append(context.Background(), batches, durable)
+func (s *fakeShard) BeginAppend(ctx context.Context, batches []shard.AppendBatch, durable bool) (func(context.Context) ([]shard.AppendResult, error), error) {
+	results, err := s.Append(context.WithoutCancel(ctx), batches, durable)
 	return func(context.Context) ([]shard.AppendResult, error) { return results, err }, nil
 }
 

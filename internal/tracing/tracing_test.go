@@ -203,7 +203,7 @@ func TestSpansOfCalls(t *testing.T) {
 }
 
 func TestExemplars(t *testing.T) {
-	h := prometheus.NewHistogram(prometheus.HistogramOpts{Name: "h", Buckets: []float64{1}})
+	h := prometheus.NewHistogram(prometheus.HistogramOpts{Name: "h", Help: "Of a test.", Buckets: []float64{1}})
 	Observe(h, 0.5, remote(0))
 	Observe(h, 0.5, trace.SpanContext{})
 	var m dto.Metric
@@ -236,13 +236,13 @@ func off(ctx context.Context, tr Tracer, h prometheus.Observer) {
 var call = &tap.Info{Header: metadata.Pairs(":authority", "x", "content-type", "application/grpc", "user-agent", "grpc-go")}
 
 func TestOffAllocatesNothing(t *testing.T) {
-	h := prometheus.NewHistogram(prometheus.HistogramOpts{Name: "h"})
+	h := prometheus.NewHistogram(prometheus.HistogramOpts{Name: "h", Help: "Of a test."})
 	ctx := t.Context()
 	require.Zero(t, testing.AllocsPerRun(1000, func() { off(ctx, Tracer{}, h) }))
 }
 
 func BenchmarkOff(b *testing.B) {
-	h := prometheus.NewHistogram(prometheus.HistogramOpts{Name: "h"})
+	h := prometheus.NewHistogram(prometheus.HistogramOpts{Name: "h", Help: "Of a test."})
 	ctx := b.Context()
 	b.ReportAllocs()
 	for b.Loop() {
@@ -254,7 +254,7 @@ func BenchmarkOff(b *testing.B) {
 func BenchmarkUnsampled(b *testing.B) {
 	p := sdktrace.NewTracerProvider(sdktrace.WithSampler(sdktrace.ParentBased(sdktrace.TraceIDRatioBased(0))))
 	tr := New(p)
-	h := prometheus.NewHistogram(prometheus.HistogramOpts{Name: "h"})
+	h := prometheus.NewHistogram(prometheus.HistogramOpts{Name: "h", Help: "Of a test."})
 	ctx := b.Context()
 	b.ReportAllocs()
 	for b.Loop() {

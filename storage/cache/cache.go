@@ -99,7 +99,7 @@ func (c *Cache) ReadRange(ctx context.Context, object string, offset, length int
 	for from := first; from <= last; {
 		// A window at a time, so that one large read does not need the whole of the memory.
 		to := min(last, from+c.window()-1)
-		blocks, err := c.lookUp(ctx, object, from, to, last) //nolint:contextcheck // a fetch serves all who wait, and outlives the first
+		blocks, err := c.lookUp(ctx, object, from, to, last)
 		if err != nil {
 			return nil, err
 		}
@@ -157,7 +157,7 @@ func (c *Cache) lookUp(ctx context.Context, object string, from, to, last int64)
 		missing = append(missing, c.aheadLocked(object, max(to, last)+1)...)
 	}
 	c.rememberLocked(object, to)
-	c.fetchLocked(trace.SpanContextFromContext(ctx), missing)
+	c.fetchLocked(trace.SpanContextFromContext(ctx), missing) //nolint:contextcheck // a fetch serves all who wait, and outlives the first
 	return blocks, nil
 }
 
