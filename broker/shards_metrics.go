@@ -22,10 +22,7 @@ type shardsCollector struct {
 	leader     *prometheus.Desc
 	backlog    *prometheus.Desc
 	backlogAge *prometheus.Desc
-	interval   *prometheus.Desc
 	log        *prometheus.Desc
-	logLimit   *prometheus.Desc
-	diskLimit  *prometheus.Desc
 	applied    *prometheus.Desc
 	commit     *prometheus.Desc
 	term       *prometheus.Desc
@@ -47,14 +44,8 @@ func newShardsCollector(s *Shards) *shardsCollector {
 			"Bytes that are committed and not in the object store.", byShard, nil),
 		backlogAge: prometheus.NewDesc("streamhouse_shard_upload_backlog_seconds",
 			"Time that the oldest record that is not in the object store waits for its upload, on the shard's leader, else 0.", byShard, nil),
-		interval: prometheus.NewDesc("streamhouse_upload_interval_seconds",
-			"The setting upload-interval: a shard's records are uploaded once the oldest waits so long.", nil, nil),
 		log: prometheus.NewDesc("streamhouse_shard_log_bytes",
 			"Bytes of the shard's local log.", byShard, nil),
-		logLimit: prometheus.NewDesc("streamhouse_log_limit_bytes",
-			"The setting log-max-bytes: produce is refused while the local logs of this node together are larger.", nil, nil),
-		diskLimit: prometheus.NewDesc("streamhouse_disk_min_free_bytes",
-			"The setting disk-min-free: produce is refused while less than this is free.", nil, nil),
 		applied: prometheus.NewDesc("streamhouse_shard_applied_index",
 			"Last Raft index that this replica applied.", byShard, nil),
 		commit: prometheus.NewDesc("streamhouse_shard_commit_index",
@@ -71,8 +62,7 @@ func newShardsCollector(s *Shards) *shardsCollector {
 // Describe implements prometheus.Collector.
 func (c *shardsCollector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		c.lag, c.leader, c.backlog, c.backlogAge, c.interval, c.log, c.logLimit, c.diskLimit, c.applied, c.commit, c.term, c.behind,
-		c.rebalances,
+		c.lag, c.leader, c.backlog, c.backlogAge, c.log, c.applied, c.commit, c.term, c.behind, c.rebalances,
 	} {
 		ch <- d
 	}
@@ -80,7 +70,6 @@ func (c *shardsCollector) Describe(ch chan<- *prometheus.Desc) {
 
 // Collect implements prometheus.Collector.
 func (c *shardsCollector) Collect(ch chan<- prometheus.Metric) {
-	c.collectLimits(ch)
 	view := c.shards.cfg.Metadata.View()
 	for _, sh := range c.shards.All() {
 		label := strconv.FormatUint(uint64(sh.Number()), 10)
@@ -108,15 +97,6 @@ func (c *shardsCollector) Collect(ch chan<- prometheus.Metric) {
 			c.collectLag(ch, view, at)
 		}
 	}
-}
-
-// collectLimits shows the settings that alerts compare with.
-func (c *shardsCollector) collectLimits(ch chan<- prometheus.Metric) {
-	cfg := &c.shards.cfg
-	gauge := func(d *prometheus.Desc, v float64) { ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v) }
-	gauge(c.interval, cfg.UploadInterval.Seconds())
-	gauge(c.logLimit, float64(cfg.MaxLogBytes))
-	gauge(c.diskLimit, float64(cfg.MinFreeBytes))
 }
 
 // lag is how many records a group has still to read of a partition: up to the high watermark, from the committed offset

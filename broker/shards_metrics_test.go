@@ -2,7 +2,6 @@ package broker
 
 import (
 	"testing"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
@@ -25,24 +24,6 @@ func TestLag(t *testing.T) {
 	} {
 		require.Equal(t, c.want, lag(c.committed, c.logStart, c.highWatermark), "%+v", c)
 	}
-}
-
-// What alerts compare with is there before a node has any shard.
-func TestLimitsAreScraped(t *testing.T) {
-	f := newFixture(t, false)
-	reg := prometheus.NewPedanticRegistry()
-	reg.MustRegister(newShardsCollector(NewShards(ShardsConfig{
-		Dir: t.TempDir(), Metadata: f.meta, Peers: f.peers, UploadInterval: time.Minute, MaxLogBytes: 8 << 30, MinFreeBytes: 1 << 30,
-	})))
-	families, err := reg.Gather()
-	require.NoError(t, err)
-	got := make(map[string]float64)
-	for _, fam := range families {
-		got[fam.GetName()] = fam.GetMetric()[0].GetGauge().GetValue()
-	}
-	require.InDelta(t, 60, got["streamhouse_upload_interval_seconds"], 0)
-	require.InDelta(t, 8<<30, got["streamhouse_log_limit_bytes"], 0)
-	require.InDelta(t, 1<<30, got["streamhouse_disk_min_free_bytes"], 0)
 }
 
 // lagOf collects the lag of one group in one partition.

@@ -131,12 +131,13 @@ func (n *Node) registerMetrics(ctx context.Context) {
 	})
 	for name, setting := range map[string]struct {
 		help  string
-		value int64
+		value float64
 	}{
-		"streamhouse_disk_min_free_bytes": {"--disk-min-free: with less than this free on the disk, produce is refused.", n.cfg.DiskMinFree},
-		"streamhouse_log_limit_bytes":     {"--log-max-bytes: with this much in the logs of all shards together, produce is refused.", n.cfg.LogMaxBytes},
+		"streamhouse_disk_min_free_bytes":     {"--disk-min-free: with less than this free on the disk, produce is refused.", float64(n.cfg.DiskMinFree)},
+		"streamhouse_log_limit_bytes":         {"--log-max-bytes: with this much in the logs of all shards together, produce is refused.", float64(n.cfg.LogMaxBytes)},
+		"streamhouse_upload_interval_seconds": {"--upload-interval: records are uploaded once the oldest waits so long.", n.cfg.UploadInterval.Seconds()},
 	} {
-		f.NewGauge(prometheus.GaugeOpts{Name: name, Help: setting.help}).Set(float64(setting.value))
+		f.NewGauge(prometheus.GaugeOpts{Name: name, Help: setting.help}).Set(setting.value)
 	}
 }
 
