@@ -53,6 +53,8 @@ type GroupCoordinator interface {
 	CommitOffsets(ctx context.Context, group string, by shard.Committer, offsets []shard.GroupOffset) error
 	// Offsets returns a group's offsets of these partitions, or of all when ids is empty.
 	Offsets(group string, ids []uint64) ([]shard.GroupOffset, error)
+	// AppliedProgress returns where all groups are, as applied here, on followers too.
+	AppliedProgress() []shard.GroupProgress
 }
 
 // ShardReader reads what a replica has applied, on the leader and on followers. Safe for concurrent use.

@@ -261,6 +261,18 @@ func (r *fakeReplica) GroupStates(names []string) ([]*metav1.ShardGroup, error) 
 	return out, nil
 }
 
+func (r *fakeReplica) AppliedProgress() []shard.GroupProgress {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var out []shard.GroupProgress
+	for name, offsets := range r.offsets {
+		for _, o := range offsets {
+			out = append(out, shard.GroupProgress{Group: name, PartitionID: o.PartitionID, Committed: o.Offset})
+		}
+	}
+	return out
+}
+
 func (r *fakeReplica) CommitOffsets(_ context.Context, group string, _ shard.Committer, offsets []shard.GroupOffset) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -26,8 +26,39 @@ func (b *Broker) syncGroupSeries(ctx context.Context) {
 		case <-b.metrics.groupAdded:
 		case <-tick.C:
 		}
+		b.showGroups()
 		b.syncGroups(ctx)
 		_ = pause(ctx, groupsPause) // the loop looks at ctx
+	}
+}
+
+// showGroups makes the series of the groups that this node's replicas know, on every node that has one: of each group with
+// the topics that it owns partitions of or has committed for.
+func (b *Broker) showGroups() {
+	view := b.meta.View()
+	pairs := make(map[topicGroup]bool)
+	for _, sh := range view.Shards() {
+		local, ok := b.cfg.Shards.Local(sh.Number)
+		if !ok {
+			continue
+		}
+		for _, at := range local.AppliedProgress() {
+			if topic, _, ok := b.partitionName(at.PartitionID); ok {
+				pairs[topicGroup{topic, at.Group}] = true
+			}
+		}
+	}
+	b.metrics.show(pairs)
+}
+
+// show makes the series of pairs that exist.
+func (m *metrics) show(pairs map[topicGroup]bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for pair := range pairs {
+		if m.topics[pair.topic] != nil {
+			m.pairLocked(pair)
+		}
 	}
 }
 

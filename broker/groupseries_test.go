@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
+	"github.com/streamhouse/streamhouse/broker/shard"
 )
 
 // A group has series while it exists, and is counted as none before and after. A name that no group has makes none.
@@ -41,6 +42,23 @@ func TestSeriesGoWithTheGroup(t *testing.T) {
 		f.syncGroups(t.Context())
 		require.Equal(t, before, count())
 	}
+}
+
+// A group has its series, at 0, on a node that has served nothing to it.
+func TestSeriesComeWithTheGroup(t *testing.T) {
+	f := newFixture(t, true)
+	topic := f.meta.createTopic(t, "t", 1, nil)
+	f.syncTopics()
+	before := testutil.CollectAndCount(f.metrics.consumerRecords)
+	coordinator := f.shards[f.meta.View().GroupShard("g")]
+	coordinator.set(func() {
+		coordinator.offsets["g"] = []shard.GroupOffset{{PartitionID: topic.PartitionIDs[0], Offset: 1}}
+	})
+	for range 2 {
+		f.showGroups()
+		require.Equal(t, before+1, testutil.CollectAndCount(f.metrics.consumerRecords))
+	}
+	require.Equal(t, []string{"g"}, f.metrics.groups())
 }
 
 // What was counted for a group whose coordinator can't be asked waits.

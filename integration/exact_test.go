@@ -103,6 +103,7 @@ func (w *workload) table() []row {
 		sums("streamhouse_cache_misses_total", map[string]float64{"": w.misses}),
 		sums("streamhouse_cache_size_bytes", map[string]float64{"": w.cached}),
 		[]row{
+			onAll("streamhouse_consumer_records_total", `{consumer_group="auditors",topic="archive"}`), // one of them served it
 			onAll("streamhouse_topics_total", "== 2"),
 			onAll("streamhouse_partitions_total", `{topic="orders"} == 2`),
 			onAll("streamhouse_partitions_total", `{topic="archive"} == 1`),
@@ -255,6 +256,7 @@ func (w *workload) drain(p *harness.Prometheus) {
 	})
 	w.leader = w.c.ShardLeader(0)
 	require.NotEqual(w.t, drained, w.leader)
+	w.outsider = drained // it has no replica now, and is not killed below
 	for _, n := range w.c.Nodes {
 		w.write(n, batchOf("orders", 0, 3))
 	}

@@ -152,6 +152,8 @@ func (s *fakeShard) RunGroup(context.Context, *metav1.GroupCommand) (group.Answe
 	return group.Answer{Epoch: 3, Assigned: []uint64{1}}, nil
 }
 
+func (s *fakeShard) AppliedProgress() []shard.GroupProgress { return nil }
+
 func (s *fakeShard) GroupStates([]string) ([]*metav1.ShardGroup, error) {
 	return []*metav1.ShardGroup{{Group: "g", Epoch: 3, Members: []*metav1.ShardGroupMember{{
 		Spec: &metav1.GroupMemberSpec{MemberId: "m"}, Epoch: 3, Assigned: []uint64{1},

@@ -264,6 +264,11 @@ func (s *Shard) Progress() []GroupProgress {
 	if s.checkLeader() != nil {
 		return nil
 	}
+	return s.AppliedProgress()
+}
+
+// AppliedProgress is Progress as this replica has applied it, on a follower too.
+func (s *Shard) AppliedProgress() []GroupProgress {
 	s.fsm.mu.RLock()
 	defer s.fsm.mu.RUnlock()
 	return s.fsm.state.progress()
