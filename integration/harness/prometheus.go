@@ -57,11 +57,7 @@ func StartPrometheus(tb testing.TB, c *Cluster, opts PrometheusOptions) *Prometh
 		},
 		LogPath: filepath.Join(logDir(tb), "prometheus.log"),
 	})
-	client, err := api.NewClient(api.Config{Address: "http://" + p.Addr})
-	if err != nil {
-		tb.Fatal(err)
-	}
-	p.API = promv1.NewAPI(client)
+	p.API = AtPrometheus(tb, p.Addr).API
 	Eventually(tb, time.Minute, "Prometheus has scraped every node", func(ctx context.Context) error {
 		up, err := p.Value(ctx, `sum(up{job="streamhouse"})`)
 		if err == nil && up != float64(len(c.Nodes)) {
@@ -70,6 +66,16 @@ func StartPrometheus(tb testing.TB, c *Cluster, opts PrometheusOptions) *Prometh
 		return err
 	})
 	return p
+}
+
+// AtPrometheus returns the server that listens at an address, and that somebody else has started.
+func AtPrometheus(tb testing.TB, addr string) *Prometheus {
+	tb.Helper()
+	client, err := api.NewClient(api.Config{Address: "http://" + addr})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return &Prometheus{API: promv1.NewAPI(client), Addr: addr, tb: tb}
 }
 
 func prometheusConfig(c *Cluster, opts PrometheusOptions) string {
