@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -175,9 +174,9 @@ func (p *Process) LogTail() string {
 }
 
 // logDir is where a test's log files go; `go test -artifacts` keeps them.
-func logDir(tb testing.TB, elem ...string) string {
+func logDir(tb testing.TB) string {
 	tb.Helper()
-	dir := filepath.Join(append([]string{tb.ArtifactDir()}, elem...)...)
+	dir := tb.ArtifactDir()
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		tb.Fatal(err)
 	}
