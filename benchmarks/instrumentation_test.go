@@ -60,12 +60,12 @@ func BenchmarkTracing(b *testing.B) {
 		receiver := harness.StartOTLP(b)
 		off := newTracee(b, nil)
 		on := newTracee(b, slices.Concat(receiver.Env(), []string{"OTEL_TRACES_SAMPLER=parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG=0.01"}))
-		batches := pick(1000, 20)
+		batches := pick(700, 20)
 		for _, t := range []*tracee{off, on} {
 			t.turn(b, batches) // warm up
 		}
 		for b.Loop() {
-			for i := range pick(21, 1) {
+			for i := range pick(15, 1) {
 				for _, t := range [][]*tracee{{off, on}, {on, off}}[i%2] {
 					t.turn(b, batches)
 				}
@@ -78,7 +78,7 @@ func BenchmarkTracing(b *testing.B) {
 		spans := len(receiver.Spans(""))
 		b.Logf("CPU seconds off %.2f, on %.2f, %% more %.1f, %d spans were received", off.cpu, on.cpu, ratios, spans)
 		note(b, fmt.Sprintf("CPU of a node, %d batches of 1 record written and read", batches), median(off.cpu), "s", nil)
-		note(b, "tracing of 1 % of requests: CPU, median of 21 pairs of turns", median(ratios), "% more", atMost(2))
+		note(b, "tracing of 1 % of requests: CPU, median of 15 pairs of turns", median(ratios), "% more", atMost(2))
 		if spans == 0 && !testing.Short() {
 			b.Error("nothing was sampled")
 		}
