@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"net"
 	"sync"
 	"testing"
 	"time"
@@ -32,7 +33,10 @@ func TestDroppedPartitionIsNotWanted(t *testing.T) {
 
 // A question that was under way before a topic was created does not deny it to those who ask later.
 func TestNoIsNotShared(t *testing.T) {
-	c, err := New(Config{})
+	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	require.NoError(t, l.Close()) // nobody listens there
+	c, err := New(Config{Addrs: []string{l.Addr().String()}})
 	require.NoError(t, err)
 	defer func() { require.NoError(t, c.Close()) }()
 	old := &refreshing{done: make(chan struct{}), err: &Error{Reason: ErrTopicNotFound}}
