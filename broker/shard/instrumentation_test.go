@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/otel/trace"
 
@@ -49,6 +50,27 @@ func (s *storedBatch) instrument(ctx context.Context) {
 func TestInstrumentationAllocatesNothing(t *testing.T) {
 	s, ctx := newStoredBatch(), context.Background() // as a lane hands it over
 	require.Zero(t, testing.AllocsPerRun(1000, func() { s.instrument(ctx) }))
+}
+
+// A topic that is written to after it was deleted, or before it is named, has no series that stay.
+func TestSeriesGoWithTheTopic(t *testing.T) {
+	reg := prometheus.NewRegistry()
+	m := NewMetrics(reg)
+	for range 2 {
+		m.SyncTopics([]string{"orders"})
+		before, err := testutil.GatherAndCount(reg)
+		require.NoError(t, err)
+		late := batchCounts{series: m.topic("deleted"), records: 1}
+		require.Same(t, late.series, m.topic("deleted"))
+		m.SyncTopics([]string{"orders"})
+		late.committed()
+		after, err := testutil.GatherAndCount(reg)
+		require.NoError(t, err)
+		require.Equal(t, before, after)
+	}
+	early := m.topic("new")
+	m.SyncTopics([]string{"orders", "new"})
+	require.Same(t, early, m.topic("new"), "what was counted before stays")
 }
 
 // cpuTime is what this process has used: on a machine that others use too, time that passes says little.

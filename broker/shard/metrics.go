@@ -1,6 +1,7 @@
 package shard
 
 import (
+	"maps"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -20,7 +21,7 @@ type Metrics struct {
 	latency   *prometheus.HistogramVec
 	batchSize *prometheus.HistogramVec
 
-	mu     sync.Mutex                               // held by SyncTopics
+	mu     sync.Mutex                               // held by who replaces topics
 	topics atomic.Pointer[map[string]*topicMetrics] // never changed, but replaced
 
 	segments *segmentCollector
@@ -94,13 +95,22 @@ func (c *batchCounts) acknowledged(took time.Duration, sc trace.SpanContext) {
 	tracing.Observe(c.series.latency, took.Seconds(), sc)
 }
 
-// topic returns a topic's series. One that SyncTopics has not named yet, or no longer, counts too.
+// topic returns a topic's series. One that SyncTopics has not named yet, or no longer, counts too: its series are made,
+// and the next SyncTopics keeps or removes them.
 func (m *Metrics) topic(name string) *topicMetrics {
-	t := (*m.topics.Load())[name]
-	if t == nil {
-		t = m.series(name)
+	if t := (*m.topics.Load())[name]; t != nil {
+		return t
 	}
-	return t
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	old := *m.topics.Load()
+	if t := old[name]; t != nil {
+		return t
+	}
+	topics := maps.Clone(old)
+	topics[name] = m.series(name)
+	m.topics.Store(&topics)
+	return topics[name]
 }
 
 func (m *Metrics) series(name string) *topicMetrics {
