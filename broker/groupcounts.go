@@ -1,5 +1,10 @@
 package broker
 
+import (
+	"maps"
+	"slices"
+)
+
 // maxWaiting bounds the pairs of topic and group whose counts wait. Those beyond are counted without a group.
 const maxWaiting = 4096
 
@@ -27,39 +32,43 @@ func (w *waitingCounts) add(records int, kind string) {
 // made for those only that exist: the counts of a pair that has no series wait for settle. A topic that does not exist is
 // counted as "".
 func (m *metrics) count(topic, group string, records int, kind string) {
+	if !m.countShown(topic, group, records, kind) && !m.wait(topicGroup{topic, group}, records, kind) {
+		m.countShown(topic, "", records, kind)
+	}
+}
+
+// countShown counts where there are series for it, and reports whether there are. It holds the lock to the end: a series
+// that is removed meanwhile would be made again, and stay.
+func (m *metrics) countShown(topic, group string, records int, kind string) bool {
 	m.mu.RLock()
+	defer m.mu.RUnlock()
 	groups, known := m.topics[topic]
 	c := groups[group]
-	m.mu.RUnlock()
 	if !known {
 		topic, group, c = "", "", m.topicless
 	}
-	if c == nil && !m.wait(topicGroup{topic, group}, records, kind) {
-		group = ""
-		m.mu.RLock()
-		c = m.topics[topic][group]
-		m.mu.RUnlock()
-	}
 	if c == nil {
-		return // it waits, or the topic is gone
+		return false
 	}
 	c.Add(float64(records))
 	if kind != "" {
 		m.consumerErrors.WithLabelValues(topic, group, kind).Inc()
 	}
+	return true
 }
 
 // wait keeps counts for settle; false says that there is no room.
 func (m *metrics) wait(pair topicGroup, records int, kind string) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	w := m.waiting[pair]
+	w := m.waiting[pair.group][pair.topic]
 	if w == nil {
-		if len(m.waiting) >= maxWaiting {
+		if m.waitingPairs >= maxWaiting {
 			return false
 		}
 		w = &waitingCounts{}
-		m.waiting[pair] = w
+		m.waitingPairs++
+		put(m.waiting, pair, w)
 	}
 	w.add(records, kind)
 	select {
@@ -74,25 +83,41 @@ func (m *metrics) wait(pair topicGroup, records int, kind string) bool {
 func (m *metrics) settle(group string, exists bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for pair, w := range m.waiting {
-		if pair.group != group {
-			continue
-		}
-		delete(m.waiting, pair)
-		if m.topics[pair.topic] == nil {
+	for topic, w := range m.waiting[group] {
+		if m.topics[topic] == nil {
 			continue // it is gone
 		}
 		label := ""
 		if exists {
-			label = m.pairLocked(pair)
+			label = m.pairLocked(topicGroup{topic, group})
 		}
-		m.topics[pair.topic][label].Add(float64(w.records))
+		m.topics[topic][label].Add(float64(w.records))
 		for kind, n := range w.errors {
-			m.consumerErrors.WithLabelValues(pair.topic, label, kind).Add(float64(n))
+			m.consumerErrors.WithLabelValues(topic, label, kind).Add(float64(n))
 		}
 	}
+	m.waitingPairs -= len(m.waiting[group])
+	delete(m.waiting, group)
 	if !exists {
 		m.removeGroupLocked(group)
+	}
+}
+
+// put sets what by group and topic holds of a pair.
+func put[V any](byGroup map[string]map[string]V, pair topicGroup, v V) {
+	topics := byGroup[pair.group]
+	if topics == nil {
+		topics = make(map[string]V)
+		byGroup[pair.group] = topics
+	}
+	topics[pair.topic] = v
+}
+
+// drop removes a pair, and its group with the last of its topics.
+func drop[V any](byGroup map[string]map[string]V, pair topicGroup) {
+	delete(byGroup[pair.group], pair.topic)
+	if len(byGroup[pair.group]) == 0 {
+		delete(byGroup, pair.group)
 	}
 }
 
@@ -103,7 +128,7 @@ func (m *metrics) pairLocked(pair topicGroup) string {
 		return pair.group
 	case m.pairs < maxGroupSeries:
 		m.pairs++
-		m.addLocked(pair.topic, pair.group)
+		put(m.shown, pair, m.addLocked(pair.topic, pair.group))
 		return pair.group
 	case m.topics[pair.topic][otherGroups] == nil:
 		m.addLocked(pair.topic, otherGroups)
@@ -115,21 +140,11 @@ func (m *metrics) pairLocked(pair topicGroup) string {
 func (m *metrics) groups() []string {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	seen := map[string]bool{"": true, otherGroups: true}
-	var names []string
-	add := func(name string) {
-		if !seen[name] {
-			seen[name] = true
+	names := slices.Collect(maps.Keys(m.shown))
+	for name := range m.waiting {
+		if m.shown[name] == nil {
 			names = append(names, name)
 		}
-	}
-	for _, groups := range m.topics {
-		for name := range groups {
-			add(name)
-		}
-	}
-	for pair := range m.waiting {
-		add(pair.group)
 	}
 	return names
 }

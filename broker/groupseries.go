@@ -3,8 +3,6 @@ package broker
 import (
 	"context"
 	"time"
-
-	"github.com/prometheus/client_golang/prometheus"
 )
 
 const (
@@ -88,18 +86,16 @@ func (b *Broker) syncGroups(ctx context.Context) {
 	}
 }
 
-// removeGroupLocked removes the series of a group.
+// removeGroupLocked removes the series of a group. It looks at those of the group only: reads are counted under the same
+// lock.
 func (m *metrics) removeGroupLocked(name string) {
-	had := false
-	for _, groups := range m.topics {
-		if groups[name] != nil {
-			delete(groups, name)
-			m.pairs--
-			had = true
+	for topic := range m.shown[name] {
+		delete(m.topics[topic], name)
+		m.pairs--
+		m.consumerRecords.DeleteLabelValues(topic, name)
+		for _, t := range consumerErrorTypes {
+			m.consumerErrors.DeleteLabelValues(topic, name, t)
 		}
 	}
-	if had {
-		m.consumerRecords.DeletePartialMatch(prometheus.Labels{"consumer_group": name})
-		m.consumerErrors.DeletePartialMatch(prometheus.Labels{"consumer_group": name})
-	}
+	delete(m.shown, name)
 }

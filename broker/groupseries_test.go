@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"sync"
 	"testing"
 	"time"
 
@@ -78,4 +79,54 @@ func TestCountsWaitForTheCoordinator(t *testing.T) {
 	coordinator.set(func() { coordinator.leader = leader })
 	f.syncGroups(t.Context())
 	require.InDelta(t, 5, testutil.ToFloat64(f.metrics.consumerRecords.WithLabelValues("t", "g")), 0)
+}
+
+// Whatever is counted while topics and groups come and go, no series is left of what is gone.
+func TestNoSeriesComesBack(t *testing.T) {
+	m := newMetrics(nil)
+	empty := testutil.CollectAndCount(m.consumerErrors)
+	emptyProducers := testutil.CollectAndCount(m.producerErrors)
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	for range 2 {
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				m.count("t", "g", 1, typeTimeout)
+				m.produceFailed("t", reasonDeadline)
+			}
+		})
+	}
+	for range 200 {
+		m.add("t")
+		m.count("t", "g", 1, typeTimeout)
+		m.settle("g", true)
+		m.settle("g", false)
+		m.sync(nil)
+	}
+	cancel()
+	wg.Wait()
+	m.settle("g", false)
+	m.sync(nil)
+	require.Equal(t, empty, testutil.CollectAndCount(m.consumerErrors))
+	require.Equal(t, emptyProducers, testutil.CollectAndCount(m.producerErrors))
+	require.Zero(t, m.pairs)
+	require.Zero(t, m.waitingPairs)
+	require.Empty(t, m.shown)
+	require.Empty(t, m.waiting)
+}
+
+// A topic that goes takes with it what waits for it, and leaves what waits for others.
+func TestWaitingCountsGoWithTheTopic(t *testing.T) {
+	m := newMetrics(nil)
+	m.add("t")
+	m.add("u")
+	m.count("t", "g", 1, "")
+	m.count("u", "g", 1, "")
+	m.count("t", "h", 1, "")
+	require.Equal(t, 3, m.waitingPairs)
+	m.sync(map[string]bool{"u": true})
+	require.Equal(t, 1, m.waitingPairs)
+	require.Equal(t, []string{"g"}, m.groups())
+	m.settle("g", true)
+	require.InDelta(t, 1, testutil.ToFloat64(m.consumerRecords.WithLabelValues("u", "g")), 0)
 }

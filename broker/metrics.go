@@ -1,7 +1,6 @@
 package broker
 
 import (
-	"maps"
 	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -103,10 +102,12 @@ type metrics struct {
 	groupAdded chan struct{}      // has room for one: something waits for settle
 	topicless  prometheus.Counter // records of no topic
 
-	mu      sync.RWMutex
-	topics  map[string]map[string]prometheus.Counter // guarded by mu; topic → group → records; the topics that have series
-	pairs   int                                      // guarded by mu; pairs with a group's name
-	waiting map[topicGroup]*waitingCounts            // guarded by mu; of groups that may not exist
+	mu           sync.RWMutex
+	topics       map[string]map[string]prometheus.Counter // guarded by mu; topic → group → records; the topics that have series
+	shown        map[string]map[string]prometheus.Counter // guarded by mu; group → topic → records; of the groups with a name
+	pairs        int                                      // guarded by mu; how many pairs are shown
+	waiting      map[string]map[string]*waitingCounts     // guarded by mu; group → topic; of groups that may not exist
+	waitingPairs int                                      // guarded by mu; how many pairs wait
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -123,7 +124,8 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		}, []string{"topic", "consumer_group", "error_type"}),
 		groupAdded: make(chan struct{}, 1),
 		topics:     make(map[string]map[string]prometheus.Counter),
-		waiting:    make(map[topicGroup]*waitingCounts),
+		shown:      make(map[string]map[string]prometheus.Counter),
+		waiting:    make(map[string]map[string]*waitingCounts),
 	}
 	m.topicless = m.addLocked("", "")
 	return m
@@ -163,10 +165,16 @@ func (m *metrics) sync(names map[string]bool) {
 		for group := range groups {
 			if group != "" && group != otherGroups {
 				m.pairs--
+				drop(m.shown, topicGroup{name, group})
 			}
 		}
 		delete(m.topics, name)
-		maps.DeleteFunc(m.waiting, func(pair topicGroup, _ *waitingCounts) bool { return pair.topic == name })
+		for group, topics := range m.waiting {
+			if topics[name] != nil {
+				m.waitingPairs--
+				drop(m.waiting, topicGroup{name, group})
+			}
+		}
 		m.producerErrors.DeletePartialMatch(prometheus.Labels{"topic": name})
 		m.consumerRecords.DeletePartialMatch(prometheus.Labels{"topic": name})
 		m.consumerErrors.DeletePartialMatch(prometheus.Labels{"topic": name})
@@ -174,7 +182,9 @@ func (m *metrics) sync(names map[string]bool) {
 }
 
 func (m *metrics) produceFailed(topic string, reason Reason) {
-	if !m.has(topic) {
+	m.mu.RLock() // to the end: the series that is removed meanwhile would be made again
+	defer m.mu.RUnlock()
+	if m.topics[topic] == nil {
 		topic = ""
 	}
 	m.producerErrors.WithLabelValues(topic, producerType(reason)).Inc()

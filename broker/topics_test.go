@@ -220,6 +220,7 @@ func TestMetricsBoundGroups(t *testing.T) {
 		m.settle(name(i), false)
 	}
 	require.Zero(t, m.pairs)
+	require.Empty(t, m.shown)
 
 	for i := range maxWaiting + 7 {
 		m.count("t", name(i), 1, typeTimeout)
@@ -230,6 +231,7 @@ func TestMetricsBoundGroups(t *testing.T) {
 		m.settle(g, false)
 	}
 	require.Empty(t, m.waiting)
+	require.Zero(t, m.waitingPairs)
 	require.InDelta(t, maxWaiting+7, testutil.ToFloat64(m.consumerRecords.WithLabelValues("t", "")), 0)
 	require.InDelta(t, maxWaiting+7, testutil.ToFloat64(m.consumerErrors.WithLabelValues("t", "", typeTimeout)), 0)
 }
