@@ -12,10 +12,13 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 
 	metav1 "github.com/streamhouse/streamhouse/api/streamhouse/meta/v1"
 	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
 	"github.com/streamhouse/streamhouse/broker/shard"
+	"github.com/streamhouse/streamhouse/internal/tracing"
 	"github.com/streamhouse/streamhouse/storage/record"
 )
 
@@ -342,6 +345,35 @@ func TestProduceStreamKeepsOrder(t *testing.T) {
 		}
 	}
 	require.Less(t, len(f.shards[1].appends), n/2, "what waits goes together")
+}
+
+// A span waits until it is exported, and so holds no name that is not a topic's.
+func TestSpansHoldNoRefusedNames(t *testing.T) {
+	f := newFixture(t, true)
+	f.meta.createTopic(t, "t", 1, nil)
+	spans := tracetest.NewSpanRecorder()
+	f.tracer = tracing.New(sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(spans)))
+	s := &testStream{
+		requests: make(chan *streamhousev1.ProduceStreamRequest, 2), results: make(chan StreamResult, 2), err: io.EOF,
+		released: make(chan struct{}, 2),
+	}
+	for _, name := range []string{"t", strings.Repeat("x", 1<<20)} {
+		s.requests <- &streamhousev1.ProduceStreamRequest{Write: &streamhousev1.ProduceStreamRequest_Batch{
+			Batch: &streamhousev1.ProduceBatchRequest{Topic: name, Records: []*streamhousev1.Record{value("v")}},
+		}}
+	}
+	close(s.requests)
+	require.NoError(t, f.ProduceStream(t.Context(), s))
+	var names []string
+	for _, span := range spans.Ended() {
+		require.Less(t, len(span.Status().Description), 1<<10)
+		for _, a := range span.Attributes() {
+			if a.Key == "messaging.destination.name" {
+				names = append(names, a.Value.AsString())
+			}
+		}
+	}
+	require.Equal(t, []string{"t"}, names)
 }
 
 func TestProduceStreamOfBrokenClient(t *testing.T) {

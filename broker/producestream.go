@@ -166,7 +166,7 @@ func (p *pipeline) trace(ctx context.Context, w *streamWrite, req *streamhousev1
 func (b *Broker) written(ctx context.Context, w *streamWrite, r StreamResult) {
 	if w.span != nil {
 		ctx = trace.ContextWithSpan(ctx, w.span)
-		if w.span.IsRecording() {
+		if w.write != nil && w.span.IsRecording() { // else a client may have named anything: a queued span would hold it
 			w.span.SetAttributes(attribute.String("messaging.destination.name", r.Topic), attribute.Int("streamhouse.batches", len(r.Batches)))
 		}
 		if r.Err != nil {

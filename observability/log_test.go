@@ -88,6 +88,20 @@ func TestSamplingIsBounded(t *testing.T) {
 	require.Contains(t, b.String(), "message 0 of 2", "old ones make room")
 }
 
+// Clients choose names of topics and groups: however many there are, they take no room from other lines.
+func TestNamesOfClientsAreNoSubjects(t *testing.T) {
+	var b bytes.Buffer
+	l := slog.New(newHandler(slog.NewTextHandler(&b, nil), "n1"))
+	for i := range 2 * maxSampled {
+		name := fmt.Sprint("t", i)
+		l.Warn("call failed", "reason", "NO_LEADER", "topic", name, "group", name, "member", name, "partition", i)
+	}
+	require.Equal(t, 1, strings.Count(b.String(), "\n"))
+	l.Warn("call failed", "reason", "LOG_FULL", "topic", "t0")
+	l.Warn("another")
+	require.Equal(t, 3, strings.Count(b.String(), "\n"))
+}
+
 func TestSecretsAreNotWritten(t *testing.T) {
 	t.Setenv("AWS_SECRET_ACCESS_KEY", `wJalrXUtnFEMI/K7MDENG+bPxRfiCY"EXAMPLE`)
 	t.Setenv("AWS_SESSION_TOKEN", "FwoGZXIvYXdzEJr//////////wEaDNz=")

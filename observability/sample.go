@@ -16,10 +16,11 @@ const (
 	purgeEvery = time.Second
 )
 
-// subjects are the fields that say what a line is about: lines that differ in one of them are no repetition.
+// subjects are the fields that say what a line is about: lines that differ in one of them are no repetition. None has values
+// that a client chooses, who could take all the room with them.
 var subjects = map[string]bool{
-	"code": true, "group": true, "member": true, "method": true, "node": true, "part": true, "partition": true, "peer": true,
-	"replica": true, "shard": true, "step": true, "topic": true,
+	"code": true, "method": true, "node": true, "part": true, "peer": true, "reason": true, "replica": true, "shard": true,
+	"step": true,
 }
 
 // sampler drops lines that repeat: of those with the same level, logger, message and subject the first is written, and then

@@ -64,10 +64,10 @@ func (c *callLog) failed(ctx context.Context, method string, req any, err error)
 func fieldsOf(req any) []slog.Attr {
 	var attrs []slog.Attr
 	if r, ok := req.(interface{ GetTopic() string }); ok && r.GetTopic() != "" {
-		attrs = append(attrs, slog.String("topic", r.GetTopic()))
+		attrs = append(attrs, slog.String("topic", clipped(r.GetTopic())))
 	}
 	if r, ok := req.(interface{ GetGroup() string }); ok && r.GetGroup() != "" {
-		attrs = append(attrs, slog.String("group", r.GetGroup()))
+		attrs = append(attrs, slog.String("group", clipped(r.GetGroup())))
 	}
 	if r, ok := req.(interface{ GetPartition() int32 }); ok {
 		attrs = append(attrs, slog.Int("partition", int(r.GetPartition())))
@@ -79,9 +79,20 @@ func fieldsOf(req any) []slog.Attr {
 		attrs = append(attrs, slog.Uint64("shard", uint64(r.GetShard())))
 	}
 	if r, ok := req.(*nodev1.AppendRequest); ok && len(r.GetBatches()) > 0 {
-		attrs = append(attrs, slog.String("topic", r.GetBatches()[0].GetTopic()), slog.Int("batches", len(r.GetBatches())))
+		attrs = append(attrs, slog.String("topic", clipped(r.GetBatches()[0].GetTopic())), slog.Int("batches", len(r.GetBatches())))
 	}
 	return attrs
+}
+
+// maxNameBytes is the length of the longest name that a topic or a group can have.
+const maxNameBytes = 249
+
+// clipped returns what is written of a name: a client may send one as long as a request.
+func clipped(name string) string {
+	if len(name) <= maxNameBytes {
+		return name
+	}
+	return name[:maxNameBytes] + "…"
 }
 
 // resultOf returns what came of a request.

@@ -351,6 +351,11 @@ func TestCallLog(t *testing.T) {
 	line = ended(&nodev1.AppendRequest{Shard: 4, Batches: []*nodev1.PartitionBatch{{Topic: "orders"}}}, nil, nil)
 	require.Contains(t, line, "shard=4 topic=orders batches=1")
 
+	long := strings.Repeat("x", 1<<20)
+	line = ended(&streamhousev1.ConsumeRequest{Topic: long, Group: long}, nil, broker.InvalidField("topic", "too long"))
+	require.Less(t, len(line), 1<<10, "a name is written as far as one can be long")
+	require.Contains(t, ended(&nodev1.AppendRequest{Batches: []*nodev1.PartitionBatch{{Topic: long}}}, nil, nil), "… batches=1")
+
 	line = ended(nil, nil, &broker.Error{Reason: streamhousev1.ErrorReason_ERROR_REASON_NO_LEADER, Cause: errNone})
 	require.Contains(t, line, "level=WARN")
 	require.Contains(t, line, "reason=NO_LEADER cause=none")
