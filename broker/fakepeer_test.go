@@ -22,8 +22,10 @@ type fakePeer struct {
 	node   string
 	shards map[uint32]LocalShard
 	down   bool
-	asked  []string
-	mu     sync.Mutex
+	// stalled makes questions for a high watermark hang.
+	stalled bool
+	asked   []string
+	mu      sync.Mutex
 }
 
 var errUnreachable = errors.New("connection refused")
@@ -92,9 +94,13 @@ func (p *fakePeer) Append(ctx context.Context, req *nodev1.AppendRequest, opts .
 	return res, nil
 }
 
-func (p *fakePeer) GetHighWatermark(_ context.Context, req *nodev1.GetHighWatermarkRequest, opts ...grpc.CallOption) (*nodev1.GetHighWatermarkResponse, error) {
+func (p *fakePeer) GetHighWatermark(ctx context.Context, req *nodev1.GetHighWatermarkRequest, opts ...grpc.CallOption) (*nodev1.GetHighWatermarkResponse, error) {
 	if err := p.begin("GetHighWatermark", opts); err != nil {
 		return nil, err
+	}
+	if p.stalled {
+		<-ctx.Done()
+		return nil, ctx.Err()
 	}
 	mark, err := p.shards[req.GetShard()].LeaderHighWatermark(req.GetPartitionId())
 	return &nodev1.GetHighWatermarkResponse{HighWatermark: mark}, err

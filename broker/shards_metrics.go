@@ -12,8 +12,12 @@ import (
 	"github.com/streamhouse/streamhouse/fsm"
 )
 
-// lagTimeout bounds the question for a high watermark that no replica of this node knows, at a scrape.
-const lagTimeout = 500 * time.Millisecond
+const (
+	// lagTimeout bounds the question for a high watermark that no replica of this node knows, at a scrape.
+	lagTimeout = 500 * time.Millisecond
+	// lagsTimeout bounds all the questions of a scrape together.
+	lagsTimeout = 2 * time.Second
+)
 
 // shardsCollector reads the shards of this node at every scrape.
 type shardsCollector struct {
@@ -71,6 +75,9 @@ func (c *shardsCollector) Describe(ch chan<- *prometheus.Desc) {
 // Collect implements prometheus.Collector.
 func (c *shardsCollector) Collect(ch chan<- prometheus.Metric) {
 	view := c.shards.cfg.Metadata.View()
+	ctx, cancel := context.WithTimeout(context.Background(), lagsTimeout)
+	defer cancel()
+	marks := newScrapedMarks(c.shards, view)
 	for _, sh := range c.shards.All() {
 		label := strconv.FormatUint(uint64(sh.Number()), 10)
 		leads := 0.0
@@ -94,7 +101,7 @@ func (c *shardsCollector) Collect(ch chan<- prometheus.Metric) {
 			ch <- prometheus.MustNewConstMetric(c.rebalances, prometheus.CounterValue, float64(completed), group)
 		}
 		for _, at := range sh.Progress() {
-			c.collectLag(ch, view, at)
+			c.collectLag(ctx, ch, marks, at)
 		}
 	}
 }
@@ -105,17 +112,18 @@ func lag(committed, logStart, highWatermark int64) int64 {
 	return max(highWatermark-max(committed, logStart), 0)
 }
 
-// collectLag leaves out a partition whose topic is deleted, also before its shard has dropped the offsets.
-func (c *shardsCollector) collectLag(ch chan<- prometheus.Metric, view *fsm.View, at shard.GroupProgress) {
-	p, ok := view.Partition(at.PartitionID)
+// collectLag leaves out a partition whose topic is deleted, also before its shard has dropped the offsets, and one whose
+// high watermark nobody says.
+func (c *shardsCollector) collectLag(ctx context.Context, ch chan<- prometheus.Metric, marks *scrapedMarks, at shard.GroupProgress) {
+	p, ok := marks.view.Partition(at.PartitionID)
 	if !ok {
 		return
 	}
-	t, ok := view.TopicByUUID(p.TopicUUID)
+	t, ok := marks.view.TopicByUUID(p.TopicUUID)
 	if !ok {
 		return
 	}
-	hw, ok := c.highWatermark(view, p)
+	hw, ok := marks.get(ctx, p)
 	if !ok {
 		return
 	}
@@ -123,26 +131,69 @@ func (c *shardsCollector) collectLag(ch chan<- prometheus.Metric, view *fsm.View
 		t.Name, strconv.Itoa(int(p.Number)), at.Group)
 }
 
-// highWatermark is this node's where it has a replica, else the leader's.
-func (c *shardsCollector) highWatermark(view *fsm.View, p *fsm.Partition) (int64, bool) {
-	if sh, ok := c.shards.Get(p.Shard); ok {
+// scrapedMarks are the high watermarks that one scrape needs. Each is asked for once, however many groups read the
+// partition, and a node that does not answer in time is not asked again: it would cost the whole scrape.
+type scrapedMarks struct {
+	shards *Shards
+	view   *fsm.View
+	asked  map[uint64]scrapedMark // by partition
+	silent map[string]bool        // nodes that did not answer in time
+}
+
+// scrapedMark is what came of a question for a high watermark.
+type scrapedMark struct {
+	mark  int64
+	known bool
+}
+
+func newScrapedMarks(s *Shards, view *fsm.View) *scrapedMarks {
+	return &scrapedMarks{shards: s, view: view, asked: make(map[uint64]scrapedMark), silent: make(map[string]bool)}
+}
+
+// get returns this node's high watermark of a partition where it has a replica, else the leader's.
+func (m *scrapedMarks) get(ctx context.Context, p *fsm.Partition) (int64, bool) {
+	if sh, ok := m.shards.Get(p.Shard); ok {
 		return sh.HighWatermark(p.ID), true
 	}
-	sh, ok := view.Shard(p.Shard)
+	at, ok := m.asked[p.ID]
+	if !ok {
+		at.mark, at.known = m.ask(ctx, p)
+		m.asked[p.ID] = at
+	}
+	return at.mark, at.known
+}
+
+// ask asks the nodes with a replica for the high watermark: its leader answers.
+func (m *scrapedMarks) ask(ctx context.Context, p *fsm.Partition) (int64, bool) {
+	sh, ok := m.view.Shard(p.Shard)
 	if !ok {
 		return 0, false
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), lagTimeout)
-	defer cancel()
 	for _, r := range sh.Replicas {
-		client, err := c.shards.cfg.Peers.Client(r.GetNodeId())
-		if err != nil {
-			continue
+		if ctx.Err() != nil {
+			return 0, false
 		}
-		res, err := client.GetHighWatermark(ctx, &nodev1.GetHighWatermarkRequest{Shard: p.Shard, PartitionId: p.ID})
-		if err == nil {
-			return res.GetHighWatermark(), true
+		if mark, ok := m.askNode(ctx, r.GetNodeId(), p); ok {
+			return mark, true
 		}
 	}
 	return 0, false
+}
+
+func (m *scrapedMarks) askNode(ctx context.Context, node string, p *fsm.Partition) (int64, bool) {
+	if m.silent[node] {
+		return 0, false
+	}
+	client, err := m.shards.cfg.Peers.Client(node)
+	if err != nil {
+		return 0, false
+	}
+	ctx, cancel := context.WithTimeout(ctx, lagTimeout)
+	defer cancel()
+	res, err := client.GetHighWatermark(ctx, &nodev1.GetHighWatermarkRequest{Shard: p.Shard, PartitionId: p.ID})
+	if err != nil {
+		m.silent[node] = ctx.Err() != nil
+		return 0, false
+	}
+	return res.GetHighWatermark(), true
 }
