@@ -154,8 +154,11 @@ func (s *Shard) lead(ctx context.Context) {
 	defer wg.Wait()
 	wg.Go(func() { s.runSweeps(ctx) })
 	wg.Go(func() { s.runSessions(ctx) })
+	since := time.Now() // what waits has an age also before the uploader has come to its loop
+	s.waitingSince.Store(since.UnixNano())
+	defer s.waitingSince.Store(0)
 	for ctx.Err() == nil {
-		if err := s.runUploader(ctx); err != nil && ctx.Err() == nil {
+		if err := s.runUploader(ctx, since); err != nil && ctx.Err() == nil {
 			s.log.Warn("uploader starts again", "error", err)
 			_ = sleep(ctx, minUploadRetry) // ends with ctx, as the loop does
 		}

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -34,6 +35,8 @@ type metadata struct {
 	mu    sync.Mutex
 	state *fsm.State
 	index uint64
+
+	silent atomic.Bool // nobody answers a barrier
 }
 
 var _ Metadata = (*metadata)(nil)
@@ -44,7 +47,12 @@ func (m *metadata) View() *fsm.View {
 	return m.state.View()
 }
 
-func (m *metadata) Barrier(context.Context) error { return nil }
+func (m *metadata) Barrier(context.Context) error {
+	if m.silent.Load() {
+		return context.DeadlineExceeded
+	}
+	return nil
+}
 
 func (m *metadata) Propose(_ context.Context, cmd *metav1.Command) (*metav1.Result, error) {
 	m.mu.Lock()
@@ -318,6 +326,19 @@ func TestBacklogAge(t *testing.T) {
 	require.Eventually(t, func() bool { return n.shard.BacklogAge() > first+2*uploadTick }, 10*time.Second, uploadTick/5, "it grows")
 	_, err := n.shard.Append(t.Context(), []AppendBatch{{PartitionID: 1, Topic: "t", Data: plain(t, 1, "b")}}, true)
 	require.NoError(t, err)
+	require.Zero(t, n.shard.BacklogAge())
+}
+
+// What waits has an age also while the metadata does not answer a new leader, which uploads nothing then.
+func TestBacklogAgeWithoutMetadata(t *testing.T) {
+	n := newNode(t, 1, nil)
+	n.metadata.silent.Store(true)
+	n.restart()
+	_, err := n.shard.Append(t.Context(), []AppendBatch{{PartitionID: 1, Topic: "t", Data: plain(t, 1, "a")}}, false)
+	require.NoError(t, err)
+	require.Eventually(t, func() bool { return n.shard.BacklogAge() > 2*minUploadRetry }, 10*time.Second, uploadTick/5, "it grows")
+	n.metadata.silent.Store(false)
+	n.waitUploaded()
 	require.Zero(t, n.shard.BacklogAge())
 }
 

@@ -49,15 +49,14 @@ type plannedObject struct {
 	bytes int64
 }
 
-// runUploader uploads what is committed, while this replica leads. It returns when ctx ends.
-func (s *Shard) runUploader(ctx context.Context) error {
+// runUploader uploads what is committed, while this replica leads; the oldest batch that waits began to at since. It returns
+// when ctx ends, or where what an earlier leader uploaded can't be logged.
+func (s *Shard) runUploader(ctx context.Context, since time.Time) error {
 	if err := s.adoptManifest(ctx); err != nil {
 		return err
 	}
 	timer := time.NewTicker(uploadTick)
 	defer timer.Stop()
-	since := time.Now() // when the oldest batch that waits began to
-	defer s.waitingSince.Store(0)
 	// What the last leader left is uploaded at once: somebody may wait there for it with acks=durable.
 	inherited := true
 	retry := minUploadRetry
