@@ -41,24 +41,30 @@ type Writes struct {
 	since map[uint64]time.Time // guarded by mu; of the writes that have not ended
 }
 
-// begin notes a write; end is called when it has ended, and says whether it took place. A nil Writes does nothing.
-func (w *Writes) begin() (end func(written bool)) {
+// begin notes a write, whose end must be told with what it returns. A nil Writes does nothing.
+func (w *Writes) begin() (id uint64, began time.Time) {
 	if w == nil {
-		return func(bool) {}
+		return 0, time.Time{}
 	}
-	began := time.Now()
+	began = time.Now()
 	w.mu.Lock()
-	id := w.next
+	defer w.mu.Unlock()
+	id = w.next
 	w.next++
 	w.since[id] = began
+	return id, began
+}
+
+// end notes that a write has ended, and times it where it took place.
+func (w *Writes) end(id uint64, began time.Time, written bool) {
+	if w == nil {
+		return
+	}
+	w.mu.Lock()
+	delete(w.since, id)
 	w.mu.Unlock()
-	return func(written bool) {
-		w.mu.Lock()
-		delete(w.since, id)
-		w.mu.Unlock()
-		if written {
-			w.seconds.Observe(time.Since(began).Seconds())
-		}
+	if written {
+		w.seconds.Observe(time.Since(began).Seconds())
 	}
 }
 

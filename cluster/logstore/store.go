@@ -262,9 +262,9 @@ func (s *Store) StoreLogs(logs []*raft.Log) error {
 }
 
 func (s *Store) write(logs []*raft.Log) error {
-	end := s.cfg.Writes.begin()
+	id, began := s.cfg.Writes.begin()
 	err := s.inner.StoreLogs(seal(logs))
-	end(err == nil)
+	s.cfg.Writes.end(id, began, err == nil)
 	if err != nil {
 		return s.failedWrite("write "+s.inner.file(logs[0].Index), err)
 	}
