@@ -17,6 +17,11 @@ func TestPasswordsInURLsAreRefused(t *testing.T) {
 		"s3://bucket/p?region=r&endpoint=http://key:hunter22@host",
 		"s3://bucket/p?region=r&bad=1&endpoint=http%3A%2F%2Fkey%3Ahunter22%40host",
 		"s3://key:hunter22@bucket/\x7f",
+		"s3://bucket/p?region=r&secret_access_key=hunter22",
+		"s3://bucket/p?region=r&endpoint=http://host&endpoint=http://key:hunter22@host",
+		"s3://bucket/p?region=r&secret=hunter22;x",
+		"file:///dir?token=hunter22",
+		"gs://bucket?token=hunter22",
 		"nope://key:hunter22@bucket",
 	} {
 		_, err := Open(t.Context(), url)

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/url"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -22,7 +23,7 @@ type s3URL struct {
 	pathStyle                              bool
 }
 
-// Redact returns the URL of a store without names and passwords, to be shown.
+// Redact returns the URL of a store without names, passwords and the values of parameters that there are not, to be shown.
 func Redact(rawURL string) string {
 	u, err := url.Parse(rawURL)
 	if err != nil {
@@ -32,16 +33,28 @@ func Redact(rawURL string) string {
 	if u.User != nil {
 		u.User, hidden = url.User("REDACTED"), true
 	}
-	q := u.Query()
-	if e := q.Get("endpoint"); strings.Contains(e, "@") {
-		q.Set("endpoint", "REDACTED")
-		u.RawQuery, hidden = q.Encode(), true
+	q, err := url.ParseQuery(u.RawQuery)
+	if err != nil {
+		u.RawQuery, q, hidden = "REDACTED", nil, true
+	}
+	for key, values := range q {
+		known := key == "region" || key == "endpoint" || key == "path_style"
+		if known && (key != "endpoint" || !slices.ContainsFunc(values, hasUser)) {
+			continue
+		}
+		q.Set(key, "REDACTED")
+		hidden = true
+	}
+	if hidden && len(q) > 0 {
+		u.RawQuery = q.Encode()
 	}
 	if !hidden {
 		return rawURL
 	}
 	return u.String()
 }
+
+func hasUser(endpoint string) bool { return strings.Contains(endpoint, "@") }
 
 // Open returns the bucket that a URL names: s3://BUCKET/PREFIX?region=…&endpoint=…&path_style=true or file:///DIR. It
 // does not ask the store anything; see Probe.
@@ -57,7 +70,7 @@ func Open(ctx context.Context, rawURL string, opts ...Option) (Bucket, error) {
 	switch u.Scheme {
 	case "file":
 		if u.Host != "" || !filepath.IsAbs(u.Path) || u.RawQuery != "" {
-			return nil, fmt.Errorf("%w %q: want file:///DIR with an absolute directory", ErrInvalidURL, rawURL)
+			return nil, fmt.Errorf("%w %q: want file:///DIR with an absolute directory", ErrInvalidURL, Redact(rawURL))
 		}
 		return NewDirectory(filepath.Clean(u.Path))
 	case "s3":
@@ -71,13 +84,17 @@ func Open(ctx context.Context, rawURL string, opts ...Option) (Bucket, error) {
 		}
 		return WithPrefix(b, s.prefix), nil
 	default:
-		return nil, fmt.Errorf("%w %q: want s3://BUCKET/PREFIX?region=…&endpoint=…&path_style=true or file:///DIR", ErrInvalidURL, rawURL)
+		return nil, fmt.Errorf("%w %q: want s3://BUCKET/PREFIX?region=…&endpoint=…&path_style=true or file:///DIR", ErrInvalidURL, Redact(rawURL))
 	}
 }
 
 func parseS3(rawURL string, u *url.URL) (s3URL, error) {
 	rawURL = Redact(rawURL)
-	if strings.Contains(u.Query().Get("endpoint"), "@") {
+	q, err := url.ParseQuery(u.RawQuery)
+	if err != nil {
+		return s3URL{}, fmt.Errorf("%w %q: what is behind the ? can't be read", ErrInvalidURL, rawURL)
+	}
+	if slices.ContainsFunc(q["endpoint"], hasUser) {
 		return s3URL{}, fmt.Errorf("%w: endpoint: %w", ErrInvalidURL, errUserInfo)
 	}
 	s := s3URL{text: rawURL, bucket: u.Host, prefix: strings.Trim(u.Path, "/")}
@@ -89,7 +106,7 @@ func parseS3(rawURL string, u *url.URL) (s3URL, error) {
 			return s, fmt.Errorf("%w %q: prefix: want parts of [a-zA-Z0-9._-]", ErrInvalidURL, rawURL)
 		}
 	}
-	for key, values := range u.Query() {
+	for key, values := range q {
 		v := values[len(values)-1]
 		var err error
 		switch key {
@@ -104,7 +121,8 @@ func parseS3(rawURL string, u *url.URL) (s3URL, error) {
 		case "path_style":
 			s.pathStyle, err = strconv.ParseBool(v)
 		default:
-			err = errors.New("unknown parameter: there are region, endpoint and path_style")
+			// Without its value: it may be a secret.
+			return s, fmt.Errorf("%w %q: %s: unknown parameter: there are region, endpoint and path_style", ErrInvalidURL, rawURL, key)
 		}
 		if err != nil {
 			return s, fmt.Errorf("%w %q: %s=%s: %w", ErrInvalidURL, rawURL, key, v, err)
