@@ -69,12 +69,15 @@ func (r *retried) try(ctx context.Context, op string, fn func(ctx context.Contex
 			r.count(op, errorFailed)
 			return fmt.Errorf("%s, try %d: %w", op, attempt, err)
 		}
-		r.count(op, errorRetry)
 		t := time.NewTimer(rand.N(backoff) + backoff/4)
 		select {
 		case <-t.C:
+			r.count(op, errorRetry)
 		case <-ctx.Done():
 			t.Stop()
+			if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+				r.count(op, errorFailed)
+			}
 			return fmt.Errorf("%s: %w: %w", op, ctx.Err(), err)
 		}
 		backoff = min(2*backoff, r.cfg.MaxBackoff)

@@ -94,7 +94,7 @@ func (t *traced) Put(ctx context.Context, name string, body io.ReadSeeker, sizeB
 	return err
 }
 
-// Get implements Bucket. The span ends with the last byte read.
+// Get implements Bucket. The span ends when the body is closed.
 func (t *traced) Get(ctx context.Context, name string, offset, length int64) (io.ReadCloser, error) {
 	ctx, s := t.begin(ctx, opGet, name)
 	r, err := t.Bucket.Get(ctx, name, offset, length)
@@ -103,7 +103,31 @@ func (t *traced) Get(ctx context.Context, name string, offset, length int64) (io
 		return r, err
 	}
 	s.SetAttributes(attribute.Int64("streamhouse.s3.offset", offset), attribute.Int64("streamhouse.s3.bytes", length))
-	return &countedReader{ReadCloser: r, end: sync.OnceFunc(func() { end(s, nil) })}, nil
+	body := &tracedReader{ReadCloser: r}
+	body.end = sync.OnceFunc(func() { end(s, body.failed) })
+	return body, nil
+}
+
+// tracedReader ends a span when it is closed, with the error of a body that broke off.
+type tracedReader struct {
+	io.ReadCloser
+	failed error // the first one
+	end    func()
+}
+
+// Read implements io.Reader.
+func (r *tracedReader) Read(p []byte) (int, error) {
+	n, err := r.ReadCloser.Read(p)
+	if err != nil && r.failed == nil && !errors.Is(err, io.EOF) {
+		r.failed = err
+	}
+	return n, err //nolint:wrapcheck // a reader's callers compare its errors
+}
+
+// Close implements io.Closer.
+func (r *tracedReader) Close() error {
+	r.end()
+	return r.ReadCloser.Close()
 }
 
 // Head implements Bucket.
