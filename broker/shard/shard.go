@@ -291,9 +291,9 @@ func (s *Shard) awaitAppend(ctx context.Context, r *request, batches []AppendBat
 
 // waitDurable waits until all stored batches are in the manifest, a duplicate as well as its original.
 func (s *Shard) waitDurable(ctx context.Context, batches []AppendBatch, results []AppendResult) error {
+	s.durableTraces.add(trace.SpanContextFromContext(ctx)) // before the uploader sees somebody wait
 	s.durableWaiters.Add(1)
 	defer s.durableWaiters.Add(-1)
-	s.durableTraces.add(trace.SpanContextFromContext(ctx))
 	select {
 	case s.uploadNow <- struct{}{}:
 	default:

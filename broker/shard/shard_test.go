@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 	"go.uber.org/goleak"
 
 	metav1 "github.com/streamhouse/streamhouse/api/streamhouse/meta/v1"
@@ -327,6 +329,33 @@ func TestBacklogAge(t *testing.T) {
 	_, err := n.shard.Append(t.Context(), []AppendBatch{{PartitionID: 1, Topic: "t", Data: plain(t, 1, "b")}}, true)
 	require.NoError(t, err)
 	require.Zero(t, n.shard.BacklogAge())
+}
+
+// The span of an upload links to the requests that wait for it, and to each once.
+func TestUploadLinksToWhoWaits(t *testing.T) {
+	spans := tracetest.NewSpanRecorder()
+	provider := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(spans))
+	n := newNode(t, 1, func(c *Config) { c.TracerProvider = provider })
+	var want []string
+	for range 3 {
+		ctx, span := provider.Tracer("test").Start(t.Context(), "produce")
+		_, err := n.shard.Append(ctx, []AppendBatch{{PartitionID: 1, Topic: "t", Data: plain(t, 1, "a")}}, true)
+		require.NoError(t, err)
+		span.End()
+		want = append(want, span.SpanContext().TraceID().String())
+	}
+	links := func() (linked []string) {
+		for _, span := range spans.Ended() {
+			for _, l := range span.Links() {
+				linked = append(linked, l.SpanContext.TraceID().String())
+			}
+		}
+		return linked
+	}
+	require.Eventually(t, func() bool { return len(links()) >= len(want)-1 }, 10*time.Second, uploadTick/5)
+	for _, linked := range links() {
+		require.Contains(t, want, linked)
+	}
 }
 
 // What waits has an age also while the metadata does not answer a new leader, which uploads nothing then.

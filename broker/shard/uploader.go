@@ -12,6 +12,7 @@ import (
 
 	"github.com/oklog/ulid/v2"
 	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
 
 	metav1 "github.com/streamhouse/streamhouse/api/streamhouse/meta/v1"
 	"github.com/streamhouse/streamhouse/fsm"
@@ -163,14 +164,17 @@ func (s *Shard) logUploaded(ctx context.Context, ends []uploadedEnd) error {
 	return err
 }
 
-// uploadOnce uploads up to UploadBytes of what waits, oldest first.
+// uploadOnce uploads up to UploadBytes of what waits, oldest first. The spans of its objects link to the requests with
+// acks=durable that began to wait since the upload before, and may to one that came right after the cut. Where an upload
+// failed, its links are not made again.
 func (s *Shard) uploadOnce(ctx context.Context) error {
 	c, err := s.takeCut(ctx)
 	if err != nil {
 		return err
 	}
+	links := s.durableTraces.take()
 	for _, o := range planObjects(c.runs) {
-		if err := s.uploadObject(ctx, o, c.runs); err != nil {
+		if err := s.uploadObject(ctx, o, c.runs, links); err != nil {
 			return err
 		}
 	}
@@ -258,12 +262,12 @@ func planObjects(runs map[uint64]memRun) []plannedObject {
 	return own
 }
 
-// uploadObject uploads one object, in a span of its own that links to the requests which wait for it.
-func (s *Shard) uploadObject(ctx context.Context, o plannedObject, runs map[uint64]memRun) error {
+// uploadObject uploads one object, in a span of its own.
+func (s *Shard) uploadObject(ctx context.Context, o plannedObject, runs map[uint64]memRun, links []trace.Link) error {
 	if !s.tracer.On() {
 		return s.writeObject(ctx, o, runs)
 	}
-	ctx, span := s.tracer.Root(ctx, "upload", s.durableTraces.take()...)
+	ctx, span := s.tracer.Root(ctx, "upload", links...)
 	if span.IsRecording() {
 		span.SetAttributes(attribute.Int64("streamhouse.shard", int64(s.cfg.Shard)), attribute.Int("streamhouse.partitions", len(o.ids)),
 			attribute.Int64("streamhouse.bytes", o.bytes))
