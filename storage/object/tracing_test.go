@@ -43,7 +43,7 @@ func TestSpanOfABodyThatBreaksOff(t *testing.T) {
 			require.Len(t, spans.Ended(), 1)
 			attrs := make(map[string]string)
 			for _, a := range spans.Ended()[0].Attributes() {
-				attrs[string(a.Key)] = a.Value.Emit()
+				attrs[string(a.Key)] = a.Value.String()
 			}
 			require.Equal(t, outcome, attrs["streamhouse.s3.outcome"])
 		})
