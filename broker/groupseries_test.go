@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -96,19 +97,20 @@ func TestNoSeriesComesBack(t *testing.T) {
 			}
 		})
 	}
-	for range 200 {
+	defer cancel()
+	for range 100 {
 		m.add("t")
 		m.count("t", "g", 1, typeTimeout)
 		m.settle("g", true)
-		m.settle("g", false)
+		runtime.Gosched()
 		m.sync(nil)
+		runtime.Gosched()
+		require.Equal(t, empty, testutil.CollectAndCount(m.consumerErrors))
+		require.Equal(t, emptyProducers, testutil.CollectAndCount(m.producerErrors))
 	}
 	cancel()
 	wg.Wait()
 	m.settle("g", false)
-	m.sync(nil)
-	require.Equal(t, empty, testutil.CollectAndCount(m.consumerErrors))
-	require.Equal(t, emptyProducers, testutil.CollectAndCount(m.producerErrors))
 	require.Zero(t, m.pairs)
 	require.Zero(t, m.waitingPairs)
 	require.Empty(t, m.shown)
