@@ -63,7 +63,7 @@ var (
 	nodeStages = [][]scenario{
 		{{[]string{"ReplicaBehind", "MetadataBehind"}, nodeCutOff}},
 		{{[]string{
-			"NodeDown", "ShardUnderReplicated", "NoQuorum", "ShardWithoutLeader", "ProduceErrorRatioHigh", "ConsumeErrorRatioHigh",
+			"NodeDown", "ShardUnderReplicated", "NoQuorum", "ShardWithoutLeader", "ProduceErrorRatioHigh", "ConsumeErrorsHigh",
 		}, twoNodesDown}},
 		{{[]string{"NodeRestarting"}, restarts}},
 	}
@@ -477,10 +477,14 @@ func twoNodesDown(t *testing.T, w *alertWorld) func() {
 		})
 	}
 	writes := short(func(ctx context.Context) { _, _ = produce(ctx, survivor, "orders", 0, "v", 0) })
-	reads := short(func(ctx context.Context) { _, _ = consume(ctx, survivor, "orders", 0, 1<<30, 0) })
+	ends := []func(){writes}
+	for p := range int32(3) {
+		ends = append(ends, short(func(ctx context.Context) { _, _ = consume(ctx, survivor, "orders", p, 1<<30, 0) }))
+	}
 	return func() {
-		writes()
-		reads()
+		for _, end := range ends {
+			end()
+		}
 		w.c.Start()
 		w.c.WaitInSync(syncWithin)
 	}
