@@ -382,11 +382,11 @@ func fullDisk(t *testing.T, w *alertWorld) func() {
 	return func() { require.NoError(t, os.Remove(ballast)) }
 }
 
-// slowStore delays every PUT, while producers wait for the object store.
+// slowStore delays every PUT for longer than both limits of latency, while producers wait for the object store.
 func slowStore(t *testing.T, w *alertWorld) func() {
 	t.Helper()
 	w.c.CreateTopic("durable", 3, nil)
-	heal := w.c.Proxy.Inject(harness.Fault{Methods: []string{http.MethodPut}, Delay: 4500 * time.Millisecond})
+	heal := w.c.Proxy.Inject(harness.Fault{Methods: []string{http.MethodPut}, Delay: 8500 * time.Millisecond})
 	ends := []func(){heal}
 	for p := range int32(3) {
 		ends = append(ends, untilEnd(t, 100*time.Millisecond, func(ctx context.Context) {
