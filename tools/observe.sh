@@ -53,6 +53,10 @@ until_ready() {
 start cluster "$bin/streamhouse" dev --data-dir "$dir/cluster" ${DEV_ARGS:-}
 until_ready cluster grep -q 'cluster ready' "$dir/cluster.log"
 
+# The configuration of deploy/ is for three nodes.
+count=$(awk '$1 ~ /^n[0-9]+$/' "$dir/cluster.log" | wc -l)
+[ "$count" -eq 3 ] || { echo "the cluster has $count nodes, and deploy/prometheus/prometheus.yml three: leave --nodes out of DEV_ARGS" >&2; exit 1; }
+
 # The configuration of deploy/ with the addresses of this machine. The table of nodes has id, pid, gRPC and HTTP.
 nodes=$(awk '$1 ~ /^n[0-9]+$/ {print $1, $4}' "$dir/cluster.log")
 cp -R "$root/deploy/prometheus/rules" "$dir/"
@@ -82,6 +86,6 @@ Alertmanager  http://$alertmanager
 logs, data    $dir
 Ctrl-C stops all
 TEXT
-wait -n
+wait -n || true
 echo "one of them has ended: look into $dir/*.log" >&2
 exit 1
