@@ -15,7 +15,7 @@ import (
 )
 
 // scrapedWithin bounds how long Prometheus may take to have seen what is true.
-const scrapedWithin = 20 * time.Second
+const scrapedWithin = 60 * time.Second
 
 // row is one line of the table: a metric, a query of it, and the value that the workload says it has.
 type row struct {

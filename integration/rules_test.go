@@ -102,16 +102,77 @@ func TestRulesAreClean(t *testing.T) {
 	requireTool(t, "promtool", append([]string{"test", "rules"}, tests...)...)
 	requireTool(t, "amtool", "check-config", deployed(t, "alertmanager", "alertmanager.yml"))
 
-	tested := make(map[string]bool)
+	tested := expectedAlerts(t, tests)
+	for name := range alertsOf(t) {
+		require.Contains(t, tested, name, "no test at full length expects it to fire")
+	}
+}
+
+// alertname matches an alert's name in an expression or in labels.
+var alertname = regexp.MustCompile(`alertname="(\w+)"`)
+
+// expectedAlerts returns the alerts of which some test of promtool says that they fire.
+func expectedAlerts(t *testing.T, tests []string) map[string]bool {
+	t.Helper()
+	expected := make(map[string]bool)
 	for _, path := range tests {
 		data, err := os.ReadFile(path)
 		require.NoError(t, err)
-		for _, m := range regexp.MustCompile(`alertname(?:=|: |=")"?(\w+)`).FindAllStringSubmatch(string(data), -1) {
-			tested[m[1]] = true
+		var f struct {
+			Tests []struct {
+				Alerts []struct {
+					Name   string `yaml:"alertname"`
+					Expect []any  `yaml:"exp_alerts"`
+				} `yaml:"alert_rule_test"`
+				Exprs []struct {
+					Expect []struct {
+						Labels string `yaml:"labels"`
+					} `yaml:"exp_samples"`
+				} `yaml:"promql_expr_test"`
+			} `yaml:"tests"`
+		}
+		require.NoError(t, yaml.Unmarshal(data, &f), path)
+		for _, test := range f.Tests {
+			for _, a := range test.Alerts {
+				if len(a.Expect) > 0 {
+					expected[a.Name] = true
+				}
+			}
+			for _, e := range test.Exprs {
+				for _, s := range e.Expect {
+					if m := alertname.FindStringSubmatch(s.Labels); m != nil {
+						expected[m[1]] = true
+					}
+				}
+			}
 		}
 	}
-	for name := range alertsOf(t) {
-		require.True(t, tested[name], "%s has no test at full length", name)
+	return expected
+}
+
+// What silences alerts, and what is silenced, are alerts that there are.
+func TestInhibitedAlertsExist(t *testing.T) {
+	t.Parallel()
+	data, err := os.ReadFile(deployed(t, "alertmanager", "alertmanager.yml"))
+	require.NoError(t, err)
+	var f struct {
+		Rules []struct {
+			Sources []string `yaml:"source_matchers"`
+			Targets []string `yaml:"target_matchers"`
+		} `yaml:"inhibit_rules"`
+	}
+	require.NoError(t, yaml.Unmarshal(data, &f))
+	require.NotEmpty(t, f.Rules)
+	alerts := alertsOf(t)
+	for _, r := range f.Rules {
+		for _, matchers := range [][]string{r.Sources, r.Targets} {
+			require.Len(t, matchers, 1)
+			m := regexp.MustCompile(`^alertname=~?"([\w|]+)"$`).FindStringSubmatch(matchers[0])
+			require.NotNil(t, m, matchers[0])
+			for name := range strings.SplitSeq(m[1], "|") {
+				require.Contains(t, alerts, name)
+			}
+		}
 	}
 }
 
@@ -169,7 +230,8 @@ func lastLine(s string) string {
 	return lines[len(lines)-1]
 }
 
-// promtool finds nothing to say of a node's metrics but for the two gauges whose names the dashboards have had for long.
+// promtool finds nothing to say of a node's metrics but for two gauges whose names are fixed: others read
+// them.
 func TestMetricsAreClean(t *testing.T) {
 	t.Parallel()
 	c := harness.StartCluster(t, harness.Options{Nodes: 1, Flags: quick(nil)})
