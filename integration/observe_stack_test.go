@@ -15,11 +15,11 @@ import (
 	"github.com/streamhouse/streamhouse/integration/harness"
 )
 
-// portRun returns the first of some free ports in a row.
-func portRun(t *testing.T, n int) int {
+// portRun returns the first of three free ports in a row, one for each node.
+func portRun(t *testing.T) int {
 	t.Helper()
 	first, have := harness.FreePort(t), 1
-	for have < n {
+	for have < 3 {
 		if p := harness.FreePort(t); p == first+have {
 			have++
 		} else {
@@ -42,7 +42,7 @@ func TestObserveScript(t *testing.T) {
 		require.NoError(t, os.Symlink(path, filepath.Join(bin, name)))
 	}
 	prometheus, alertmanager := harness.FreePort(t), harness.FreePort(t)
-	flags := fmt.Sprintf("--grpc-port %d --http-port %d --raft-port %d --gossip-port %d", portRun(t, 3), portRun(t, 3), portRun(t, 3), portRun(t, 3))
+	flags := fmt.Sprintf("--grpc-port %d --http-port %d --raft-port %d --gossip-port %d", portRun(t), portRun(t), portRun(t), portRun(t))
 	p := harness.Start(t, harness.Command{
 		Name: "observe", Path: filepath.Join(root, "tools", "observe.sh"), Args: []string{dir}, Dir: dir,
 		Env: []string{
