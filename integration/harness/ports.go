@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"sync"
 	"testing"
+	"time"
 )
 
 // Ports are taken from below the range that the kernel gives to outgoing
@@ -68,19 +69,24 @@ func isFree(ctx context.Context, port int) bool {
 	return u.Close() == nil
 }
 
-// RequireFree ends the test when somebody listens on one of the addresses.
+// RequireFree ends the test when somebody goes on listening on one of the addresses. A port that some connection has taken
+// for its own end is waited for.
 func RequireFree(tb testing.TB, addrs ...string) {
 	tb.Helper()
 	for _, a := range addrs {
 		_, p, err := net.SplitHostPort(a)
-		if err == nil {
-			var port int
-			if port, err = strconv.Atoi(p); err == nil && !isFree(tb.Context(), port) {
-				err = fmt.Errorf("port %d is in use: end what listens there", port)
-			}
-		}
 		if err != nil {
 			tb.Fatalf("address %s: %v", a, err)
 		}
+		port, err := strconv.Atoi(p)
+		if err != nil {
+			tb.Fatalf("address %s: %v", a, err)
+		}
+		Eventually(tb, time.Minute, a+" is free", func(ctx context.Context) error {
+			if !isFree(ctx, port) {
+				return fmt.Errorf("port %d is in use: end what listens there", port)
+			}
+			return nil
+		})
 	}
 }
