@@ -58,7 +58,8 @@ func TestInstrumentationAllocatesNothing(t *testing.T) {
 	require.Zero(t, testing.AllocsPerRun(1000, func() { s.consumed(ctx) }), "consumed")
 }
 
-// cpuTime is what this process has used: on a machine that others use too, time that passes says little.
+// cpuTime is the CPU time that this process has used outside the kernel: on a machine that others use too, time that passes
+// says little.
 func cpuTime() time.Duration {
 	var u syscall.Rusage
 	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &u) // it can't fail

@@ -73,7 +73,8 @@ func TestSeriesGoWithTheTopic(t *testing.T) {
 	require.Same(t, early, m.topic("new"), "what was counted before stays")
 }
 
-// cpuTime is what this process has used: on a machine that others use too, time that passes says little.
+// cpuTime is the CPU time that this process has used outside the kernel: on a machine that others use too, time that passes
+// says little.
 func cpuTime() time.Duration {
 	var u syscall.Rusage
 	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &u) // it can't fail
