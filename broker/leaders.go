@@ -13,35 +13,44 @@ const (
 	askTimeout = time.Second
 	// noLeaderFor is how long a fruitless search is not made again.
 	noLeaderFor = 50 * time.Millisecond
+	// leaderFor is how long a leader that was found is told to clients without asking again. Calls need no such limit:
+	// a node that leads no more says so.
+	leaderFor = time.Second
 )
 
 // leaders remembers who leads the shards that this node has no replica of.
 type leaders struct {
 	mu     sync.Mutex
-	nodes  map[uint32]string    // guarded by mu; node that led last
-	failed map[uint32]time.Time // guarded by mu; last fruitless search
+	led    map[uint32]foundLeader // guarded by mu; who led last
+	failed map[uint32]time.Time   // guarded by mu; last fruitless search
+}
+
+type foundLeader struct {
+	nodeID string
+	at     time.Time
 }
 
 func newLeaders() *leaders {
-	return &leaders{nodes: make(map[uint32]string), failed: make(map[uint32]time.Time)}
+	return &leaders{led: make(map[uint32]foundLeader), failed: make(map[uint32]time.Time)}
 }
 
-func (l *leaders) get(shard uint32) (nodeID string, ok, searched bool) {
+// get returns the leader that was found last, and how long ago; searched says that none was found just now.
+func (l *leaders) get(shard uint32) (nodeID string, age time.Duration, searched bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	nodeID, ok = l.nodes[shard]
-	return nodeID, ok, time.Since(l.failed[shard]) < noLeaderFor
+	found := l.led[shard]
+	return found.nodeID, time.Since(found.at), time.Since(l.failed[shard]) < noLeaderFor
 }
 
 func (l *leaders) set(shard uint32, nodeID string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if nodeID == "" {
-		delete(l.nodes, shard)
+		delete(l.led, shard)
 		l.failed[shard] = time.Now()
 		return
 	}
-	l.nodes[shard] = nodeID
+	l.led[shard] = foundLeader{nodeID: nodeID, at: time.Now()}
 	delete(l.failed, shard)
 }
 
@@ -52,13 +61,13 @@ func (l *leaders) learn(shard uint32, err *Error) (hint string) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	delete(l.nodes, shard)
+	delete(l.led, shard)
 	if err.Reason != reasonNotLeader {
 		return ""
 	}
 	hint = nodeOf(err.Metadata["leader"])
 	if hint != "" {
-		l.nodes[shard] = hint
+		l.led[shard] = foundLeader{nodeID: hint, at: time.Now()}
 	}
 	return hint
 }
@@ -76,8 +85,8 @@ func (b *Broker) findLeader(ctx context.Context, shard uint32, hint string) (tar
 		}
 		return b.target(shard, nodeOf(id))
 	}
-	nodeID, ok, searched := b.leaders.get(shard)
-	if ok {
+	nodeID, _, searched := b.leaders.get(shard)
+	if nodeID != "" {
 		return b.target(shard, nodeID)
 	}
 	if searched {
@@ -89,6 +98,26 @@ func (b *Broker) findLeader(ctx context.Context, shard uint32, hint string) (tar
 		return target{}, noLeader(shard)
 	}
 	return b.target(shard, nodeID)
+}
+
+// knownLeader returns the node that leads the shard, for a client that will go there: what this node's replica knows,
+// else what its other replicas say, "" when none knows a leader.
+func (b *Broker) knownLeader(ctx context.Context, shard uint32) string {
+	if local, ok := b.cfg.Shards.Local(shard); ok {
+		if id, ok := local.Leader(); ok {
+			return nodeOf(id)
+		}
+	}
+	nodeID, age, searched := b.leaders.get(shard)
+	switch {
+	case nodeID != "" && age < leaderFor:
+		return nodeID
+	case searched:
+		return ""
+	}
+	nodeID = b.askForLeader(ctx, shard)
+	b.leaders.set(shard, nodeID)
+	return nodeID
 }
 
 // leads returns this node's replica of a shard where it leads it.

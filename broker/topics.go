@@ -4,6 +4,7 @@ import (
 	"context"
 	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -44,7 +45,7 @@ func (b *Broker) CreateTopic(ctx context.Context, req *streamhousev1.CreateTopic
 	if err != nil {
 		return nil, err
 	}
-	return &streamhousev1.CreateTopicResponse{Topic: b.describeTopic(t)}, nil
+	return &streamhousev1.CreateTopicResponse{Topic: b.describeTopic(ctx, t)}, nil
 }
 
 // GetTopic describes a topic and its partitions.
@@ -53,7 +54,7 @@ func (b *Broker) GetTopic(ctx context.Context, req *streamhousev1.GetTopicReques
 	if err != nil {
 		return nil, err
 	}
-	described := b.describeTopic(t)
+	described := b.describeTopic(ctx, t)
 	return &streamhousev1.GetTopicResponse{
 		Topic: described, Nodes: b.nodeAddresses(described),
 		MaxRecordBytes: int64(b.maxRecordBytes(t)), MaxRequestBytes: int64(b.cfg.MaxRequestBytes),
@@ -101,7 +102,7 @@ func (b *Broker) AlterTopic(ctx context.Context, req *streamhousev1.AlterTopicRe
 	if err != nil {
 		return nil, err
 	}
-	return &streamhousev1.AlterTopicResponse{Topic: b.describeTopic(t)}, nil
+	return &streamhousev1.AlterTopicResponse{Topic: b.describeTopic(ctx, t)}, nil
 }
 
 // DeleteTopic deletes the topic that this node knows by the name; one created anew in the meantime is left alone.
@@ -118,23 +119,30 @@ func (b *Broker) DeleteTopic(ctx context.Context, req *streamhousev1.DeleteTopic
 	return &streamhousev1.DeleteTopicResponse{}, nil
 }
 
-func (b *Broker) describeTopic(t *fsm.Topic) *streamhousev1.Topic {
+// describeTopic tells who leads each partition, as well as that can be found out now: "" stands for no leader.
+func (b *Broker) describeTopic(ctx context.Context, t *fsm.Topic) *streamhousev1.Topic {
 	view := b.meta.View()
 	out := &streamhousev1.Topic{
 		Name: t.Name, Uuid: t.UUID[:], Config: t.Config, CreatedMs: t.CreatedMs,
 		Partitions: make([]*streamhousev1.Partition, 0, len(t.PartitionIDs)),
 	}
-	shards := make(map[uint32]shardNodes)
+	partitions := make([]*fsm.Partition, 0, len(t.PartitionIDs))
+	shards := make(map[uint32]*shardNodes)
 	for _, id := range t.PartitionIDs {
 		p, ok := view.Partition(id)
 		if !ok {
 			continue // deleted meanwhile
 		}
-		nodes, ok := shards[p.Shard]
-		if !ok {
-			nodes = b.shardNodes(view, p.Shard)
-			shards[p.Shard] = nodes
-		}
+		partitions = append(partitions, p)
+		shards[p.Shard] = new(shardNodes)
+	}
+	var wg sync.WaitGroup
+	for number, nodes := range shards {
+		wg.Go(func() { *nodes = b.shardNodes(ctx, view, number) })
+	}
+	wg.Wait()
+	for _, p := range partitions {
+		nodes := shards[p.Shard]
 		out.Partitions = append(out.Partitions, &streamhousev1.Partition{
 			Partition: p.Number, Id: p.ID, Shard: p.Shard, LogStartOffset: p.LogStart, UploadedEndOffset: p.UploadedEnd,
 			Segments: int64(len(p.Segments)), SegmentBytes: p.SegmentBytes(), Leader: nodes.leader, Replicas: nodes.replicas,
@@ -162,26 +170,19 @@ func (b *Broker) nodeAddresses(t *streamhousev1.Topic) []*streamhousev1.NodeAddr
 	return out
 }
 
-// shardNodes says who holds a shard, as far as it is known here without asking.
+// shardNodes says who holds a shard.
 type shardNodes struct {
-	leader   string
+	leader   string // "" when none is known
 	replicas []string
 }
 
-func (b *Broker) shardNodes(view *fsm.View, number uint32) shardNodes {
-	var n shardNodes
+func (b *Broker) shardNodes(ctx context.Context, view *fsm.View, number uint32) shardNodes {
+	n := shardNodes{leader: b.knownLeader(ctx, number)}
 	if sh, ok := view.Shard(number); ok {
 		for _, r := range sh.Replicas {
 			n.replicas = append(n.replicas, r.GetNodeId())
 		}
 	}
-	if local, ok := b.cfg.Shards.Local(number); ok {
-		if id, ok := local.Leader(); ok {
-			n.leader = nodeOf(id)
-		}
-		return n
-	}
-	n.leader, _, _ = b.leaders.get(number)
 	return n
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
@@ -89,6 +90,46 @@ func TestTopicCreatedElsewhere(t *testing.T) {
 	list, err := f.ListTopics(t.Context(), &streamhousev1.ListTopicsRequest{})
 	require.NoError(t, err, "a list shows what is known here")
 	require.Len(t, list.GetTopics(), 2)
+}
+
+// TestTopicNamesLeadersOfOtherNodes finds the leaders of shards that this node has no replica of, and hears of new ones
+// though no call of its own fails: a client goes where it is told.
+func TestTopicNamesLeadersOfOtherNodes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t, false)
+		f.meta.createTopic(t, "t", 2, nil)
+		leaders := func() []string {
+			res, err := f.GetTopic(t.Context(), &streamhousev1.GetTopicRequest{Name: "t"})
+			require.NoError(t, err)
+			var ids []string
+			for _, p := range res.GetTopic().GetPartitions() {
+				ids = append(ids, p.GetLeader())
+			}
+			return ids
+		}
+		require.Equal(t, []string{"n3", "n2"}, leaders())
+		asked := f.peers["n2"].count("GetReplica")
+		require.Equal(t, []string{"n3", "n2"}, leaders())
+		require.Equal(t, asked, f.peers["n2"].count("GetReplica"), "what was just found is told")
+
+		f.shards[0].set(func() { f.shards[0].leader = "n2/r" })
+		<-time.After(leaderFor)
+		require.Equal(t, []string{"n2", "n2"}, leaders())
+
+		f.shards[0].set(func() { f.shards[0].leader = "" })
+		<-time.After(leaderFor)
+		require.Equal(t, []string{"", "n2"}, leaders())
+	})
+}
+
+// TestTopicNamesALeaderThatTheReplicaDoesNotKnow asks the others while this node's replica has not heard of a leader.
+func TestTopicNamesALeaderThatTheReplicaDoesNotKnow(t *testing.T) {
+	f := newFixture(t, true)
+	f.meta.createTopic(t, "t", 1, nil)
+	f.local.add(0, newFakeShard("").on("n1"))
+	res, err := f.GetTopic(t.Context(), &streamhousev1.GetTopicRequest{Name: "t"})
+	require.NoError(t, err)
+	require.Equal(t, "n1", res.GetTopic().GetPartitions()[0].GetLeader())
 }
 
 func TestClusterStatus(t *testing.T) {

@@ -10,18 +10,22 @@ import (
 // pollInterval is the time between two looks at a condition.
 const pollInterval = 50 * time.Millisecond
 
-// Poll calls f until it returns nil or ctx ends; then it returns f's last error.
+// Poll calls f until it returns nil or ctx ends; then it returns the last error of an f that had time to answer.
 func Poll(ctx context.Context, f func(ctx context.Context) error) error {
 	ticker := time.NewTicker(pollInterval)
 	defer ticker.Stop()
+	var last error
 	for {
 		err := f(ctx)
 		if err == nil {
 			return nil
 		}
+		if last == nil || ctx.Err() == nil {
+			last = err
+		}
 		select {
 		case <-ctx.Done():
-			return err
+			return last
 		case <-ticker.C:
 		}
 	}
