@@ -214,4 +214,12 @@ streamhouse_raft_transitions_total{state="leader"} 1
 	problems, err := testutil.GatherAndLint(reg)
 	require.NoError(t, err)
 	require.Empty(t, problems)
+
+	commit, apply, rpc := []string{"raft", "commitTime"}, []string{"raft", "apply"}, []string{"raft", "replication", "appendEntries", "rpc"}
+	labels := []metrics.Label{{Name: "peer_id", Value: "x"}}
+	require.Zero(t, testing.AllocsPerRun(1000, func() {
+		metrics.MeasureSince(commit, time.Now())
+		metrics.IncrCounter(apply, 1)
+		metrics.MeasureSinceWithLabels(rpc, time.Now(), labels)
+	}), "what the library counts for every entry")
 }

@@ -2,7 +2,6 @@ package observability
 
 import (
 	"fmt"
-	"strings"
 
 	metrics "github.com/hashicorp/go-metrics/compat"
 	"github.com/prometheus/client_golang/prometheus"
@@ -24,6 +23,9 @@ type raftSample struct {
 }
 
 var _ metrics.MetricSink = (*raftSink)(nil)
+
+// maxKeyBytes is room for the longest name in the tables.
+const maxKeyBytes = 64
 
 // raftTimers are durations, which the library gives in milliseconds.
 var raftTimers = []struct{ key, name, help string }{
@@ -90,17 +92,29 @@ func BridgeRaftMetrics(reg prometheus.Registerer) error {
 	cfg := metrics.DefaultConfig("")
 	cfg.EnableHostname = false
 	cfg.EnableRuntimeMetrics = false
+	cfg.AllowedLabels = []string{} // the sink drops them, and the library would first copy them for every number
 	if _, err := metrics.NewGlobal(cfg, newRaftSink(reg)); err != nil {
 		return fmt.Errorf("bridge the metrics of raft: %w", err)
 	}
 	return nil
 }
 
-func key(parts []string) string { return strings.Join(parts, ".") }
+// appendKey appends the name of a metric, for a look-up that allocates nothing: the library counts several times for every
+// entry of a log.
+func appendKey(b []byte, parts []string) []byte {
+	for i, p := range parts {
+		if i > 0 {
+			b = append(b, '.')
+		}
+		b = append(b, p...)
+	}
+	return b
+}
 
 // IncrCounter counts what is in the table.
 func (s *raftSink) IncrCounter(parts []string, val float32) {
-	if c, ok := s.counters[key(parts)]; ok && val >= 0 {
+	var buf [maxKeyBytes]byte
+	if c, ok := s.counters[string(appendKey(buf[:0], parts))]; ok && val >= 0 {
 		c.Add(float64(val))
 	}
 }
@@ -112,7 +126,8 @@ func (s *raftSink) IncrCounterWithLabels(parts []string, val float32, _ []metric
 
 // AddSample observes what is in the table.
 func (s *raftSink) AddSample(parts []string, val float32) {
-	if m, ok := s.samples[key(parts)]; ok {
+	var buf [maxKeyBytes]byte
+	if m, ok := s.samples[string(appendKey(buf[:0], parts))]; ok {
 		m.observer.Observe(float64(val) * m.factor)
 	}
 }
