@@ -2,30 +2,29 @@ package rpc
 
 import (
 	"context"
+	"slices"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/stats"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
 	"github.com/streamhouse/streamhouse/broker"
 )
 
 // counting counts failed calls of producers and consumers, whoever refused them: the broker, an interceptor, or gRPC
-// itself, which refuses a message that is too large or does not decode before any handler sees it.
+// itself, whose handler of a method refuses a message that is too large or does not decode before any interceptor sees it.
+// A stats.Handler would see the same, and more: calls in an encoding that gRPC does not have. But gRPC makes some twenty
+// objects for it in every call, and two for every message of a stream.
 type counting struct {
 	broker *broker.Broker
 }
 
-var _ stats.Handler = (*counting)(nil)
+// counted is an error that an interceptor has counted.
+type counted struct{ error }
 
-// callKey finds the callState of a call in its context.
-type callKey struct{}
-
-// callState says what became of a call. Its RPC's goroutine writes it before the end is told.
-type callState struct {
-	method string
-	seen   bool // an interceptor has it in its hands
-}
+// Unwrap returns the error.
+func (c counted) Unwrap() error { return c.error }
 
 // producerMethods and consumerMethods are the calls whose failures are counted.
 var (
@@ -43,18 +42,12 @@ var (
 	}
 )
 
-func markSeen(ctx context.Context) {
-	if s, ok := ctx.Value(callKey{}).(*callState); ok {
-		s.seen = true
-	}
-}
-
 // unary is a grpc.UnaryServerInterceptor.
 func (c *counting) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-	markSeen(ctx)
 	res, err := handler(ctx, req)
 	if err != nil {
-		c.count(info.FullMethod, req, err)
+		c.count(info.FullMethod, req, FromPeer(err, true)) // a status by now
+		err = counted{err}
 	}
 	return res, err
 }
@@ -62,16 +55,14 @@ func (c *counting) unary(ctx context.Context, req any, info *grpc.UnaryServerInf
 // stream is a grpc.StreamServerInterceptor. The handlers count what fails inside a stream; a stream that breaks off
 // because its client went away is no failure.
 func (c *counting) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
-	markSeen(ss.Context())
 	err := handler(srv, ss)
 	if err != nil && ss.Context().Err() == nil && producerMethods[info.FullMethod] {
-		c.count(info.FullMethod, nil, err)
+		c.count(info.FullMethod, nil, FromPeer(err, true))
 	}
 	return err
 }
 
 func (c *counting) count(method string, req any, err error) {
-	err = FromPeer(err, true) // a status by now
 	topic := ""
 	if t, ok := req.(interface{ GetTopic() string }); ok {
 		topic = t.GetTopic()
@@ -88,27 +79,37 @@ func (c *counting) count(method string, req any, err error) {
 	}
 }
 
-// TagRPC implements stats.Handler.
-func (c *counting) TagRPC(ctx context.Context, info *stats.RPCTagInfo) context.Context {
-	if !producerMethods[info.FullMethodName] && !consumerMethods[info.FullMethodName] {
-		return ctx
+// service returns a service whose calls are counted too where no interceptor has seen them.
+func (c *counting) service(d grpc.ServiceDesc) *grpc.ServiceDesc {
+	d.Methods = slices.Clone(d.Methods)
+	for i := range d.Methods {
+		method, handle := "/"+d.ServiceName+"/"+d.Methods[i].MethodName, d.Methods[i].Handler
+		d.Methods[i].Handler = func(srv any, ctx context.Context, dec func(any) error, interceptor grpc.UnaryServerInterceptor) (any, error) {
+			res, err := handle(srv, ctx, dec, interceptor)
+			if seen, ok := err.(counted); ok { //nolint:errorlint // as the interceptor returned it
+				return res, seen.error
+			}
+			if err != nil {
+				c.count(method, nil, unread(err))
+			}
+			return res, err
+		}
 	}
-	return context.WithValue(ctx, callKey{}, &callState{method: info.FullMethodName})
+	return &d
 }
 
-// HandleRPC implements stats.Handler: it counts calls that ended before any interceptor saw them.
-func (c *counting) HandleRPC(ctx context.Context, s stats.RPCStats) {
-	end, ok := s.(*stats.End)
-	if !ok || end.Error == nil {
-		return
+// unread is the error of a call whose request gRPC could not give to anybody.
+func unread(err error) error {
+	e := &broker.Error{Cause: err}
+	switch status.Code(err) {
+	case codes.ResourceExhausted:
+		e.Reason = streamhousev1.ErrorReason_ERROR_REASON_REQUEST_TOO_LARGE
+	case codes.Canceled:
+		e.Reason = streamhousev1.ErrorReason_ERROR_REASON_CANCELED
+	case codes.DeadlineExceeded:
+		e.Reason = streamhousev1.ErrorReason_ERROR_REASON_DEADLINE_EXCEEDED
+	default: // it does not decode
+		e.Reason = streamhousev1.ErrorReason_ERROR_REASON_INVALID_FIELD
 	}
-	if state, ok := ctx.Value(callKey{}).(*callState); ok && !state.seen {
-		c.count(state.method, nil, end.Error)
-	}
+	return e
 }
-
-// TagConn implements stats.Handler.
-func (c *counting) TagConn(ctx context.Context, _ *stats.ConnTagInfo) context.Context { return ctx }
-
-// HandleConn implements stats.Handler.
-func (c *counting) HandleConn(context.Context, stats.ConnStats) {}

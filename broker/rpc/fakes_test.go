@@ -5,7 +5,6 @@ import (
 	"net"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
@@ -297,10 +296,4 @@ func (c *cluster) counted(t *testing.T, name string, labels ...string) float64 {
 		}
 	}
 	return -1
-}
-
-// eventually polls until the condition holds.
-func eventually(t *testing.T, condition func() bool) {
-	t.Helper()
-	require.Eventually(t, condition, 5*time.Second, 5*time.Millisecond)
 }

@@ -49,6 +49,7 @@ var untraced = []string{
 // Server is the public gRPC services of one node.
 type Server struct {
 	options []grpc.ServerOption
+	count   *counting
 	log     *logHandler
 	cluster *clusterHandler
 }
@@ -75,8 +76,8 @@ func NewServer(cfg Config) (*Server, error) {
 			grpc.InTapHandle(tracing.Take),
 			grpc.ChainUnaryInterceptor(count.unary, g.unary),
 			grpc.ChainStreamInterceptor(count.stream, g.stream),
-			grpc.StatsHandler(count),
 		},
+		count:   count,
 		log:     &logHandler{broker: cfg.Broker, guard: g},
 		cluster: &clusterHandler{broker: cfg.Broker},
 	}
@@ -91,7 +92,7 @@ func (s *Server) Options() []grpc.ServerOption { return s.options }
 
 // Register registers the services, and reflection.
 func (s *Server) Register(r reflection.GRPCServer) {
-	streamhousev1.RegisterStreamHouseServiceServer(r, s.log)
+	r.RegisterService(s.count.service(streamhousev1.StreamHouseService_ServiceDesc), s.log)
 	streamhousev1.RegisterClusterServiceServer(r, s.cluster)
 	reflection.Register(r)
 }

@@ -15,7 +15,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/stretchr/testify/require"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/encoding"
+	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
 
@@ -182,7 +185,36 @@ func TestRequestsAboveTheBound(t *testing.T) {
 
 	_, err = c.log.ProduceBatch(t.Context(), batchOf(strings.Repeat("x", 3<<20)))
 	require.Equal(t, codes.ResourceExhausted, status.Code(err), "gRPC refuses it unread")
-	eventually(t, func() bool { return c.counted(t, producerErrors, "too_large", "") == 1 })
+	require.InDelta(t, 1, c.counted(t, producerErrors, "too_large", ""), 0)
+}
+
+// What gRPC can't decode, it refuses before any interceptor: it is counted all the same, and what an interceptor has
+// counted is not counted again.
+func TestUndecodableRequestsAreCounted(t *testing.T) {
+	c := newCluster(t, Config{})
+	before := c.counted(t, consumerErrors, "", "invalid", "")
+	raw := encoding.GetCodecV2("proto")
+	for i, method := range []string{
+		streamhousev1.StreamHouseService_Produce_FullMethodName, streamhousev1.StreamHouseService_ProduceBatch_FullMethodName,
+	} {
+		err := c.conn.Invoke(t.Context(), method, t, &streamhousev1.ProduceResponse{}, grpc.ForceCodecV2(undecodable{raw}))
+		require.Equal(t, codes.Internal, status.Code(err), "%v", err)
+		require.InDelta(t, i+1, c.counted(t, producerErrors, "invalid", ""), 0)
+	}
+	err := c.conn.Invoke(t.Context(), streamhousev1.StreamHouseService_Consume_FullMethodName, t, &streamhousev1.ConsumeResponse{}, grpc.ForceCodecV2(undecodable{raw}))
+	require.Equal(t, codes.Internal, status.Code(err), "%v", err)
+	require.InDelta(t, before+1, c.counted(t, consumerErrors, "", "invalid", ""), 0)
+
+	_, err = c.log.Produce(t.Context(), &streamhousev1.ProduceRequest{Topic: "nope", Record: &streamhousev1.Record{}})
+	require.Equal(t, codes.NotFound, status.Code(err), "%v", err)
+	require.InDelta(t, 1, c.counted(t, producerErrors, "not_found", ""), 0)
+}
+
+// undecodable sends what is no protobuf message.
+type undecodable struct{ encoding.CodecV2 }
+
+func (undecodable) Marshal(any) (mem.BufferSlice, error) {
+	return mem.BufferSlice{mem.SliceBuffer("\xff")}, nil
 }
 
 // What is under way is told, beside its bound.

@@ -3,6 +3,8 @@ package node
 import (
 	"context"
 	"math"
+	"net"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -11,7 +13,6 @@ import (
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
-	"google.golang.org/grpc/stats"
 )
 
 const (
@@ -23,10 +24,9 @@ const (
 )
 
 // publicOptions are what the server for clients has beside its interceptors and bounds.
-func publicOptions(conns *connGauge) []grpc.ServerOption {
+func publicOptions() []grpc.ServerOption {
 	return []grpc.ServerOption{
 		grpc.MaxSendMsgSize(math.MaxInt32),
-		grpc.StatsHandler(conns),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 		grpc.ConnectionTimeout(10 * time.Second),
@@ -71,35 +71,42 @@ func mirrorHealth(ctx context.Context, hs *health.Server, ready func() error, se
 	}
 }
 
-// connGauge counts open client connections.
-type connGauge struct{ open prometheus.Gauge }
-
-var _ stats.Handler = (*connGauge)(nil)
-
-func newConnGauge(reg prometheus.Registerer) *connGauge {
-	return &connGauge{open: promauto.With(reg).NewGauge(prometheus.GaugeOpts{
+// newConnGauge returns what counts open client connections.
+func newConnGauge(reg prometheus.Registerer) prometheus.Gauge {
+	return promauto.With(reg).NewGauge(prometheus.GaugeOpts{
 		Name: "streamhouse_connections_active",
 		Help: "Open gRPC connections of clients.",
-	})}
+	})
 }
 
-// TagRPC does nothing.
-func (*connGauge) TagRPC(ctx context.Context, _ *stats.RPCTagInfo) context.Context { return ctx }
+// countedListener counts its open connections. A stats.Handler could too, but gRPC would make objects for it in every call.
+type countedListener struct {
+	net.Listener
 
-// HandleRPC does nothing.
-func (*connGauge) HandleRPC(context.Context, stats.RPCStats) {}
+	open prometheus.Gauge
+}
 
-// TagConn does nothing.
-func (*connGauge) TagConn(ctx context.Context, _ *stats.ConnTagInfo) context.Context { return ctx }
-
-// HandleConn counts.
-func (c *connGauge) HandleConn(_ context.Context, s stats.ConnStats) {
-	switch s.(type) {
-	case *stats.ConnBegin:
-		c.open.Inc()
-	case *stats.ConnEnd:
-		c.open.Dec()
+// Accept implements net.Listener.
+func (l countedListener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
 	}
+	l.open.Inc()
+	return &countedConn{Conn: c, closed: sync.OnceFunc(l.open.Dec)}, nil
+}
+
+// countedConn is a connection that is counted until it is closed first.
+type countedConn struct {
+	net.Conn
+
+	closed func()
+}
+
+// Close implements net.Conn.
+func (c *countedConn) Close() error {
+	c.closed()
+	return c.Conn.Close()
 }
 
 // grace is how long calls may take to end.

@@ -45,7 +45,7 @@ type Node struct {
 	logs      logstore.Metrics
 	tracing   *observability.Tracing // nil when off
 	stored    *object.Metrics
-	conns     *connGauge
+	conns     prometheus.Gauge
 	blocks    *cache.Cache
 	identity  *identityFile
 	bucket    object.Bucket

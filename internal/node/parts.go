@@ -91,11 +91,11 @@ func (n *Node) startCalls(ctx context.Context, st *stack) error {
 	if err != nil {
 		return err
 	}
-	public := grpc.NewServer(append(publicOptions(n.conns), calls.Options()...)...)
+	public := grpc.NewServer(append(publicOptions(), calls.Options()...)...)
 	calls.Register(public)
 	hs := health.NewServer()
 	healthpb.RegisterHealthServer(public, hs)
-	n.serveGRPC(ctx, st, "client calls", public, func() error { return public.Serve(n.grpc) }, gracePublic)
+	n.serveGRPC(ctx, st, "client calls", public, func() error { return public.Serve(countedListener{n.grpc, n.conns}) }, gracePublic)
 	st.push("long polls", func() error { n.broker.EndPolls(); return nil })
 	services := []string{"", streamhousev1.StreamHouseService_ServiceDesc.ServiceName, streamhousev1.ClusterService_ServiceDesc.ServiceName}
 	st.push("hand over", n.handOver)
