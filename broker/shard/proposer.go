@@ -25,7 +25,8 @@ const (
 // request is one Append on its way through the proposer.
 type request struct {
 	batches []AppendBatch
-	counts  []batchCounts // what the metrics need after the caller took its buffers back
+	counts  []batchCounts  // what the metrics need after the caller took its buffers back
+	single  [1]batchCounts // room for the counts of one batch
 	bytes   int
 	span    trace.Span    // of the append
 	began   time.Time     // when the entry was proposed; set where span is recording
@@ -46,10 +47,17 @@ type batchCounts struct {
 	payload int64
 }
 
-func (m *Metrics) countBatches(batches []AppendBatch) []batchCounts {
-	counts := make([]batchCounts, len(batches))
+// countBatches returns what the batches add, in counts where that has room for it.
+func (m *Metrics) countBatches(counts []batchCounts, batches []AppendBatch) []batchCounts {
+	if len(batches) > cap(counts) {
+		counts = make([]batchCounts, 0, len(batches))
+	}
+	var series *topicMetrics
 	for i, b := range batches {
-		counts[i] = batchCounts{m.topic(b.Topic), b.Data.NumRecords(), b.PayloadBytes}
+		if i == 0 || b.Topic != batches[i-1].Topic {
+			series = m.topic(b.Topic)
+		}
+		counts = append(counts, batchCounts{series, b.Data.NumRecords(), b.PayloadBytes})
 	}
 	return counts
 }
@@ -74,7 +82,8 @@ func newProposer(apply func([]byte, time.Duration) raft.ApplyFuture, nowMs func(
 
 // begin queues batches. What is begun first is stored first.
 func (p *proposer) begin(batches []AppendBatch, span trace.Span) (*request, error) {
-	r := &request{span: span, batches: batches, counts: p.metrics.countBatches(batches), bytes: entrySize(batches), done: make(chan struct{})}
+	r := &request{span: span, batches: batches, bytes: entrySize(batches), done: make(chan struct{})}
+	r.counts = p.metrics.countBatches(r.single[:0], batches)
 	return r, p.enqueue(r)
 }
 

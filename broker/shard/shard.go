@@ -235,7 +235,7 @@ func (s *Shard) Append(ctx context.Context, batches []AppendBatch, durable bool)
 // wait has returned; it must be called once. Errors are those of Append, and from BeginAppend itself say that nothing was
 // written.
 func (s *Shard) BeginAppend(ctx context.Context, batches []AppendBatch, durable bool) (wait func(context.Context) ([]AppendResult, error), err error) {
-	began := time.Now()
+	began := clock()
 	if !s.replica.IsLeader() {
 		return nil, s.notLeader()
 	}
@@ -262,9 +262,10 @@ func (s *Shard) BeginAppend(ctx context.Context, batches []AppendBatch, durable 
 		if err != nil {
 			return nil, err
 		}
+		took := clock() - began
 		for i := range results {
 			if results[i].Reason == reasonNone {
-				r.counts[i].acknowledged(time.Since(began), origin)
+				r.counts[i].acknowledged(took, origin)
 			}
 		}
 		return results, nil
