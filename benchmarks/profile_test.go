@@ -24,12 +24,12 @@ var (
 		`|^log/slog\.|^go\.opentelemetry\.io/|^google\.golang\.org/grpc/(stats|internal/stats)\.` +
 		`|^github\.com/streamhouse/streamhouse/(` +
 		`observability\.\(\*(handler|sampler|redactor|raftSink)\)` +
-		`|internal/tracing\.(Take|WithRemote|outgoing|End|Observe|Tracer|\(\*choosy\))` +
+		`|internal/tracing\.(Take|WithRemote|outgoing|spanName|describe|End|Observe|Tracer)` +
 		`|broker\.(\(\*metrics\)|\(\*Broker\)\.(known|consumed|written|Count)|\(\*pipeline\)\.trace|\(\*laneGroup\)\.(trace|context))` +
 		`|broker/rpc\.(\(\*callLog\)|\(\*counting\)\.count\b)` +
 		`|broker/shard\.(\(\*Metrics\)|\(\*batchCounts\)|\(\*proposer\)\.mark|\(\*waitingTraces\)|clock))`)
 	wrapper = regexp.MustCompile(`^github\.com/streamhouse/streamhouse/(` +
-		`internal/tracing\.UnaryClient|broker/rpc\.\(\*counting\)|broker/shard\.\(\*proposer\)\.traceCommit|storage/object\.\(\*(metered|traced))`)
+		`internal/tracing\.|broker/rpc\.\(\*counting\)|broker/shard\.\(\*proposer\)\.traceCommit|storage/object\.\(\*(metered|traced))`)
 	ofRaft    = regexp.MustCompile(`^github\.com/(hashicorp|armon)/go-metrics/`)
 	ofTracing = regexp.MustCompile(`^go\.opentelemetry\.io/|^github\.com/streamhouse/streamhouse/internal/tracing\.`)
 )

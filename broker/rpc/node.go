@@ -91,7 +91,7 @@ func NewNodeServer(cfg NodeConfig) (*NodeServer, error) {
 		},
 	}
 	if cfg.TracerProvider != nil {
-		s.options = append(s.options, grpc.StatsHandler(tracing.ChildServerHandler(cfg.TracerProvider)))
+		s.options = append([]grpc.ServerOption{grpc.ChainUnaryInterceptor(tracing.ChildUnaryServer(cfg.TracerProvider))}, s.options...)
 	}
 	return s, nil
 }

@@ -9,8 +9,6 @@ import (
 	"google.golang.org/grpc"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/reflection"
-	reflectionpb "google.golang.org/grpc/reflection/grpc_reflection_v1"
-	reflectionalphapb "google.golang.org/grpc/reflection/grpc_reflection_v1alpha"
 
 	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
 	"github.com/streamhouse/streamhouse/broker"
@@ -36,15 +34,8 @@ type Config struct {
 	TracerProvider trace.TracerProvider
 }
 
-// untraced are the calls that get no span: what is done in a stream has spans of its own, and the others ask after a node's
-// health.
-var untraced = []string{
-	streamhousev1.StreamHouseService_ProduceStream_FullMethodName,
-	streamhousev1.StreamHouseService_ConsumeStream_FullMethodName,
-	healthpb.Health_Check_FullMethodName, healthpb.Health_List_FullMethodName, healthpb.Health_Watch_FullMethodName,
-	reflectionpb.ServerReflection_ServerReflectionInfo_FullMethodName,
-	reflectionalphapb.ServerReflection_ServerReflectionInfo_FullMethodName,
-}
+// untraced are the calls that get no span: they ask after a node's health. What is done in a stream has spans of its own.
+var untraced = []string{healthpb.Health_Check_FullMethodName, healthpb.Health_List_FullMethodName}
 
 // Server is the public gRPC services of one node.
 type Server struct {
@@ -82,7 +73,7 @@ func NewServer(cfg Config) (*Server, error) {
 		cluster: &clusterHandler{broker: cfg.Broker},
 	}
 	if cfg.TracerProvider != nil {
-		s.options = append(s.options, grpc.StatsHandler(tracing.ServerHandler(cfg.TracerProvider, untraced...)))
+		s.options = append([]grpc.ServerOption{grpc.ChainUnaryInterceptor(tracing.UnaryServer(cfg.TracerProvider, untraced...))}, s.options...)
 	}
 	return s, nil
 }

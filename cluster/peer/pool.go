@@ -81,7 +81,7 @@ func (p *Pool) ClientAt(addr string) (nodev1.NodeServiceClient, error) {
 }
 
 func (p *Pool) dial(addr string) (*grpc.ClientConn, error) {
-	opts := []grpc.DialOption{
+	return grpc.NewClient("passthrough:///"+addr,
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) { return p.cfg.Transport.DialRPC(ctx, addr) }),
 		grpc.WithConnectParams(grpc.ConnectParams{
@@ -91,12 +91,8 @@ func (p *Pool) dial(addr string) (*grpc.ClientConn, error) {
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 3 * time.Second, PermitWithoutStream: true}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessageBytes), grpc.MaxCallSendMsgSize(maxMessageBytes)),
 		grpc.WithInitialWindowSize(8 << 20), grpc.WithInitialConnWindowSize(16 << 20), grpc.WithReadBufferSize(128 << 10), grpc.WithWriteBufferSize(128 << 10),
-		grpc.WithUnaryInterceptor(tracing.UnaryClient),
-	}
-	if p.cfg.TracerProvider != nil {
-		opts = append(opts, grpc.WithStatsHandler(tracing.ChildClientHandler(p.cfg.TracerProvider)))
-	}
-	return grpc.NewClient("passthrough:///"+addr, opts...)
+		grpc.WithUnaryInterceptor(tracing.ChildUnaryClient(p.cfg.TracerProvider)),
+	)
 }
 
 // Close closes the connections; calls under way fail. It is idempotent.

@@ -2,13 +2,18 @@ package tracing
 
 import (
 	"context"
+	"strings"
 
 	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc"
+	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/metric/noop"
 	"go.opentelemetry.io/otel/propagation"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 	"go.opentelemetry.io/otel/trace"
+	"google.golang.org/genproto/googleapis/rpc/code"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/stats"
+	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/tap"
 )
 
@@ -26,52 +31,78 @@ func Take(ctx context.Context, info *tap.Info) (context.Context, error) {
 	return WithRemote(ctx, parent[0], state), nil
 }
 
-// UnaryClient is a grpc.UnaryClientInterceptor that passes the trace context on. A ClientHandler replaces it where it makes
-// a span.
-func UnaryClient(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
-	return invoke(outgoing(ctx), method, req, reply, cc, opts...)
-}
-
-// ServerHandler makes a span for every call but those of the methods that are left out: streams, which last longer than
-// what is done in them, and health checks.
-func ServerHandler(p trace.TracerProvider, leftOut ...string) stats.Handler {
+// UnaryServer returns an interceptor that makes a span for every call but those of the methods that are left out. It does
+// what otelgrpc's stats.Handler does, which is for the calls of clients only here: where a server has a stats.Handler, gRPC
+// makes some twenty objects in every call, whether it is sampled or not, and that would be most of what tracing costs.
+func UnaryServer(p trace.TracerProvider, leftOut ...string) grpc.UnaryServerInterceptor {
+	tr := New(p)
 	out := make(map[string]bool, len(leftOut))
 	for _, m := range leftOut {
 		out[m] = true
 	}
-	return &choosy{
-		Handler: otelgrpc.NewServerHandler(options(p)...),
-		takes:   func(_ context.Context, method string) bool { return !out[method] },
+	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
+		if out[info.FullMethod] {
+			return handle(ctx, req)
+		}
+		ctx, span := tr.Request(ctx, spanName(info.FullMethod), trace.SpanKindServer)
+		defer span.End() // after a panic too
+		res, err := handle(ctx, req)
+		describe(span, info.FullMethod, err)
+		return res, err
 	}
 }
 
-// ChildServerHandler makes spans for the calls of callers that have a sampled one: what nodes ask each other on their own
-// account is no request of anybody. The server needs Take.
-func ChildServerHandler(p trace.TracerProvider) stats.Handler {
-	return &choosy{
-		Handler: otelgrpc.NewServerHandler(options(p)...),
-		takes:   sampled,
+// ChildUnaryServer returns an interceptor that makes spans for the calls of callers that have a sampled one: what nodes ask
+// each other on their own account is no request of anybody. The server needs Take.
+func ChildUnaryServer(p trace.TracerProvider) grpc.UnaryServerInterceptor {
+	tr := New(p)
+	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
+		ctx, span := tr.Child(ctx, spanName(info.FullMethod), trace.WithSpanKind(trace.SpanKindServer))
+		defer span.End()
+		res, err := handle(ctx, req)
+		describe(span, info.FullMethod, err)
+		return res, err
 	}
 }
 
-// ChildClientHandler makes spans for calls in a context with a sampled one, for the same reason.
-func ChildClientHandler(p trace.TracerProvider) stats.Handler {
-	return &choosy{
-		Handler: otelgrpc.NewClientHandler(options(p)...),
-		takes:   sampled,
+// ChildUnaryClient returns an interceptor that passes the trace context on, and makes spans for calls in a context with a
+// sampled one, for the same reason. Where p is nil it makes none.
+func ChildUnaryClient(p trace.TracerProvider) grpc.UnaryClientInterceptor {
+	tr := New(p)
+	return func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+		ctx, span := tr.Child(ctx, spanName(method), trace.WithSpanKind(trace.SpanKindClient))
+		defer span.End()
+		err := invoke(outgoing(ctx), method, req, reply, cc, opts...)
+		if span.IsRecording() {
+			describe(span, method, err)
+			span.SetAttributes(semconv.ServerAddress(cc.Target()))
+		}
+		return err
 	}
 }
 
-// ClientHandler makes a span for every call but those of one method, and carries trace context by a propagator.
+// spanName returns the name of a call's span, after OpenTelemetry's conventions for RPC.
+func spanName(method string) string { return strings.TrimPrefix(method, "/") }
+
+// describe gives a call's span the attributes of these conventions.
+func describe(span trace.Span, method string, err error) {
+	if !span.IsRecording() {
+		return
+	}
+	st := status.Convert(err)
+	span.SetAttributes(semconv.RPCSystemNameGRPC, semconv.RPCMethod(spanName(method)),
+		semconv.RPCResponseStatusCode(code.Code(st.Code()).String()))
+	if err != nil {
+		span.SetStatus(codes.Error, st.Message())
+	}
+}
+
+// ClientHandler makes a span for every call of a client but those of one method, and carries trace context by a propagator.
 func ClientHandler(p trace.TracerProvider, carry propagation.TextMapPropagator, leftOut string) stats.Handler {
 	return &choosy{
 		Handler: otelgrpc.NewClientHandler(append(options(p), otelgrpc.WithPropagators(carry))...),
 		takes:   func(_ context.Context, method string) bool { return method != leftOut },
 	}
-}
-
-func sampled(ctx context.Context, _ string) bool {
-	return trace.SpanContextFromContext(ctx).IsSampled()
 }
 
 func options(p trace.TracerProvider) []otelgrpc.Option {

@@ -134,7 +134,7 @@ func node(t *testing.T, h *health, client []grpc.DialOption, server ...grpc.Serv
 // Without any provider the trace context of a caller goes from node to node.
 func TestTraceContextGoesAlongWithoutSpans(t *testing.T) {
 	behind := &health{got: make(chan trace.SpanContext, 1)}
-	second := node(t, behind, []grpc.DialOption{grpc.WithUnaryInterceptor(UnaryClient)})
+	second := node(t, behind, []grpc.DialOption{grpc.WithUnaryInterceptor(ChildUnaryClient(nil))})
 	front := &health{got: make(chan trace.SpanContext, 1), next: func(ctx context.Context) {
 		_, err := second.Check(ctx, &healthpb.HealthCheckRequest{})
 		require.NoError(t, err)
@@ -169,15 +169,14 @@ func TestTraceContextGoesAlongWithoutSpans(t *testing.T) {
 func TestSpansOfCalls(t *testing.T) {
 	p, r := recorder(t, sdktrace.ParentBased(sdktrace.AlwaysSample()))
 	behind := &health{got: make(chan trace.SpanContext, 1)}
-	second := node(t, behind, []grpc.DialOption{grpc.WithUnaryInterceptor(UnaryClient), grpc.WithStatsHandler(ChildClientHandler(p))},
-		grpc.StatsHandler(ChildServerHandler(p)))
+	second := node(t, behind, []grpc.DialOption{grpc.WithUnaryInterceptor(ChildUnaryClient(p))}, grpc.UnaryInterceptor(ChildUnaryServer(p)))
 	front := &health{got: make(chan trace.SpanContext, 1), next: func(ctx context.Context) {
 		_, err := second.Check(ctx, &healthpb.HealthCheckRequest{})
 		require.NoError(t, err)
 		<-behind.got
 	}}
 	first := node(t, front, []grpc.DialOption{grpc.WithStatsHandler(ClientHandler(p, propagation.TraceContext{}, healthpb.Health_Watch_FullMethodName))},
-		grpc.StatsHandler(ServerHandler(p, healthpb.Health_Watch_FullMethodName)))
+		grpc.UnaryInterceptor(UnaryServer(p, healthpb.Health_List_FullMethodName)))
 
 	_, err := second.Check(t.Context(), &healthpb.HealthCheckRequest{})
 	require.NoError(t, err)
