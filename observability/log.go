@@ -2,6 +2,7 @@ package observability
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -107,9 +108,13 @@ func (h *handler) Enabled(ctx context.Context, level slog.Level) bool {
 
 // Handle implements slog.Handler.
 func (h *handler) Handle(ctx context.Context, r slog.Record) error {
-	dropped, ok := h.sample.take(h.about, &r)
+	dropped, ok, forgotten := h.sample.take(h, &r)
+	var failed error
+	for _, f := range forgotten {
+		failed = errors.Join(failed, f.by.full.Handle(ctx, f.line(r.Time)))
+	}
 	if !ok {
-		return nil
+		return failed
 	}
 	r = withoutReserved(r)
 	sc := trace.SpanContextFromContext(ctx)
@@ -122,7 +127,15 @@ func (h *handler) Handle(ctx context.Context, r slog.Record) error {
 	if sc.IsValid() {
 		r.AddAttrs(slog.String("trace_id", sc.TraceID().String()), slog.String("span_id", sc.SpanID().String()))
 	}
-	return h.full.Handle(ctx, r)
+	return errors.Join(failed, h.full.Handle(ctx, r))
+}
+
+// root returns the handler of lines that are of no logger in particular.
+func (h *handler) root() *handler {
+	c := *h
+	c.name, c.bound = defaultName, nil
+	c.bind()
+	return &c
 }
 
 // WithAttrs implements slog.Handler. A logger's name replaces the one before.

@@ -88,6 +88,44 @@ func TestSamplingIsBounded(t *testing.T) {
 	require.Contains(t, b.String(), "message 0 of 2", "old ones make room")
 }
 
+// What makes room for other lines leaves behind how many like it were dropped: each line is written or counted.
+func TestForgottenLinesAreCounted(t *testing.T) {
+	var b bytes.Buffer
+	h := newHandler(slog.NewJSONHandler(&b, nil), "n1")
+	now := time.Unix(1_700_000_000, 0)
+	h.sample.now = func() time.Time { return now }
+	l := slog.New(h).With("logger", "raft")
+	said := 0
+	for i := range 2 * maxSampled {
+		for range 1 + i%3 {
+			l.Warn(fmt.Sprint("message ", i))
+			said++
+		}
+	}
+	require.NotContains(t, b.String(), "dropped", "all is still known")
+	now = now.Add(sampleEvery)
+	l.Error("another")
+	told, by := strings.Count(b.String(), `"msg":"message `)+1, make(map[string]int)
+	for line := range strings.Lines(b.String()) {
+		var f struct {
+			Level, Msg, Logger, Line string
+			Dropped                  int
+		}
+		require.NoError(t, json.Unmarshal([]byte(line), &f), line)
+		if f.Dropped == 0 {
+			continue
+		}
+		require.Equal(t, "WARN: lines that repeat were dropped", f.Level+": "+f.Msg)
+		told += f.Dropped
+		by[f.Logger+": "+f.Line] = f.Dropped
+	}
+	require.Equal(t, said+1, told)
+	require.Equal(t, 1, by["raft: message 1"])
+	require.Equal(t, 2, by["raft: message 2"])
+	require.NotContains(t, by, "raft: message 3")
+	require.Positive(t, by["node: "], "those that shared a place")
+}
+
 // Clients choose names of topics and groups: however many there are, they take no room from other lines.
 func TestNamesOfClientsAreNoSubjects(t *testing.T) {
 	var b bytes.Buffer

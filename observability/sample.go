@@ -25,7 +25,8 @@ var subjects = map[string]bool{
 
 // sampler drops lines that repeat: of those with the same level, logger, message and subject the first is written, and then
 // at most one in sampleEvery, with the number of those that were dropped. What is asked for with the level debug is all
-// written. Its memory is bounded: what comes when it is full is told apart by its level alone. Safe for concurrent use.
+// written. Its memory is bounded: what comes when it is full is told apart by its level alone, and the numbers of what makes
+// room for it are given back, to be written. Safe for concurrent use.
 type sampler struct {
 	now func() time.Time
 
@@ -34,19 +35,34 @@ type sampler struct {
 	purged time.Time            // guarded by mu; when old lines were last looked for
 }
 
+// repeated is what is known of lines like one.
 type repeated struct {
+	by      *handler // of the first of them
+	level   slog.Level
+	message string // empty for those that share a place
 	written time.Time
 	dropped uint64
 }
 
+// line tells how many lines were dropped that nothing else will tell of.
+func (r *repeated) line(now time.Time) slog.Record {
+	out := slog.NewRecord(now, r.level, "lines that repeat were dropped", 0)
+	if r.message != "" {
+		out.AddAttrs(slog.String("line", r.message))
+	}
+	out.AddAttrs(slog.Uint64("dropped", r.dropped))
+	return out
+}
+
 func newSampler() *sampler { return &sampler{now: time.Now, seen: make(map[uint64]*repeated)} }
 
-// take reports whether a line is to be written, and how many like it were dropped since the last that was.
-func (s *sampler) take(about uint64, r *slog.Record) (dropped uint64, ok bool) {
+// take reports whether a line is to be written, and how many like it were dropped since the last that was. Of forgotten the
+// numbers are to be written, which nobody will ask for again.
+func (s *sampler) take(by *handler, r *slog.Record) (dropped uint64, ok bool, forgotten []*repeated) {
 	if r.Level < slog.LevelInfo {
-		return 0, true
+		return 0, true, nil
 	}
-	key := hashString(about+uint64(r.Level), r.Message) //nolint:gosec // any number will do
+	key := hashString(by.about+uint64(r.Level), r.Message) //nolint:gosec // any number will do
 	r.Attrs(func(a slog.Attr) bool {
 		if subjects[a.Key] {
 			key = hashString(hashString(key, a.Key), a.Value.String())
@@ -58,36 +74,50 @@ func (s *sampler) take(about uint64, r *slog.Record) (dropped uint64, ok bool) {
 	now := s.now()
 	seen := s.seen[key]
 	if seen == nil {
-		seen = s.addLocked(key, uint64(r.Level), now) //nolint:gosec // as above
+		if len(s.seen) >= maxSampled {
+			forgotten = s.purgeLocked(now)
+		}
+		seen = s.addLocked(key, by, r)
 	}
 	if !seen.written.IsZero() && now.Sub(seen.written) < sampleEvery {
 		seen.dropped++
-		return 0, false
+		return 0, false, forgotten
 	}
 	dropped = seen.dropped
 	seen.written, seen.dropped = now, 0
-	return dropped, true
+	return dropped, true, forgotten
+}
+
+// purgeLocked makes room where that was not tried just now, and returns what it took out with numbers to tell.
+func (s *sampler) purgeLocked(now time.Time) (forgotten []*repeated) {
+	if now.Sub(s.purged) < purgeEvery {
+		return nil
+	}
+	s.purged = now
+	for k, r := range s.seen {
+		if now.Sub(r.written) < sampleEvery {
+			continue
+		}
+		delete(s.seen, k)
+		if r.dropped > 0 {
+			forgotten = append(forgotten, r)
+		}
+	}
+	return forgotten
 }
 
 // addLocked returns a place for a key, and where all are taken one that many share.
-func (s *sampler) addLocked(key, shared uint64, now time.Time) *repeated {
-	if len(s.seen) >= maxSampled && now.Sub(s.purged) >= purgeEvery {
-		s.purged = now
-		for k, r := range s.seen {
-			if now.Sub(r.written) >= sampleEvery {
-				delete(s.seen, k)
-			}
-		}
-	}
+func (s *sampler) addLocked(key uint64, by *handler, r *slog.Record) *repeated {
+	seen := &repeated{by: by, level: r.Level, message: r.Message}
 	if len(s.seen) >= maxSampled {
-		key = shared
-		if r := s.seen[key]; r != nil {
-			return r
+		key = uint64(r.Level) //nolint:gosec // any number will do
+		if shared := s.seen[key]; shared != nil {
+			return shared
 		}
+		seen.by, seen.message = by.root(), ""
 	}
-	r := &repeated{}
-	s.seen[key] = r
-	return r
+	s.seen[key] = seen
+	return seen
 }
 
 var hashSeed = maphash.MakeSeed()
