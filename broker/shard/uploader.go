@@ -53,6 +53,7 @@ type plannedObject struct {
 // runUploader uploads what is committed, while this replica leads; the oldest batch that waits began to at since. It returns
 // when ctx ends, or where what an earlier leader uploaded can't be logged.
 func (s *Shard) runUploader(ctx context.Context, since time.Time) error {
+	defer s.durableTraces.take() // who waits is told that another one leads, which uploads what is left
 	if err := s.adoptManifest(ctx); err != nil {
 		return err
 	}
@@ -166,7 +167,7 @@ func (s *Shard) logUploaded(ctx context.Context, ends []uploadedEnd) error {
 
 // uploadOnce uploads up to UploadBytes of what waits, oldest first. The spans of its objects link to the requests with
 // acks=durable that began to wait since the upload before, and may to one that came right after the cut. Where an upload
-// failed, its links are not made again.
+// failed, the next one has its links too, since it carries the same records.
 func (s *Shard) uploadOnce(ctx context.Context) error {
 	c, err := s.takeCut(ctx)
 	if err != nil {
@@ -175,6 +176,7 @@ func (s *Shard) uploadOnce(ctx context.Context) error {
 	links := s.durableTraces.take()
 	for _, o := range planObjects(c.runs) {
 		if err := s.uploadObject(ctx, o, c.runs, links); err != nil {
+			s.durableTraces.giveBack(links)
 			return err
 		}
 	}

@@ -1,6 +1,7 @@
 package shard
 
 import (
+	"slices"
 	"sync"
 
 	"go.opentelemetry.io/otel/trace"
@@ -25,6 +26,14 @@ func (w *waitingTraces) add(sc trace.SpanContext) {
 	if len(w.links) < maxWaitingTraces {
 		w.links = append(w.links, trace.Link{SpanContext: sc})
 	}
+}
+
+// giveBack notes again what take has returned, before all that was noted since; beyond the bound the newest are left out.
+func (w *waitingTraces) giveBack(links []trace.Link) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	links = append(slices.Clip(links), w.links...)
+	w.links = links[:min(len(links), maxWaitingTraces)]
 }
 
 // take returns what was noted, and forgets it.
