@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/streamhouse/streamhouse/internal/pause"
 	"github.com/streamhouse/streamhouse/internal/tracing"
 )
 
@@ -59,7 +60,7 @@ func (b *Broker) Run(ctx context.Context) error {
 			return nil
 		case <-changed:
 		}
-		_ = pause(ctx, syncDelay) // the select sees the end of ctx
+		_ = pause.For(ctx, syncDelay) // the select sees the end of ctx
 	}
 }
 

@@ -3,6 +3,8 @@ package broker
 import (
 	"context"
 	"time"
+
+	"github.com/streamhouse/streamhouse/internal/pause"
 )
 
 const (
@@ -26,7 +28,7 @@ func (b *Broker) syncGroupSeries(ctx context.Context) {
 		}
 		b.showGroups()
 		b.syncGroups(ctx)
-		_ = pause(ctx, groupsPause) // the loop looks at ctx
+		_ = pause.For(ctx, groupsPause) // the loop looks at ctx
 	}
 }
 

@@ -3,9 +3,7 @@ package broker
 import (
 	"context"
 	"log/slog"
-	"syscall"
 	"testing"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
@@ -13,6 +11,7 @@ import (
 	"google.golang.org/grpc"
 
 	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
+	"github.com/streamhouse/streamhouse/internal/cputime"
 	"github.com/streamhouse/streamhouse/internal/tracing"
 )
 
@@ -88,24 +87,11 @@ func TestInstrumentationAllocatesNothing(t *testing.T) {
 	}
 }
 
-// cpuTime is the CPU time that this process has used: on a machine that others use too, time that passes says little. Only
-// the sum of the two is exact: the system samples which of them it is.
-func cpuTime() time.Duration {
-	var u syscall.Rusage
-	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &u) // it can't fail
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
-}
-
 func BenchmarkInstrumentation(b *testing.B) {
 	for name, way := range newServed().ways() {
 		b.Run(name, func(b *testing.B) {
 			ctx := b.Context()
-			b.ReportAllocs()
-			began := cpuTime()
-			for b.Loop() {
-				way(ctx)
-			}
-			b.ReportMetric(float64(cpuTime()-began)/float64(b.N), "cpu-ns/batch")
+			cputime.Bench(b, 1, func() { way(ctx) })
 		})
 	}
 }

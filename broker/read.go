@@ -11,6 +11,7 @@ import (
 	nodev1 "github.com/streamhouse/streamhouse/api/streamhouse/node/v1"
 	"github.com/streamhouse/streamhouse/broker/shard"
 	"github.com/streamhouse/streamhouse/fsm"
+	"github.com/streamhouse/streamhouse/internal/pause"
 	"github.com/streamhouse/streamhouse/internal/tracing"
 	"github.com/streamhouse/streamhouse/storage/object"
 )
@@ -73,7 +74,7 @@ func (b *Broker) readOn(ctx context.Context, at place, offset int64, maxBytes in
 				return fetched{}, err
 			}
 		case errors.Is(err, errCameHere), leftNode(err) && !b.ending():
-			if err := pause(ctx, minRetryDelay); err != nil {
+			if err := pause.For(ctx, minRetryDelay); err != nil {
 				return fetched{}, err
 			}
 		case err != nil:
@@ -236,7 +237,7 @@ func (b *Broker) readRemote(ctx context.Context, p *fsm.Partition, offset int64,
 				return f, nil
 			}
 			_, bounded := ctx.Deadline()
-			if AsError(err).Reason == reasonNoLeader && bounded && !b.ending() && pause(ctx, minRetryDelay) == nil {
+			if AsError(err).Reason == reasonNoLeader && bounded && !b.ending() && pause.For(ctx, minRetryDelay) == nil {
 				continue
 			}
 			return fetched{}, err
@@ -249,7 +250,7 @@ func (b *Broker) readRemote(ctx context.Context, p *fsm.Partition, offset int64,
 			return f, nil
 		}
 		// The leader waited, unless it is about to stop: then it is not asked over and over.
-		if err := pause(ctx, minRetryDelay); err != nil {
+		if err := pause.For(ctx, minRetryDelay); err != nil {
 			return fetched{}, err
 		}
 	}

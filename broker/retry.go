@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/peer"
 
 	nodev1 "github.com/streamhouse/streamhouse/api/streamhouse/node/v1"
+	"github.com/streamhouse/streamhouse/internal/pause"
 )
 
 const (
@@ -114,7 +115,7 @@ func (b *Broker) onLeader(ctx context.Context, call leaderCall, attempt func(con
 			delay *= 2 // the first hint is followed at once
 			continue
 		}
-		if pause(ctx, delay/2+rand.N(delay)) != nil {
+		if pause.For(ctx, delay/2+rand.N(delay)) != nil {
 			return gaveUp(ctx, call.shard, unclear, last)
 		}
 		delay = min(2*delay, maxRetryDelay)
@@ -149,18 +150,6 @@ func gaveUp(ctx context.Context, shard uint32, unclear bool, last *Error) error 
 		return e
 	default:
 		return last
-	}
-}
-
-// pause waits for d, or returns ctx's error.
-func pause(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
 	}
 }
 

@@ -20,6 +20,7 @@ import (
 	"github.com/streamhouse/streamhouse/cluster/metadata"
 	"github.com/streamhouse/streamhouse/cluster/replica"
 	"github.com/streamhouse/streamhouse/fsm"
+	"github.com/streamhouse/streamhouse/internal/pause"
 	"github.com/streamhouse/streamhouse/storage/object"
 	"github.com/streamhouse/streamhouse/storage/record"
 	"github.com/streamhouse/streamhouse/storage/segment"
@@ -121,7 +122,7 @@ func TestFindLeaderWithoutReplica(t *testing.T) {
 		require.Equal(t, 2, f.peers["n2"].count("GetReplica"), "a fruitless search is not repeated at once")
 
 		f.shards[1].set(func() { f.shards[1].leader = "n3/r" })
-		require.NoError(t, pause(t.Context(), noLeaderFor))
+		require.NoError(t, pause.For(t.Context(), noLeaderFor))
 		to, err = f.findLeader(t.Context(), 1, "")
 		require.NoError(t, err)
 		require.Equal(t, "n3", to.nodeID)

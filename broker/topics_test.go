@@ -14,6 +14,7 @@ import (
 	metav1 "github.com/streamhouse/streamhouse/api/streamhouse/meta/v1"
 	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
 	"github.com/streamhouse/streamhouse/cluster/metadata"
+	"github.com/streamhouse/streamhouse/internal/pause"
 )
 
 func TestTopics(t *testing.T) {
@@ -213,7 +214,7 @@ func TestMetricsFollowTopics(t *testing.T) {
 		go func() { done <- f.Run(ctx) }()
 		synctest.Wait()
 		topic := f.meta.createTopic(t, "t", 1, nil)
-		require.NoError(t, pause(t.Context(), 2*syncDelay))
+		require.NoError(t, pause.For(t.Context(), 2*syncDelay))
 		synctest.Wait()
 		require.Equal(t, 3*len(producerErrorTypes), errorSeries(), "none, pad and t")
 		require.Equal(t, 3*len(consumerErrorTypes), testutil.CollectAndCount(f.metrics.consumerErrors))
@@ -235,7 +236,7 @@ func TestMetricsFollowTopics(t *testing.T) {
 		require.InDelta(t, 1, testutil.ToFloat64(f.metrics.consumerErrors.WithLabelValues("", "", typeNotFound)), 0)
 
 		f.meta.must(t, &metav1.Command{Command: &metav1.Command_DeleteTopic{DeleteTopic: &metav1.DeleteTopic{Name: "t", Uuid: topic.UUID[:], TimeMs: 9}}})
-		require.NoError(t, pause(t.Context(), 2*syncDelay))
+		require.NoError(t, pause.For(t.Context(), 2*syncDelay))
 		synctest.Wait()
 		require.Equal(t, 2*len(producerErrorTypes), errorSeries())
 		require.Equal(t, 2, testutil.CollectAndCount(f.metrics.consumerRecords))

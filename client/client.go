@@ -7,6 +7,8 @@ import (
 	"math/rand/v2"
 	"sync"
 	"time"
+
+	"github.com/streamhouse/streamhouse/internal/pause"
 )
 
 // Client is what producers, consumers and admins of one cluster share: connections, and what is known of topics and
@@ -189,18 +191,6 @@ func backoffAfter(n int) time.Duration {
 	return d/2 + rand.N(d/2+1)
 }
 
-// sleep waits; it returns early with the context's error.
-func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
 // call runs fn on one node, and where that failed and may be tried again on the next, until ctx ends or no node at all
 // can be reached. It returns the last error of fn, where there is a choice one that a node gave.
 func call[T any](ctx context.Context, c *Client, s safety, fn func(context.Context, *conn) (T, error)) (T, error) {
@@ -248,7 +238,7 @@ func call[T any](ctx context.Context, c *Client, s safety, fn func(context.Conte
 		if (try+1)%nodes == 0 {
 			delay = backoffAfter((try + 1) / nodes)
 		}
-		if sleep(ctx, max(delay, e.delay())) != nil {
+		if pause.For(ctx, max(delay, e.delay())) != nil {
 			return none, answer
 		}
 	}

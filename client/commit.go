@@ -9,6 +9,7 @@ import (
 	"time"
 
 	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
+	"github.com/streamhouse/streamhouse/internal/pause"
 )
 
 // Committed is an offset that a group has committed.
@@ -240,7 +241,7 @@ func (r *Consumer) commitTopic(ctx context.Context, topic string, parts []*parti
 			return err
 		}
 		r.member.notify()
-		if serr := sleep(ctx, firstBackoff); serr != nil {
+		if serr := pause.For(ctx, firstBackoff); serr != nil {
 			return err
 		}
 	}

@@ -3,6 +3,8 @@ package client
 import (
 	"fmt"
 	"time"
+
+	"github.com/streamhouse/streamhouse/internal/pause"
 )
 
 // discoverMissing is how often a topic that is not there is looked for.
@@ -27,7 +29,7 @@ func (r *Consumer) discover() {
 			delete(told, name)
 			r.found(t)
 		}
-		_ = sleep(r.ctx, wait) // the loop looks at ctx
+		_ = pause.For(r.ctx, wait) // the loop looks at ctx
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
+	"github.com/streamhouse/streamhouse/internal/pause"
 	"github.com/streamhouse/streamhouse/storage/record"
 )
 
@@ -179,7 +180,7 @@ func (r *Consumer) fetch(ctx context.Context, p *partition) {
 			r.c.failed(node, err)
 		}
 		r.c.ask(p.Topic)
-		_ = sleep(ctx, backoffAfter(tries)) // the loop looks at ctx
+		_ = pause.For(ctx, backoffAfter(tries)) // the loop looks at ctx
 		tries++
 	}
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"slices"
+
+	"github.com/streamhouse/streamhouse/internal/pause"
 )
 
 // pendingLocked reports whether there is a rebalance for Poll.
@@ -126,7 +128,7 @@ func (r *Consumer) commitBefore(h *handover) {
 		if !retryable(err, idempotent) && !errors.Is(err, context.DeadlineExceeded) {
 			return
 		}
-		_ = sleep(r.ctx, backoffAfter(tries)) // the loop looks at ctx
+		_ = pause.For(r.ctx, backoffAfter(tries)) // the loop looks at ctx
 	}
 }
 

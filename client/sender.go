@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
+	"github.com/streamhouse/streamhouse/internal/pause"
 	"github.com/streamhouse/streamhouse/storage/record"
 )
 
@@ -123,7 +124,7 @@ func (s *sender) run() {
 		}
 		s.tries++
 		s.expire(err)
-		_ = sleep(ctx, delay) // the loop looks at ctx
+		_ = pause.For(ctx, delay) // the loop looks at ctx
 	}
 	s.abandon()
 }

@@ -5,7 +5,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"golang.org/x/sys/unix"
+
+	"github.com/streamhouse/streamhouse/internal/disk"
 )
 
 // diskTimeout bounds how long a scrape waits for the disk.
@@ -14,19 +15,17 @@ const diskTimeout = 250 * time.Millisecond
 // diskCollector tells the size of the disk of a directory. A disk that does not answer has no series: its last numbers
 // may be wrong, and a scrape must not hang on it.
 type diskCollector struct {
-	look       func() (diskSpace, error)
+	look       func() (disk.Space, error)
 	free, size *prometheus.Desc
 
 	mu     sync.Mutex
 	flight *diskFlight // guarded by mu; a look that has not ended
 }
 
-type diskSpace struct{ free, size float64 }
-
 // diskFlight is one look at the disk, which all scrapes share that come before its end.
 type diskFlight struct {
 	done  chan struct{}
-	space diskSpace
+	space disk.Space
 	err   error
 }
 
@@ -34,24 +33,15 @@ var _ prometheus.Collector = (*diskCollector)(nil)
 
 // RegisterDisk registers the free bytes and the size of the disk that a directory is on.
 func RegisterDisk(reg prometheus.Registerer, dir string) {
-	reg.MustRegister(newDiskCollector(func() (diskSpace, error) { return statDisk(dir) }))
+	reg.MustRegister(newDiskCollector(func() (disk.Space, error) { return disk.Look(dir) }))
 }
 
-func newDiskCollector(look func() (diskSpace, error)) *diskCollector {
+func newDiskCollector(look func() (disk.Space, error)) *diskCollector {
 	return &diskCollector{
 		look: look,
 		free: prometheus.NewDesc("streamhouse_disk_free_bytes", "Bytes that the node may still write to the disk of its data directory.", nil, nil),
 		size: prometheus.NewDesc("streamhouse_disk_size_bytes", "Size of the disk of the data directory.", nil, nil),
 	}
-}
-
-func statDisk(dir string) (diskSpace, error) {
-	var st unix.Statfs_t
-	if err := unix.Statfs(dir, &st); err != nil {
-		return diskSpace{}, err
-	}
-	block := float64(st.Bsize)
-	return diskSpace{free: float64(st.Bavail) * block, size: float64(st.Blocks) * block}, nil
 }
 
 // Describe implements prometheus.Collector.
@@ -73,8 +63,8 @@ func (c *diskCollector) Collect(ch chan<- prometheus.Metric) {
 	if f.err != nil {
 		return
 	}
-	ch <- prometheus.MustNewConstMetric(c.free, prometheus.GaugeValue, f.space.free)
-	ch <- prometheus.MustNewConstMetric(c.size, prometheus.GaugeValue, f.space.size)
+	ch <- prometheus.MustNewConstMetric(c.free, prometheus.GaugeValue, float64(f.space.Free))
+	ch <- prometheus.MustNewConstMetric(c.size, prometheus.GaugeValue, float64(f.space.Size))
 }
 
 // join returns the look that is under way, or begins one.

@@ -7,6 +7,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/stretchr/testify/require"
+
+	"github.com/streamhouse/streamhouse/internal/disk"
 )
 
 func TestDiskOfADirectory(t *testing.T) {
@@ -25,10 +27,10 @@ func TestDiskOfADirectory(t *testing.T) {
 // A stalled disk costs each scrape a moment, and all of them together one goroutine.
 func TestStalledDiskHasNoSeries(t *testing.T) {
 	stalled, looks := make(chan struct{}), 0
-	c := newDiskCollector(func() (diskSpace, error) {
+	c := newDiskCollector(func() (disk.Space, error) {
 		looks++
 		<-stalled
-		return diskSpace{free: 1, size: 2}, nil
+		return disk.Space{Free: 1, Size: 2}, nil
 	})
 	for range 3 {
 		require.Zero(t, testutil.CollectAndCount(c))
@@ -41,6 +43,6 @@ func TestStalledDiskHasNoSeries(t *testing.T) {
 }
 
 func TestFailedLookAtTheDisk(t *testing.T) {
-	c := newDiskCollector(func() (diskSpace, error) { return diskSpace{}, errors.New("no such disk") })
+	c := newDiskCollector(func() (disk.Space, error) { return disk.Space{}, errors.New("no such disk") })
 	require.Zero(t, testutil.CollectAndCount(c))
 }

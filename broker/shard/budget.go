@@ -6,7 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/streamhouse/streamhouse/internal/disk"
 )
 
 // diskCheckInterval is how old a look at the free space may be.
@@ -72,12 +72,11 @@ func (b *Budget) freeBytes() (int64, error) {
 	if now-b.looked.Load() < int64(diskCheckInterval) {
 		return b.free.Load(), nil
 	}
-	var st unix.Statfs_t
-	if err := unix.Statfs(b.dir, &st); err != nil {
+	space, err := disk.Look(b.dir)
+	if err != nil {
 		return 0, err
 	}
-	free := int64(st.Bavail) * int64(st.Bsize) //nolint:unconvert // it is a uint32 on macOS
-	b.free.Store(free)
+	b.free.Store(space.Free)
 	b.looked.Store(now)
-	return free, nil
+	return space.Free, nil
 }

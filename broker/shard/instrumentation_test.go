@@ -2,7 +2,6 @@ package shard
 
 import (
 	"context"
-	"syscall"
 	"testing"
 	"time"
 
@@ -11,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/streamhouse/streamhouse/internal/cputime"
 	"github.com/streamhouse/streamhouse/internal/tracing"
 )
 
@@ -88,25 +88,12 @@ func TestSeriesGoWithTheTopic(t *testing.T) {
 	require.Same(t, early, m.topic("new"), "what was counted before stays")
 }
 
-// cpuTime is the CPU time that this process has used: on a machine that others use too, time that passes says little. Only
-// the sum of the two is exact: the system samples which of them it is.
-func cpuTime() time.Duration {
-	var u syscall.Rusage
-	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &u) // it can't fail
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
-}
-
 // BenchmarkInstrumentation is what a batch costs on its leader: alone in an append, and with others in one of a stream.
 func BenchmarkInstrumentation(b *testing.B) {
 	for name, batches := range map[string]int{"stored": 1, "storedInGroup": 16} {
 		b.Run(name, func(b *testing.B) {
 			s, ctx := newStored(b, batches), context.Background()
-			b.ReportAllocs()
-			began := cpuTime()
-			for b.Loop() {
-				s.instrument(ctx)
-			}
-			b.ReportMetric(float64(cpuTime()-began)/float64(b.N*batches), "cpu-ns/batch")
+			cputime.Bench(b, batches, func() { s.instrument(ctx) })
 		})
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/streamhouse/streamhouse/cluster/replica"
+	"github.com/streamhouse/streamhouse/internal/pause"
 	"github.com/streamhouse/streamhouse/internal/tracing"
 )
 
@@ -160,7 +161,7 @@ func (s *Shard) lead(ctx context.Context) {
 	for ctx.Err() == nil {
 		if err := s.runUploader(ctx, since); err != nil && ctx.Err() == nil {
 			s.log.Warn("uploader starts again", "error", err)
-			_ = sleep(ctx, minUploadRetry) // ends with ctx, as the loop does
+			_ = pause.For(ctx, minUploadRetry) // ends with ctx, as the loop does
 		}
 	}
 }

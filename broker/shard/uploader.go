@@ -16,6 +16,7 @@ import (
 
 	metav1 "github.com/streamhouse/streamhouse/api/streamhouse/meta/v1"
 	"github.com/streamhouse/streamhouse/fsm"
+	"github.com/streamhouse/streamhouse/internal/pause"
 	"github.com/streamhouse/streamhouse/internal/tracing"
 	"github.com/streamhouse/streamhouse/storage/segment"
 )
@@ -69,7 +70,7 @@ func (s *Shard) runUploader(ctx context.Context, since time.Time) error {
 			return ctx.Err()
 		case <-timer.C:
 		case <-s.uploadNow:
-			if err := sleep(ctx, durableDelay); err != nil {
+			if err := pause.For(ctx, durableDelay); err != nil {
 				return err
 			}
 		case <-s.fsm.wake:
@@ -88,7 +89,7 @@ func (s *Shard) runUploader(ctx context.Context, since time.Time) error {
 			return ctx.Err()
 		case err != nil:
 			s.log.WarnContext(ctx, "upload failed, trying again", "error", err, "retry_in", retry.String(), "backlog_bytes", pending)
-			if err := sleep(ctx, retry/2+rand.N(retry/2)); err != nil {
+			if err := pause.For(ctx, retry/2+rand.N(retry/2)); err != nil {
 				return err
 			}
 			retry = min(2*retry, maxUploadRetry)
@@ -100,17 +101,6 @@ func (s *Shard) runUploader(ctx context.Context, since time.Time) error {
 
 // uploadTick is how often the age of what waits is looked at.
 const uploadTick = 250 * time.Millisecond
-
-func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
 
 func (s *Shard) pendingBytes() int64 {
 	s.fsm.mu.RLock()
@@ -131,7 +121,7 @@ func (s *Shard) adoptManifest(ctx context.Context) error {
 			return ctx.Err()
 		}
 		s.log.WarnContext(ctx, "manifest can't be read yet", "error", err)
-		if err := sleep(ctx, minUploadRetry); err != nil {
+		if err := pause.For(ctx, minUploadRetry); err != nil {
 			return err
 		}
 	}
@@ -348,7 +338,7 @@ func (s *Shard) commitSegments(ctx context.Context, name string, obj *segment.Ob
 			return nil, ctx.Err()
 		default:
 			s.log.WarnContext(ctx, "object is uploaded and not listed yet, trying again", "object", name, "error", err)
-			if err := sleep(ctx, minUploadRetry); err != nil {
+			if err := pause.For(ctx, minUploadRetry); err != nil {
 				return nil, err
 			}
 		}

@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/streamhouse/streamhouse/fsm"
+	"github.com/streamhouse/streamhouse/internal/pause"
 )
 
 const (
@@ -82,7 +83,7 @@ func (c *Controller) reconcile(ctx context.Context) {
 		}
 		led = leads
 		if !leads {
-			sleep(ctx, followerTick)
+			_ = pause.For(ctx, followerTick) // the loop looks at ctx
 			continue
 		}
 		view, wait := c.pass(ctx)
@@ -114,7 +115,7 @@ func (c *Controller) pass(ctx context.Context) (*fsm.View, time.Duration) {
 // pause waits until the wish, the nodes or the members of the gossip change, and
 // at most for d. Other changes of the metadata, such as uploads, wake nobody.
 func (c *Controller) pause(ctx context.Context, seen *fsm.View, gossiped <-chan struct{}, d time.Duration) {
-	if !sleep(ctx, settleDelay) {
+	if pause.For(ctx, settleDelay) != nil {
 		return
 	}
 	timer := time.NewTimer(d)
@@ -134,20 +135,8 @@ func (c *Controller) pause(ctx context.Context, seen *fsm.View, gossiped <-chan 
 		case <-changed:
 		}
 		// Let a busy metadata group wake this loop only so often.
-		if !sleep(ctx, settleDelay) {
+		if pause.For(ctx, settleDelay) != nil {
 			return
 		}
-	}
-}
-
-// sleep waits for d and reports false when ctx ends first.
-func sleep(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-timer.C:
-		return true
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/streamhouse/streamhouse/client"
+	"github.com/streamhouse/streamhouse/internal/pause"
 )
 
 // roleVoter is the role of a full member of a group.
@@ -119,7 +120,7 @@ func (a *app) waitStatus(ctx context.Context, admin *client.Admin, name, id stri
 		if err != nil && !unavailable(err) {
 			return err
 		}
-		if pause(ctx, statusEvery) != nil {
+		if pause.For(ctx, statusEvery) != nil {
 			if err == nil {
 				err = fmt.Errorf("%d replicas are still on the node", holds(c, id))
 			}

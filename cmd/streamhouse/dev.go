@@ -12,6 +12,7 @@ import (
 
 	"github.com/streamhouse/streamhouse/client"
 	"github.com/streamhouse/streamhouse/cmd/streamhouse/internal/dev"
+	"github.com/streamhouse/streamhouse/internal/pause"
 )
 
 func (a *app) devCommand() *cobra.Command {
@@ -107,7 +108,7 @@ func (a *app) waitShards(ctx context.Context, addrs string, nodes int, timeout t
 		if err == nil && replicated(c, min(3, nodes)) {
 			return nil
 		}
-		if pause(limited, statusEvery/5) == nil {
+		if pause.For(limited, statusEvery/5) == nil {
 			continue
 		}
 		if ctx.Err() != nil {

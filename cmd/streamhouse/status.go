@@ -13,6 +13,7 @@ import (
 	"github.com/streamhouse/streamhouse/client"
 	"github.com/streamhouse/streamhouse/cmd/streamhouse/internal/health"
 	"github.com/streamhouse/streamhouse/cmd/streamhouse/internal/output"
+	"github.com/streamhouse/streamhouse/internal/pause"
 )
 
 // catchUp is how long a replica may take to apply what was committed before it counts as behind, as the controller has it.
@@ -178,7 +179,7 @@ func assess(ctx context.Context, admin *client.Admin) (client.Cluster, health.Re
 	if len(r.Behind) == 0 {
 		return c, r, nil
 	}
-	if err := pause(ctx, catchUp); err != nil {
+	if err := pause.For(ctx, catchUp); err != nil {
 		return c, r, err
 	}
 	if c, err = admin.ClusterStatus(ctx); err != nil {

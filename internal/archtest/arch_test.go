@@ -26,7 +26,10 @@ var areas = []area{
 	{"api/", 0},
 	{"internal/archtest", 0},
 	{"internal/tracing", 0},
-	{"storage/record", 5}, // what the wire and the log are made of
+	{"internal/pause", 0},
+	{"internal/disk", 0},
+	{"internal/cputime", 0}, // of benchmarks
+	{"storage/record", 5},   // what the wire and the log are made of
 	{"storage/", 10},
 	{"fsm", 10},
 	{"client", 10},
