@@ -79,6 +79,14 @@ func (b *Broker) ConsumeRecordBatches(ctx context.Context, req *streamhousev1.Co
 // ConsumeStream sends records as they come, with following until ctx ends, else up to the high watermark at its start.
 // send is called from one goroutine and must not keep the message.
 func (b *Broker) ConsumeStream(ctx context.Context, req *streamhousev1.ConsumeStreamRequest, send func(*streamhousev1.ConsumeStreamResponse) error) error {
+	ctx, t := b.traceStream(ctx)
+	err := b.consumeStream(ctx, t, req, send)
+	t.end(ctx, err)
+	return err
+}
+
+// consumeStream is ConsumeStream within its span.
+func (b *Broker) consumeStream(ctx context.Context, t *streamTrace, req *streamhousev1.ConsumeStreamRequest, send func(*streamhousev1.ConsumeStreamResponse) error) error {
 	if req.GetMaxRecords() < 0 {
 		return InvalidField("max_records", "%d is below 0", req.GetMaxRecords())
 	}
@@ -86,6 +94,7 @@ func (b *Broker) ConsumeStream(ctx context.Context, req *streamhousev1.ConsumeSt
 	if err != nil {
 		return err
 	}
+	t.reads(c)
 	wait := maxWait
 	if !req.GetFollow() {
 		// Without a leader what is here is sent, and what lies past it is an error.
@@ -101,10 +110,11 @@ func (b *Broker) ConsumeStream(ctx context.Context, req *streamhousev1.ConsumeSt
 		if left > 0 {
 			c.maxRecords = left
 		}
-		m, err := c.next(ctx, wait)
+		m, err := c.next(t.next(ctx), wait)
 		if err != nil {
 			return err
 		}
+		t.read(m)
 		if len(m.records) > 0 || first {
 			if err := send(m.response()); err != nil {
 				return err
