@@ -8,6 +8,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
+	"github.com/streamhouse/streamhouse/internal/tracing"
 )
 
 // maxGaps is how many times in a row a gap is taken for a passing disorder.
@@ -246,7 +247,7 @@ func (p *Producer) finish(r result) {
 		m.produced.WithLabelValues(topic).Add(float64(len(b.waiting)))
 		m.producedBytes.WithLabelValues(topic).Add(float64(b.payload))
 		m.batchRecords.Observe(float64(len(b.waiting)))
-		m.ackSeconds.Observe(time.Since(b.since).Seconds())
+		tracing.Observe(m.ackSeconds, time.Since(b.since).Seconds(), b.trace.context())
 	} else {
 		m.produceErrors.WithLabelValues(topic).Add(float64(len(b.waiting)))
 		p.mu.Lock()

@@ -56,6 +56,14 @@ func (t *batchTrace) send(carry propagation.TextMapPropagator, b *batch) (parent
 	return pair.Parent, pair.State
 }
 
+// context is that of the batch's span; it is not valid where there is none.
+func (t *batchTrace) context() trace.SpanContext {
+	if t.span == nil {
+		return trace.SpanContext{}
+	}
+	return t.span.SpanContext()
+}
+
 // end ends the span with the outcome.
 func (t *batchTrace) end(r result) {
 	if t.span == nil {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -19,6 +20,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
+
+	"github.com/streamhouse/streamhouse/internal/tracing"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -190,6 +193,9 @@ func TestRaftMetrics(t *testing.T) {
 	metrics.AddSample([]string{"raft", "commitTime"}, 3)
 	metrics.AddSampleWithLabels([]string{"raft", "thread", "fsm", "saturation"}, 0.5, []metrics.Label{{Name: "peer_id", Value: "x"}})
 	metrics.IncrCounter([]string{"raft", "replication", "appendEntries", "logs", "n2/01J"}, 1)
+	for _, took := range []float32{0.0039, 0.0035, 1000} { // what is beyond all buckets has one too
+		metrics.AddSampleWithLabels([]string{tracing.CommitKey}, took, []metrics.Label{{Name: tracing.TraceLabel, Value: fmt.Sprint("t", took)}})
+	}
 	metrics.SetGauge([]string{"raft", "peers"}, 3)
 	metrics.EmitKey([]string{"raft", "x"}, 3)
 
@@ -208,7 +214,17 @@ streamhouse_raft_transitions_total{state="leader"} 1
 	require.NoError(t, err)
 	for _, f := range families {
 		if f.GetName() == "streamhouse_raft_commit_seconds" {
-			require.InDelta(t, 0.003, f.GetMetric()[0].GetHistogram().GetSampleSum(), 1e-6)
+			h := f.GetMetric()[0].GetHistogram()
+			require.InDelta(t, 0.003, h.GetSampleSum(), 1e-6)
+			require.EqualValues(t, 1, h.GetSampleCount(), "traces tell nothing but exemplars")
+			var ids []string
+			for _, b := range h.GetBucket() {
+				if e := b.GetExemplar(); e != nil {
+					require.LessOrEqual(t, e.GetValue(), b.GetUpperBound())
+					ids = append(ids, e.GetLabel()[0].GetValue())
+				}
+			}
+			require.Equal(t, []string{"t0.0035", "t1000"}, ids, "the last one of each bucket")
 		}
 	}
 	problems, err := testutil.GatherAndLint(reg)

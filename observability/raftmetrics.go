@@ -6,6 +6,8 @@ import (
 	metrics "github.com/hashicorp/go-metrics/compat"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
+
+	"github.com/streamhouse/streamhouse/internal/tracing"
 )
 
 // raftSink passes the metrics of hashicorp/raft that are in its tables on to
@@ -15,6 +17,7 @@ import (
 type raftSink struct {
 	counters map[string]prometheus.Counter
 	samples  map[string]raftSample
+	commits  *exemplars
 }
 
 type raftSample struct {
@@ -27,9 +30,12 @@ var _ metrics.MetricSink = (*raftSink)(nil)
 // maxKeyBytes is room for the longest name in the tables.
 const maxKeyBytes = 64
 
+// commitTime is what the library calls the time of a commit.
+const commitTime = "raft.commitTime"
+
 // raftTimers are durations, which the library gives in milliseconds.
 var raftTimers = []struct{ key, name, help string }{
-	{"raft.commitTime", "commit", "From taking an entry to its commit, on the leader."},
+	{commitTime, "commit", "From taking an entry to its commit, on the leader."},
 	{"raft.leader.dispatchLog", "leader_store", "Writing entries to the leader's own log."},
 	{"raft.rpc.appendEntries.storeLogs", "follower_store", "Writing entries to a follower's log."},
 	{"raft.rpc.appendEntries", "append_entries", "Handling an AppendEntries call, on a follower."},
@@ -55,14 +61,22 @@ var raftTimeouts = []struct{ key, kind string }{
 
 func newRaftSink(reg prometheus.Registerer) *raftSink {
 	s := &raftSink{counters: make(map[string]prometheus.Counter), samples: make(map[string]raftSample)}
-	factory := promauto.With(reg)
 	for _, t := range raftTimers {
-		s.samples[t.key] = raftSample{factor: 1e-3, observer: factory.NewHistogram(prometheus.HistogramOpts{
+		opts := prometheus.HistogramOpts{
 			Name:    "streamhouse_raft_" + t.name + "_seconds",
 			Help:    t.help,
 			Buckets: prometheus.ExponentialBuckets(0.000250, 2, 16),
-		})}
+		}
+		h := prometheus.NewHistogram(opts)
+		s.samples[t.key] = raftSample{factor: 1e-3, observer: h}
+		if t.key == commitTime {
+			s.commits = newExemplars(h, opts.Buckets)
+			reg.MustRegister(s.commits)
+		} else {
+			reg.MustRegister(h)
+		}
 	}
+	factory := promauto.With(reg)
 	s.samples["raft.thread.fsm.saturation"] = raftSample{factor: 1, observer: factory.NewHistogram(prometheus.HistogramOpts{
 		Name:    "streamhouse_raft_fsm_busy_ratio",
 		Help:    "Part of the time that the state machine's goroutine works.",
@@ -92,7 +106,8 @@ func BridgeRaftMetrics(reg prometheus.Registerer) error {
 	cfg := metrics.DefaultConfig("")
 	cfg.EnableHostname = false
 	cfg.EnableRuntimeMetrics = false
-	cfg.AllowedLabels = []string{} // the sink drops them, and the library would first copy them for every number
+	// The sink drops all others, and the library would first copy them for every number.
+	cfg.AllowedLabels = []string{tracing.TraceLabel}
 	if _, err := metrics.NewGlobal(cfg, newRaftSink(reg)); err != nil {
 		return fmt.Errorf("bridge the metrics of raft: %w", err)
 	}
@@ -132,8 +147,13 @@ func (s *raftSink) AddSample(parts []string, val float32) {
 	}
 }
 
-// AddSampleWithLabels drops the labels: they are peers' ids.
-func (s *raftSink) AddSampleWithLabels(parts []string, val float32, _ []metrics.Label) {
+// AddSampleWithLabels drops the labels of the library: they are peers' ids. Of a trace that has seen a commit the histogram
+// of the library's own numbers gets an exemplar.
+func (s *raftSink) AddSampleWithLabels(parts []string, val float32, labels []metrics.Label) {
+	if len(parts) == 1 && parts[0] == tracing.CommitKey && len(labels) == 1 {
+		s.commits.add(float64(val), labels[0].Value)
+		return
+	}
 	s.AddSample(parts, val)
 }
 

@@ -4,15 +4,14 @@ import (
 	"context"
 	"log/slog"
 	"os"
-	"syscall"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/tap"
 
 	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
+	"github.com/streamhouse/streamhouse/internal/cputime"
 	"github.com/streamhouse/streamhouse/internal/tracing"
 )
 
@@ -39,18 +38,6 @@ func BenchmarkInstrumentation(b *testing.B) {
 	b.Run("called", func(b *testing.B) {
 		log, ctx := newCallLog(), b.Context()
 		req, res := &streamhousev1.ProduceBatchRequest{Topic: "orders"}, &streamhousev1.ProduceBatchResponse{}
-		b.ReportAllocs()
-		began := cpuTime()
-		for b.Loop() {
-			called(ctx, log, req, res)
-		}
-		b.ReportMetric(float64(cpuTime()-began)/float64(b.N), "cpu-ns/batch")
+		cputime.Bench(b, 1, func() { called(ctx, log, req, res) })
 	})
-}
-
-// cpuTime is the CPU time that this process has used: on a machine that others use too, time that passes says little.
-func cpuTime() time.Duration {
-	var u syscall.Rusage
-	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &u) // it can't fail
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
