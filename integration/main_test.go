@@ -31,6 +31,13 @@ func quick(more map[string]string) map[string]string {
 	return flags
 }
 
+// steady are quick's flags for a test that counts on leaders that stay where they are, on a busy machine too.
+func steady(more map[string]string) map[string]string {
+	flags := quick(map[string]string{"raft-heartbeat-timeout": "5s", "raft-election-timeout": "5s", "raft-lease-timeout": "2s"})
+	maps.Copy(flags, more)
+	return flags
+}
+
 // call is a context for one call.
 func call(t *testing.T) context.Context {
 	t.Helper()

@@ -20,6 +20,7 @@ import (
 	"go.opentelemetry.io/otel/propagation"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/trace"
+	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
@@ -55,6 +56,27 @@ func readLog(t *testing.T, nodeID, log string) []logLine {
 		lines = append(lines, l)
 	}
 	return lines
+}
+
+// requireJSONLogs stops all nodes, and wants every line that they wrote, from their first to their last, to be JSON with the
+// fields of the contract, none to have a secret, and all that log to have done so.
+func requireJSONLogs(t *testing.T, c *harness.Cluster) {
+	t.Helper()
+	for _, n := range c.Running() {
+		n.Stop()
+	}
+	loggers := make(map[string]int)
+	for _, n := range c.Nodes {
+		log := n.Logs()
+		for _, l := range readLog(t, n.ID, log) {
+			loggers[l.text("logger")]++
+		}
+		require.NotContains(t, log, harness.Secret)
+	}
+	t.Logf("lines by logger: %v", loggers)
+	for _, name := range []string{"node", "raft", "gossip", "grpc", "shard", "rpc", "node_rpc", "broker"} {
+		require.NotZero(t, loggers[name], name)
+	}
 }
 
 // linesOf returns a node's lines of a trace.
@@ -110,23 +132,24 @@ func waitChain(t *testing.T, o *harness.OTLP, above harness.Span, chain ...strin
 }
 
 // traced is a cluster whose nodes trace everything and write JSON.
-func traced(t *testing.T) (*harness.Cluster, *harness.OTLP) {
+func traced(t *testing.T, flags map[string]string) (*harness.Cluster, *harness.OTLP) {
 	t.Helper()
 	o := harness.StartOTLP(t)
-	c := harness.StartCluster(t, harness.Options{Flags: quick(nil), Env: slices.Concat(o.Env(), jsonLogs)})
+	c := harness.StartCluster(t, harness.Options{Flags: flags, Env: slices.Concat(o.Env(), jsonLogs)})
 	return c, o
 }
 
 const (
 	produceCall = "streamhouse.v1.StreamHouseService/ProduceBatch"
 	appendCall  = "streamhouse.node.v1.NodeService/Append"
+	consumeCall = "streamhouse.v1.StreamHouseService/ConsumeStream"
 )
 
 // One trace goes from a client through the node that forwards and the leader to Raft's commit, in the spans that a real
 // receiver gets and in the logs of both nodes.
 func TestTraceOfAForwardedRequest(t *testing.T) {
 	t.Parallel()
-	c, o := traced(t)
+	c, o := traced(t, steady(map[string]string{"shards": "1"}))
 	provider := tracers(t, o)
 	topic := c.CreateTopic("orders", 1, nil)
 	shard := topic.GetPartitions()[0].GetShard()
@@ -188,6 +211,24 @@ func TestTraceOfAForwardedRequest(t *testing.T) {
 		waitChain(t, o, root, ": send orders", leader.ID+": ProduceStream request", leader.ID+": append", leader.ID+": raft commit")
 	})
 
+	t.Run("a stream that is read", func(t *testing.T) {
+		ctx, span := provider.Tracer("test").Start(call(t), "client")
+		stream, err := api.ConsumeStream(ctx, &streamhousev1.ConsumeStreamRequest{Topic: "orders", MaxBytes: 1})
+		require.NoError(t, err)
+		answers := 0
+		for ; err == nil; answers++ {
+			_, err = stream.Recv()
+		}
+		require.ErrorIs(t, err, io.EOF)
+		span.End()
+		root := waitSpan(t, o, span.SpanContext().TraceID().String(), "client", named("", "client"))
+		served := waitChain(t, o, root, ": "+consumeCall, other.ID+": ConsumeStream")
+		read := waitChain(t, o, served, other.ID+": read")
+		require.Equal(t, "orders", read.Attribute("messaging.destination.name"))
+		require.Greater(t, answers, 2)
+	})
+
+	t.Run("an upload that fails, and the next", func(t *testing.T) { failedUpload(t, o, provider, api, c.Proxy) })
 	t.Run("an upload, S3, reads and exemplars", func(t *testing.T) { uploadsAndReads(t, o, provider, api, leader) })
 }
 
@@ -203,6 +244,26 @@ func requireBothLogs(t *testing.T, traceID string, other, leader *harness.Node, 
 				}
 			}
 			return fmt.Errorf("there are %v", lines)
+		})
+	}
+}
+
+// failedUpload wants the upload that carries a request's records after a failed one to have a link to it, as the failed one
+// has.
+func failedUpload(t *testing.T, o *harness.OTLP, provider *sdktrace.TracerProvider, api streamhousev1.StreamHouseServiceClient, s3 *harness.Proxy) {
+	t.Helper()
+	defer s3.Inject(harness.Fault{Methods: []string{http.MethodPut}, Key: ".seg", Status: http.StatusForbidden, Times: 1})()
+	ctx, span := provider.Tracer("test").Start(call(t), "client")
+	_, err := api.ProduceBatch(ctx, &streamhousev1.ProduceBatchRequest{
+		Topic: "orders", Partition: new(int32), Records: []*streamhousev1.Record{{Value: []byte("x")}}, Acks: streamhousev1.Acks_ACKS_DURABLE,
+	})
+	require.NoError(t, err)
+	span.End()
+	for outcome, code := range map[string]tracepb.Status_StatusCode{"failed": tracepb.Status_STATUS_CODE_ERROR, "succeeded": tracepb.Status_STATUS_CODE_UNSET} {
+		waitSpan(t, o, "", "an upload that "+outcome+", with a link", func(s harness.Span) bool {
+			return s.GetName() == "upload" && s.GetStatus().GetCode() == code && slices.ContainsFunc(s.GetLinks(), func(l *tracepb.Span_Link) bool {
+				return hex.EncodeToString(l.GetTraceId()) == span.SpanContext().TraceID().String()
+			})
 		})
 	}
 }
@@ -233,7 +294,7 @@ func uploadsAndReads(t *testing.T, o *harness.OTLP, provider *sdktrace.TracerPro
 	for _, s := range o.Spans("") {
 		known[s.Trace()] = true
 	}
-	for _, metric := range []string{"streamhouse_producer_latency_seconds", "streamhouse_s3_latency_seconds"} {
+	for _, metric := range []string{"streamhouse_producer_latency_seconds", "streamhouse_s3_latency_seconds", "streamhouse_raft_commit_seconds"} {
 		ids := exemplars(t, leader, metric)
 		require.NotEmpty(t, ids, metric)
 		for _, id := range ids {
@@ -286,7 +347,7 @@ func TestTraceContextWithoutAnEndpoint(t *testing.T) {
 // with the fields of the contract, and none has a secret.
 func TestJSONLogs(t *testing.T) {
 	t.Parallel()
-	c, _ := traced(t)
+	c, _ := traced(t, quick(nil))
 	c.CreateTopic("orders", 3, nil)
 	ledger := harness.NewLedger("orders")
 	p := c.StartProducer(ledger, harness.ProducerConfig{Name: "p", Partitions: 3})
@@ -317,21 +378,7 @@ func TestJSONLogs(t *testing.T) {
 	c.WaitInSync(syncWithin)
 	ledger.WaitAcked(t, 200, syncWithin)
 	p.Stop(t)
-	for _, n := range c.Nodes {
-		n.Stop()
-	}
-	loggers := make(map[string]int)
-	for _, n := range c.Nodes {
-		log := n.Logs()
-		for _, l := range readLog(t, n.ID, log) {
-			loggers[l.text("logger")]++
-		}
-		require.NotContains(t, log, harness.Secret)
-	}
-	t.Logf("lines by logger: %v", loggers)
-	for _, name := range []string{"node", "raft", "gossip", "grpc", "shard", "rpc", "node_rpc", "broker"} {
-		require.NotZero(t, loggers[name], name)
-	}
+	requireJSONLogs(t, c)
 }
 
 // What ends a server before it has a log is JSON too, and shows no password.

@@ -2,6 +2,7 @@ package harness
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"os"
@@ -99,7 +100,11 @@ func prometheusConfig(c *Cluster, opts PrometheusOptions) string {
 
 // Vector runs an instant query at the present time.
 func (p *Prometheus) Vector(ctx context.Context, query string) (model.Vector, error) {
-	v, _, _, err := p.Query(ctx, query, time.Now())
+	return p.vectorAt(ctx, query, time.Now())
+}
+
+func (p *Prometheus) vectorAt(ctx context.Context, query string, at time.Time) (model.Vector, error) {
+	v, _, _, err := p.Query(ctx, query, at)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", query, err)
 	}
@@ -115,7 +120,12 @@ func (p *Prometheus) Vector(ctx context.Context, query string) (model.Vector, er
 
 // Value runs an instant query that must have one result.
 func (p *Prometheus) Value(ctx context.Context, query string) (float64, error) {
-	v, err := p.Vector(ctx, query)
+	return p.ValueAt(ctx, query, time.Now())
+}
+
+// ValueAt is Value at a time.
+func (p *Prometheus) ValueAt(ctx context.Context, query string, at time.Time) (float64, error) {
+	v, err := p.vectorAt(ctx, query, at)
 	if err != nil {
 		return math.NaN(), err
 	}
@@ -123,6 +133,23 @@ func (p *Prometheus) Value(ctx context.Context, query string) (float64, error) {
 		return math.NaN(), fmt.Errorf("%s: %d results", query, len(v))
 	}
 	return float64(v[0].Value), nil
+}
+
+// WaitScraped waits until every node has answered a scrape that began after this call, and returns a time at which that is the
+// last one of each: a machine that is busy may not answer the next.
+func (p *Prometheus) WaitScraped(within time.Duration) time.Time {
+	p.tb.Helper()
+	query := fmt.Sprintf(`min(up{job="streamhouse"} * (timestamp(up{job="streamhouse"}) > bool %.3f))`, float64(time.Now().UnixMilli())/1000)
+	var at time.Time
+	Eventually(p.tb, within, "every node was scraped", func(ctx context.Context) error {
+		at = time.Now()
+		got, err := p.ValueAt(ctx, query, at)
+		if err == nil && got != 1 {
+			err = errors.New("not yet")
+		}
+		return err
+	})
+	return at
 }
 
 // WaitValue waits until a query has this value, at most for a while, and ends the test with the last one.

@@ -41,7 +41,7 @@ type Fault struct {
 // Request is one request that the proxy saw.
 type Request struct {
 	Method, Key string
-	// Status is what was answered; 0 for a connection that was closed.
+	// Status is what was answered; 0 while nothing was, and for a connection that was closed instead.
 	Status int
 }
 
@@ -146,12 +146,7 @@ func (p *Proxy) Count(method, key string) int {
 
 // ServeHTTP passes a request on, or does what a fault says.
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	rec := &statusRecorder{ResponseWriter: w}
-	defer func() {
-		p.mu.Lock()
-		p.seen = append(p.seen, Request{Method: operation(r), Key: r.URL.Path, Status: rec.status})
-		p.mu.Unlock()
-	}()
+	rec := p.note(w, r)
 	f := p.match(r)
 	if f == nil {
 		p.backend.ServeHTTP(rec, r)
@@ -179,6 +174,19 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	default:
 		p.backend.ServeHTTP(rec, r)
 	}
+}
+
+// note adds a request to what was seen, with the status once one is answered.
+func (p *Proxy) note(w http.ResponseWriter, r *http.Request) *statusRecorder {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	i := len(p.seen)
+	p.seen = append(p.seen, Request{Method: operation(r), Key: r.URL.Path})
+	return &statusRecorder{ResponseWriter: w, note: func(status int) {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.seen[i].Status = status
+	}}
 }
 
 func (p *Proxy) match(r *http.Request) *activeFault {
@@ -234,15 +242,15 @@ func wait(ctx context.Context, removed <-chan struct{}, d time.Duration) bool {
 	}
 }
 
-// statusRecorder remembers the status of an answer.
+// statusRecorder notes the status of an answer before it is sent.
 type statusRecorder struct {
 	http.ResponseWriter
-	status int
+	note func(status int)
 }
 
 // WriteHeader implements http.ResponseWriter.
 func (s *statusRecorder) WriteHeader(status int) {
-	s.status = status
+	s.note(status)
 	s.ResponseWriter.WriteHeader(status)
 }
 
