@@ -44,6 +44,7 @@ func TestLive(t *testing.T) {
 	harness.Eventually(t, 5*time.Minute, "every panel of the five dashboards has moved", l.allMoved)
 	l.findValues(t)
 	t.Run("names are exported", l.testNames)
+	t.Run("names in documents are exported", l.testDocuments)
 	t.Run("every value of every variable", l.testValues)
 	t.Run("rules", l.testRules)
 
