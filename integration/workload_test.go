@@ -257,9 +257,9 @@ func (w *workload) upload() {
 }
 
 // commit makes a group exist, so that it has series of its own.
-func (w *workload) commit(n *harness.Node, group, topic string, partition int32, offset int64) {
+func (w *workload) commit(n *harness.Node, group, topic string, offset int64) {
 	w.t.Helper()
-	require.NoError(w.t, commit(group, topic, &streamhousev1.CommittedOffset{Partition: partition, Offset: offset})(call(w.t), n))
+	require.NoError(w.t, commit(group, topic, &streamhousev1.CommittedOffset{Offset: offset})(call(w.t), n))
 }
 
 // read consumes once, and counts what came.
@@ -279,7 +279,7 @@ func (w *workload) served(topic, group string, records int) {
 
 // consume reads in every way through all nodes, and fails in every way.
 func (w *workload) consume() {
-	w.commit(w.outsider, "billing", "orders", 0, 3)
+	w.commit(w.outsider, "billing", "orders", 3)
 	for _, n := range []*harness.Node{w.leader, w.follower, w.outsider} {
 		w.read(n, "billing", &streamhousev1.ConsumeRequest{Topic: "orders", Offset: 3, MaxRecords: 6})
 		w.read(n, "", &streamhousev1.ConsumeRequest{Topic: "orders", Partition: 1})
@@ -345,19 +345,19 @@ func (w *workload) rebalance() {
 // records all go through the cache. The first reads the index, which is in the last block, and then all blocks, in two
 // GETs; the second knows the index.
 func (w *workload) history() {
-	const records, each = 5, 500_000
+	const each = 500_000
 	req := &streamhousev1.ProduceBatchRequest{Topic: "archive", Partition: new(int32), Acks: streamhousev1.Acks_ACKS_DURABLE}
-	for range records {
+	for range archived {
 		req.Records = append(req.Records, &streamhousev1.Record{Value: make([]byte, each)})
 	}
 	w.write(w.leader, req)
 	segment := `topic="archive",partition="0"`
 	w.writes[segment]++
 	w.flushes[segment]++
-	w.commit(w.leader, "auditors", "archive", 0, 0)
+	w.commit(w.leader, "auditors", "archive", 0)
 	harness.Eventually(w.t, callWithin, "the node knows the object", func(ctx context.Context) error {
 		res, err := w.outsider.GetTopic(ctx, &streamhousev1.GetTopicRequest{Name: "archive"})
-		if err == nil && res.GetTopic().GetPartitions()[0].GetUploadedEndOffset() != records {
+		if err == nil && res.GetTopic().GetPartitions()[0].GetUploadedEndOffset() != archived {
 			err = errors.New("not yet")
 		}
 		return err
