@@ -8,6 +8,7 @@ import (
 type collector struct {
 	group      func() *Group
 	topics     *prometheus.Desc
+	nodes      *prometheus.Desc
 	partitions *prometheus.Desc
 	applied    *prometheus.Desc
 	commit     *prometheus.Desc
@@ -25,6 +26,8 @@ func RegisterMetrics(reg prometheus.Registerer, group func() *Group) {
 		group: group,
 		topics: prometheus.NewDesc("streamhouse_topics_total",
 			"Topics in the cluster, as this node's metadata has it.", nil, nil),
+		nodes: prometheus.NewDesc("streamhouse_nodes_registered",
+			"Nodes that belong to the cluster, alive or not, as this node's metadata has it.", nil, nil),
 		partitions: prometheus.NewDesc("streamhouse_partitions_total",
 			"Partitions of a topic, as this node's metadata has it.", []string{"topic"}, nil),
 		applied: prometheus.NewDesc("streamhouse_metadata_applied_index",
@@ -44,6 +47,7 @@ func RegisterMetrics(reg prometheus.Registerer, group func() *Group) {
 // Describe sends the descriptions.
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	ch <- c.topics
+	ch <- c.nodes
 	ch <- c.partitions
 	ch <- c.applied
 	ch <- c.commit
@@ -69,6 +73,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		leads = 1
 	}
 	gauge(c.topics, float64(v.NumTopics()))
+	gauge(c.nodes, float64(len(v.Nodes())))
 	gauge(c.applied, float64(v.Index()))
 	gauge(c.commit, float64(r.CommitIndex()))
 	gauge(c.term, float64(r.CurrentTerm()))
