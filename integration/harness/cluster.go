@@ -100,7 +100,7 @@ func (c *Cluster) gossipAddrs(but *Node) string {
 	var addrs []string
 	for _, n := range c.Nodes {
 		if n != but {
-			addrs = append(addrs, n.GossipAddr)
+			addrs = append(addrs, n.joinAt)
 		}
 	}
 	return strings.Join(addrs, ",")

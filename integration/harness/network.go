@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// Network stands between the nodes of a cluster: before each node's Raft listener, which takes all that nodes say to
-// each other but gossip, there is a relay. Clients go by it, so that a node can be cut off from its peers and still be
+// Network stands between the nodes of a cluster: before each node's listeners for gossip and for Raft, which takes all else
+// that nodes say to each other, there are relays. Clients go by it, so that a node can be cut off from its peers and still be
 // spoken to. Its methods are safe for concurrent use.
 type Network struct {
 	mu      sync.Mutex
@@ -18,7 +18,11 @@ type Network struct {
 	cut     map[link]bool     // guarded by mu
 	changed chan struct{}     // guarded by mu; closed and replaced with every change of cut
 	conns   map[net.Conn]bool // guarded by mu
-	wg      sync.WaitGroup
+
+	cutGossip map[link]bool     // guarded by mu
+	senders   map[string]string // guarded by mu; ids of nodes by the address that they send gossip from
+
+	wg sync.WaitGroup
 }
 
 // link is the pair of two nodes, in order.
@@ -33,7 +37,10 @@ func between(a, b string) link {
 
 func newNetwork(tb testing.TB) *Network {
 	tb.Helper()
-	w := &Network{pids: make(map[int]string), cut: make(map[link]bool), changed: make(chan struct{}), conns: make(map[net.Conn]bool)}
+	w := &Network{
+		pids: make(map[int]string), cut: make(map[link]bool), changed: make(chan struct{}), conns: make(map[net.Conn]bool),
+		cutGossip: make(map[link]bool), senders: make(map[string]string),
+	}
 	tb.Cleanup(func() {
 		w.mu.Lock()
 		for c := range w.conns {
@@ -53,7 +60,7 @@ func (w *Network) started(node string, pid int) {
 	w.pids[pid] = node
 }
 
-// Isolate cuts a node off from these others: no byte passes any more, in either direction, and no connection ends. What
+// Isolate cuts a node off from these others, but for gossip: no byte passes any more, in either direction, and no connection ends. What
 // was on its way arrives after Heal, as with a cable that was pulled.
 func (w *Network) Isolate(n *Node, from ...*Node) {
 	w.mu.Lock()
@@ -64,12 +71,18 @@ func (w *Network) Isolate(n *Node, from ...*Node) {
 	w.changedLocked()
 }
 
-// Heal lets all nodes speak to each other again.
-func (w *Network) Heal() {
+// Rejoin ends what Isolate has done.
+func (w *Network) Rejoin() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	clear(w.cut)
 	w.changedLocked()
+}
+
+// Heal lets all nodes speak to each other again, in all ways.
+func (w *Network) Heal() {
+	w.Rejoin()
+	w.HealGossip()
 }
 
 func (w *Network) changedLocked() {
@@ -77,8 +90,8 @@ func (w *Network) changedLocked() {
 	w.changed = make(chan struct{})
 }
 
-// relay passes on what is sent to a node.
-func (w *Network) relay(tb testing.TB, node, listen, backend string) {
+// relay passes on what is sent to a node, each time once pass returns nil for the link. An error of pass ends the connection.
+func (w *Network) relay(tb testing.TB, node, listen, backend string, pass func(context.Context, link) error) {
 	tb.Helper()
 	var lc net.ListenConfig
 	l, err := lc.Listen(tb.Context(), "tcp", listen)
@@ -96,13 +109,13 @@ func (w *Network) relay(tb testing.TB, node, listen, backend string) {
 			if err != nil {
 				return
 			}
-			w.wg.Go(func() { w.serve(ctx, node, from, backend) })
+			w.wg.Go(func() { w.serve(ctx, node, from, backend, pass) })
 		}
 	})
 }
 
 // serve passes on one connection until it ends.
-func (w *Network) serve(ctx context.Context, node string, from net.Conn, backend string) {
+func (w *Network) serve(ctx context.Context, node string, from net.Conn, backend string, pass func(context.Context, link) error) {
 	defer w.forget(from)
 	w.mu.Lock()
 	w.conns[from] = true
@@ -120,15 +133,15 @@ func (w *Network) serve(ctx context.Context, node string, from net.Conn, backend
 	w.mu.Lock()
 	w.conns[to] = true
 	w.mu.Unlock()
-	l := between(dialer, node)
+	may := func() error { return pass(ctx, between(dialer, node)) }
 	var both sync.WaitGroup
-	both.Go(func() { w.pass(ctx, l, to, from) })
-	both.Go(func() { w.pass(ctx, l, from, to) })
+	both.Go(func() { copyWhile(may, to, from) })
+	both.Go(func() { copyWhile(may, from, to) })
 	both.Wait()
 }
 
-// pass copies what comes from src to dst while the link is not cut. Then it ends dst, too.
-func (w *Network) pass(ctx context.Context, l link, dst, src net.Conn) {
+// copyWhile copies what comes from src to dst, each time once may returns nil. Then it ends both.
+func copyWhile(may func() error, dst, src net.Conn) {
 	defer func() {
 		_ = dst.Close()
 		_ = src.Close()
@@ -136,7 +149,7 @@ func (w *Network) pass(ctx context.Context, l link, dst, src net.Conn) {
 	buf := make([]byte, 64<<10)
 	for {
 		n, err := src.Read(buf)
-		if w.wait(ctx, l) != nil {
+		if may() != nil {
 			return
 		}
 		if n > 0 {

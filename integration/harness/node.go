@@ -30,6 +30,7 @@ type Node struct {
 
 	t       testing.TB
 	cluster *Cluster
+	joinAt  string // where others reach its gossip
 	flags   map[string]string
 	env     []string
 	logDir  string
@@ -47,6 +48,7 @@ func newNode(tb testing.TB, c *Cluster, id string) *Node {
 	if n.flags == nil {
 		n.flags = make(map[string]string)
 	}
+	n.joinAt = n.GossipAddr
 	if c.Network != nil {
 		n.moveBehindRelay()
 	}
@@ -54,7 +56,7 @@ func newNode(tb testing.TB, c *Cluster, id string) *Node {
 	return n
 }
 
-// moveBehindRelay gives the node a host of its own, where a relay listens instead of its Raft listener.
+// moveBehindRelay gives the node a host of its own, where relays listen instead of its listeners for Raft and gossip.
 func (n *Node) moveBehindRelay() {
 	n.t.Helper()
 	host := fmt.Sprintf("127.0.0.%d", 10+len(n.cluster.Nodes))
@@ -65,9 +67,10 @@ func (n *Node) moveBehindRelay() {
 		}
 		return net.JoinHostPort(host, port)
 	}
-	n.GRPCAddr, n.HTTPAddr, n.GossipAddr = at(n.GRPCAddr), at(n.HTTPAddr), at(n.GossipAddr)
+	n.GRPCAddr, n.HTTPAddr, n.joinAt = at(n.GRPCAddr), at(n.HTTPAddr), at(n.GossipAddr)
 	n.SetFlag("advertise-addr", host)
-	n.cluster.Network.relay(n.t, n.ID, at(n.RaftAddr), n.RaftAddr)
+	n.cluster.Network.relay(n.t, n.ID, at(n.RaftAddr), n.RaftAddr, n.cluster.Network.wait)
+	n.cluster.Network.relayGossip(n.t, n.ID, n.joinAt, n.GossipAddr)
 }
 
 // SetFlag sets a flag, without dashes, for the next start. An empty value removes it.
