@@ -1,5 +1,3 @@
-//go:build nightly
-
 package integration_test
 
 import (
@@ -7,12 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net/http"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -21,10 +14,7 @@ import (
 	promv1 "github.com/prometheus/client_golang/api/prometheus/v1"
 	"github.com/prometheus/common/model"
 	"github.com/stretchr/testify/require"
-	"golang.org/x/sys/unix"
-	"google.golang.org/grpc/codes"
 
-	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
 	"github.com/streamhouse/streamhouse/integration/harness"
 )
 
@@ -42,77 +32,113 @@ type scenario struct {
 	inject func(t *testing.T, w *alertWorld) (end func())
 }
 
-// Scenarios of a stage run at once on one cluster, stages one after the other.
-var (
-	storageStages = [][]scenario{
+// alertCluster is a cluster and what happens to it. Faults of a stage last together; a fault of one stage would hide or cause
+// alerts of another.
+type alertCluster struct {
+	name   string
+	start  func(t *testing.T) *alertWorld
+	before func(t *testing.T, w *alertWorld) // nil where nothing has to hold before the faults
+	stages [][]scenario
+}
+
+// steady are flags of a cluster whose leaders are to stay where they are, however busy the machine is: two seconds without
+// one are a minute here.
+func steady(more map[string]string) map[string]string {
+	flags := quick(map[string]string{"raft-heartbeat-timeout": "5s", "raft-election-timeout": "5s", "raft-lease-timeout": "5s"})
+	maps.Copy(flags, more)
+	return flags
+}
+
+var alertClusters = []alertCluster{
+	{"store", startStoreCluster, quietUnderLoad, [][]scenario{{
+		{[]string{"ConsumerLagHigh"}, deadConsumer},
+		{[]string{"ConsumerRebalancesHigh"}, restlessMember},
+		{[]string{"S3ErrorRatioHigh", "UploadBacklogHigh", "LogFilling"}, storeAwayForOneShard},
+		{[]string{"S3LatencyHigh", "ProduceLatencyHigh"}, slowStore},
+	}}},
+	{"disk", startDiskCluster, nil, [][]scenario{{
+		{[]string{"CacheHitRateLow"}, coldReads},
+		{[]string{"DataCorrupt"}, goneObject},
+		{[]string{"S3UploadFailed"}, oneRefusedUpload},
+		{[]string{"DiskFilling"}, fullDisk},
+		{[]string{"LogWriteSlow"}, stalledDisk},
+	}}},
+	{"partition", startPartitionCluster, nil, [][]scenario{
+		{{[]string{"ReplicaBehind", "MetadataBehind", "ControllerFailing"}, nodeCutOff}},
 		{
-			{[]string{"CacheHitRateLow"}, coldReads},
-			{[]string{"ConsumerLagHigh"}, deadConsumer},
-			{[]string{"DiskFilling"}, fullDisk},
-			{[]string{"DataCorrupt"}, goneObject},
-			{[]string{"S3UploadFailed"}, oneRefusedUpload},
+			{[]string{"LeaderChangesHigh"}, restlessLeaders},
+			{[]string{"GossipSplit"}, gossipCutOff},
 		},
-		{
-			{[]string{"LogWriteSlow"}, stallingNode},
-		},
-		{
-			{[]string{"S3LatencyHigh", "ProduceLatencyHigh"}, slowStore},
-		},
-		{
-			{[]string{"S3ErrorRatioHigh", "UploadBacklogHigh", "LogFilling"}, storeAway}, // S3ErrorRatioHigh first: tries get rarer
-		},
-	}
-	nodeStages = [][]scenario{
-		{{[]string{"ReplicaBehind", "MetadataBehind"}, nodeCutOff}},
-		{{[]string{
+	}},
+	{"crash", startCrashCluster, quietWhenIdle, [][]scenario{{
+		{[]string{"NodeRestarting"}, restarts},
+		{[]string{
 			"NodeDown", "ShardUnderReplicated", "NoQuorum", "ShardWithoutLeader", "ProduceErrorRatioHigh", "ConsumeErrorsHigh",
-		}, twoNodesDown}},
-		{{[]string{"NodeRestarting"}, restarts}},
-	}
-)
+		}, twoNodesDown},
+	}}},
+}
 
 func TestEveryAlertHasAScenario(t *testing.T) {
 	t.Parallel()
 	var have []string
-	for _, stage := range slices.Concat(storageStages, nodeStages) {
-		for _, s := range stage {
+	for _, c := range alertClusters {
+		for _, s := range slices.Concat(c.stages...) {
 			have = append(have, s.alerts...)
 		}
 	}
 	require.ElementsMatch(t, slices.Collect(maps.Keys(alertsOf(t))), have)
 }
 
-// alertWorld is a cluster that a real Prometheus watches with the rules as they are deployed, and a real Alertmanager behind.
-type alertWorld struct {
-	c  *harness.Cluster
-	p  *harness.Prometheus
-	am *harness.Alertmanager
+// Every alert fires by its fault and resolves after it. The clusters run beside each other, and beside no other test: where
+// minutes are seconds, a machine that is busy with other clusters looks like trouble.
+func TestAlerts(t *testing.T) {
+	var wg sync.WaitGroup
+	for _, c := range alertClusters {
+		wg.Go(func() { // more at once than -parallel lets
+			t.Run(c.name, func(t *testing.T) {
+				w := c.start(t)
+				w.watch(t)
+				if c.before != nil {
+					c.before(t, w)
+				}
+				w.run(t, c.stages)
+			})
+		})
+	}
+	wg.Wait()
 }
 
-// watchAlerts begins to watch once leaders are spread: a hand-over is short, and so is a minute here.
-func watchAlerts(t *testing.T, c *harness.Cluster) *alertWorld {
+// alertWorld is a cluster that a real Prometheus watches with the rules as they are deployed, and a real Alertmanager behind.
+type alertWorld struct {
+	c    *harness.Cluster
+	disk *harness.Disk // of the first node, where it has one of its own
+	p    *harness.Prometheus
+	am   *harness.Alertmanager
+}
+
+// watch begins to watch once leaders are spread: a hand-over is short, and so is a minute here.
+func (w *alertWorld) watch(t *testing.T) {
 	t.Helper()
-	harness.Eventually(t, syncWithin, "every node leads a shard", func(ctx context.Context) error {
-		st, err := c.AskStatus(ctx)
+	harness.Eventually(t, syncWithin, "every node leads as many shards", func(ctx context.Context) error {
+		st, err := w.c.AskStatus(ctx)
 		if err != nil {
 			return err
 		}
 		for _, n := range st.GetNodes() {
-			if n.GetLeaders() != 1 {
+			if int(n.GetLeaders()) != len(st.GetShards())/len(w.c.Nodes) {
 				return fmt.Errorf("%s leads %d", n.GetNodeId(), n.GetLeaders())
 			}
 		}
 		return nil
 	})
-	w := &alertWorld{c: c, am: harness.StartAlertmanager(t, deployed(t, "alertmanager", "alertmanager.yml"))}
-	opts := harness.PrometheusOptions{ScrapeInterval: 500 * time.Millisecond, Alertmanager: w.am.Addr}
+	w.am = harness.StartAlertmanager(t, deployed(t, "alertmanager", "alertmanager.yml"))
+	opts := harness.PrometheusOptions{ScrapeInterval: time.Second, Alertmanager: w.am.Addr}
 	for _, name := range []string{"recording.yml", "alerts.yml"} {
 		opts.RuleFiles = append(opts.RuleFiles, scaleRules(t, deployed(t, "prometheus", "rules", name), alertFactor))
 	}
-	w.p = harness.StartPrometheus(t, c, opts)
+	w.p = harness.StartPrometheus(t, w.c, opts)
 	// Prometheus takes 5 seconds until it begins to scrape, which are minutes here: until then it knows no node.
 	harness.Eventually(t, alertWithin, "no alert fires after the start", w.quiet)
-	return w
 }
 
 // firing returns the alerts that fire now, by name.
@@ -149,28 +175,37 @@ func (w *alertWorld) requireQuiet(t *testing.T, during time.Duration, when strin
 	require.Empty(t, v, "between two looks, too")
 }
 
-// run injects the faults of a stage one after the other, so that they last together, and looks at the last one first: it may
-// be over soon.
+// run injects the faults of a stage one after the other, so that they last together, and ends them in the opposite order.
 func (w *alertWorld) run(t *testing.T, stages [][]scenario) {
 	t.Helper()
 	for i, stage := range stages {
 		t.Run(fmt.Sprintf("stage %d", i+1), func(t *testing.T) {
 			var ends []func()
-			var names []string
+			var fire sync.WaitGroup
 			for _, s := range stage {
 				ends = append(ends, s.inject(t, w))
-				names = slices.Concat(s.alerts, names)
+				for _, name := range s.alerts { // looked for at once: some last for a moment only
+					fire.Go(func() { t.Run(name+" fires", func(t *testing.T) { w.waitFires(t, name) }) })
+				}
 			}
-			for _, name := range names {
-				w.waitFires(t, name)
-			}
-			for _, end := range ends {
+			fire.Wait()
+			for _, end := range slices.Backward(ends) {
 				end()
 			}
-			for _, name := range names {
-				w.waitResolves(t, name)
+			if t.Failed() {
+				t.FailNow()
 			}
+			var resolve sync.WaitGroup
+			for _, s := range stage {
+				for _, name := range s.alerts {
+					resolve.Go(func() { t.Run(name+" resolves", func(t *testing.T) { w.waitResolves(t, name) }) })
+				}
+			}
+			resolve.Wait()
 		})
+		if t.Failed() {
+			t.FailNow()
+		}
 	}
 }
 
@@ -251,283 +286,4 @@ func untilEnd(t *testing.T, every time.Duration, f func(ctx context.Context)) (e
 		}
 	})
 	return func() { cancel(); wg.Wait() }
-}
-
-// The two run beside each other, and beside no other test: where minutes are seconds, a machine that is busy with other
-// clusters looks like trouble.
-func TestAlerts(t *testing.T) {
-	t.Run("storage", testStorageAlerts)
-	t.Run("nodes", testNodeAlerts)
-}
-
-// Alerts of consumers, producers, the object store and disks fire by their faults and resolve after them; before that
-// nothing fires in a cluster under load.
-func testStorageAlerts(t *testing.T) {
-	t.Parallel()
-	c := harness.NewCluster(t, harness.Options{Flags: quick(map[string]string{
-		"upload-interval": "200ms", "checkpoint-bytes": "64KiB", "log-retain-bytes": "0", "log-max-bytes": "24MiB",
-		"tail-bytes": "0", "cache-bytes": "8MiB", // 8 blocks, which the load below hits, and coldReads does not
-		// A node that stalls for a moment is to stay a member.
-		"raft-heartbeat-timeout": "2s", "raft-election-timeout": "2s", "raft-lease-timeout": "2s",
-	})})
-	// The third node's bound is a little below what its disk has free.
-	free := freeBytes(t, c)
-	c.Nodes[2].SetFlag("disk-min-free", strconv.FormatInt((free-diskMargin(free))/2, 10))
-	c.Start()
-	c.WaitInSync(syncWithin)
-	w := watchAlerts(t, c)
-	c.CreateTopic("load", 3, nil)
-	ledger := harness.NewLedger("load")
-	load := c.StartProducer(ledger, harness.ProducerConfig{Name: "load", Partitions: 3, Every: 50 * time.Millisecond})
-	endReads := untilEnd(t, 50*time.Millisecond, func(ctx context.Context) {
-		for p := range int32(3) {
-			_, _ = c.Nodes[1].Consume(ctx, &streamhousev1.ConsumeRequest{Topic: "load", Partition: p, Group: "load", MaxRecords: 1})
-		}
-	})
-	ledger.WaitAcked(t, 100, syncWithin)
-	w.requireQuiet(t, 24*time.Second, "in a healthy cluster under load")
-	endReads()
-	load.Stop(t)
-	w.run(t, storageStages)
-}
-
-// Alerts of nodes and their groups fire by their faults and resolve after them; before that nothing fires in an idle cluster.
-func testNodeAlerts(t *testing.T) {
-	t.Parallel()
-	c := harness.StartCluster(t, harness.Options{Network: true, Flags: quick(nil)})
-	w := watchAlerts(t, c)
-	c.CreateTopic("orders", 3, nil)
-	w.requireQuiet(t, 30*time.Second, "in an idle cluster with a new topic")
-	w.run(t, nodeStages)
-	c.WaitInSync(syncWithin)
-}
-
-// deadConsumer is a group that has committed once and does not come back.
-func deadConsumer(t *testing.T, w *alertWorld) func() {
-	t.Helper()
-	const records = 1200
-	w.c.CreateTopic("lagging", 1, nil)
-	commit := func(offset int64) {
-		_, err := w.c.Nodes[0].CommitOffset(call(t), &streamhousev1.CommitOffsetRequest{
-			Group: "billing", Topic: "lagging", Offsets: []*streamhousev1.CommittedOffset{{Partition: 0, Offset: offset}},
-		})
-		require.NoError(t, err)
-	}
-	commit(0)
-	req := &streamhousev1.ProduceBatchRequest{Topic: "lagging", Partition: new(int32(0))}
-	for range records {
-		req.Records = append(req.Records, &streamhousev1.Record{Value: []byte("v")})
-	}
-	_, err := w.c.Nodes[0].ProduceBatch(call(t), req)
-	require.NoError(t, err)
-	return func() { commit(records) }
-}
-
-// oneRefusedUpload lets the object store refuse one PUT, once.
-func oneRefusedUpload(t *testing.T, w *alertWorld) func() {
-	t.Helper()
-	w.c.Proxy.Inject(harness.Fault{Methods: []string{http.MethodPut}, Key: ".seg", Status: http.StatusForbidden, Times: 1})
-	_, err := produce(call(t), w.c.Nodes[0], "load", 0, "v", 0)
-	require.NoError(t, err)
-	harness.Eventually(t, syncWithin, "the failure is counted", func(ctx context.Context) error {
-		n, err := w.c.Sum(ctx, "streamhouse_s3_errors_total", harness.Labels{"operation": "PUT", "error_type": "failed"})
-		if err == nil && n != 1 {
-			err = fmt.Errorf("%v are", n)
-		}
-		return err
-	})
-	return func() {}
-}
-
-// coldReads reads more history than the cache holds, again and again.
-func coldReads(t *testing.T, w *alertWorld) func() {
-	t.Helper()
-	const objects = 24
-	w.c.CreateTopic("history", 1, nil)
-	value := strings.Repeat("h", 128<<10)
-	for range objects {
-		_, err := produce(call(t), w.c.Nodes[0], "history", 0, value, streamhousev1.Acks_ACKS_DURABLE)
-		require.NoError(t, err)
-	}
-	next := int64(0)
-	return untilEnd(t, 20*time.Millisecond, func(ctx context.Context) {
-		_, _ = w.c.Nodes[0].Consume(ctx, &streamhousev1.ConsumeRequest{Topic: "history", Offset: next % objects, MaxRecords: 1})
-		next++
-	})
-}
-
-// goneObject reads a record whose object is missing for the moment, again and again until both systems have the alert.
-func goneObject(t *testing.T, w *alertWorld) func() {
-	t.Helper()
-	w.c.CreateTopic("damaged", 1, nil)
-	read := func(ctx context.Context) error {
-		defer w.c.Proxy.Inject(harness.Fault{Methods: []string{http.MethodGet}, Key: ".seg", Status: http.StatusNotFound})()
-		_, err := consume(ctx, w.c.Nodes[1], "damaged", 0, 0, 0)
-		return err
-	}
-	harness.Eventually(t, syncWithin, "a read of a missing object says so", func(ctx context.Context) error {
-		// The log is cut once something comes behind what was uploaded.
-		if _, err := produce(ctx, w.c.Nodes[1], "damaged", 0, strings.Repeat("d", 32<<10), streamhousev1.Acks_ACKS_DURABLE); err != nil {
-			return err
-		}
-		if err := read(ctx); !harness.IsCode(err, codes.DataLoss, "CORRUPT_DATA") {
-			return fmt.Errorf("it says %w", errors.Join(errors.New("another thing"), err))
-		}
-		return nil
-	})
-	return untilEnd(t, 500*time.Millisecond, func(ctx context.Context) { _ = read(ctx) })
-}
-
-func freeBytes(t *testing.T, c *harness.Cluster) int64 {
-	t.Helper()
-	dir := filepath.Dir(c.Nodes[2].Dir)
-	var st unix.Statfs_t
-	require.NoError(t, unix.Statfs(dir, &st))
-	return int64(st.Bavail) * int64(st.Bsize) //nolint:unconvert // it is a uint32 on macOS
-}
-
-// diskMargin is how much others may write to the disk, or free, without an effect on the test.
-func diskMargin(free int64) int64 { return min(free/4, 6<<30) }
-
-// fullDisk gives space of the disk to a file.
-func fullDisk(t *testing.T, w *alertWorld) func() {
-	t.Helper()
-	ballast := filepath.Join(t.TempDir(), "ballast")
-	size := strconv.FormatInt(2*diskMargin(freeBytes(t, w.c)), 10)
-	out, err := exec.CommandContext(t.Context(), "fallocate", "-l", size, ballast).CombinedOutput()
-	require.NoError(t, err, string(out))
-	return func() { require.NoError(t, os.Remove(ballast)) }
-}
-
-// slowStore delays every PUT for longer than both limits of latency, while producers wait for the object store.
-func slowStore(t *testing.T, w *alertWorld) func() {
-	t.Helper()
-	w.c.CreateTopic("durable", 3, nil)
-	heal := w.c.Proxy.Inject(harness.Fault{Methods: []string{http.MethodPut}, Delay: 8500 * time.Millisecond})
-	ends := []func(){heal}
-	for p := range int32(3) {
-		// The first comes later for each partition: uploads that ended together would leave more than a window between them.
-		every := time.Duration(1+25*p) * 100 * time.Millisecond
-		ends = append(ends, untilEnd(t, every, func(ctx context.Context) {
-			_, _ = produce(ctx, w.c.Nodes[0], "durable", p, "v", streamhousev1.Acks_ACKS_DURABLE)
-		}))
-	}
-	return func() {
-		for _, end := range ends {
-			end()
-		}
-	}
-}
-
-// stallingNode stops a node's process again and again for less than the others take for its end, as a disk that stalls does.
-func stallingNode(t *testing.T, w *alertWorld) func() {
-	t.Helper()
-	proc := w.c.Nodes[2].Process()
-	ticks := 0
-	stall := untilEnd(t, 100*time.Millisecond, func(context.Context) {
-		switch ticks++; ticks % 10 {
-		case 0:
-			_ = proc.Resume()
-		case 1:
-			_ = proc.Pause()
-		}
-	})
-	ledger := harness.NewLedger("load")
-	load := w.c.StartProducer(ledger, harness.ProducerConfig{Name: "stall", Partitions: 3, Every: 10 * time.Millisecond})
-	return func() {
-		stall()
-		require.NoError(t, proc.Resume())
-		load.Stop(t)
-	}
-}
-
-// storeAway takes the object store away, and writes to one shard until its log is full and produce is refused.
-func storeAway(t *testing.T, w *alertWorld) func() {
-	t.Helper()
-	up := w.c.Proxy.Down()
-	w.c.CreateTopic("filling", 1, nil)
-	value := strings.Repeat("f", 1<<20)
-	// A snapshot may still cut the log after a refusal, so writes go on.
-	writes := untilEnd(t, 50*time.Millisecond, func(ctx context.Context) {
-		ctx, cancel := context.WithTimeout(ctx, callWithin)
-		defer cancel()
-		_, _ = produce(ctx, w.c.Nodes[0], "filling", 0, value, 0)
-	})
-	return func() {
-		writes()
-		up()
-	}
-}
-
-// nodeCutOff cuts a node off from the others; Prometheus still sees it.
-func nodeCutOff(t *testing.T, w *alertWorld) func() {
-	t.Helper()
-	cut, rest := w.c.Nodes[2], w.c.Nodes[:2]
-	w.c.Network.Isolate(cut, rest...)
-	n := 0
-	writes := untilEnd(t, 100*time.Millisecond, func(ctx context.Context) {
-		n++
-		ctx, cancel := context.WithTimeout(ctx, time.Second)
-		defer cancel()
-		for p := range int32(3) {
-			_, _ = produce(ctx, rest[n%2], "orders", p, "v", 0)
-		}
-		_, _ = rest[n%2].AlterTopic(ctx, &streamhousev1.AlterTopicRequest{
-			Name: "orders", SetConfig: map[string]string{"retention.ms": strconv.Itoa(1_000_000_000 + n)},
-		})
-	})
-	return func() {
-		writes()
-		w.c.Network.Heal()
-	}
-}
-
-// twoNodesDown kills two of three nodes; clients go on.
-func twoNodesDown(t *testing.T, w *alertWorld) func() {
-	t.Helper()
-	survivor := w.c.Nodes[0]
-	w.c.Nodes[1].Kill()
-	w.c.Nodes[2].Kill()
-	short := func(f func(ctx context.Context)) func() {
-		return untilEnd(t, 100*time.Millisecond, func(ctx context.Context) {
-			ctx, cancel := context.WithTimeout(ctx, time.Second)
-			defer cancel()
-			f(ctx)
-		})
-	}
-	writes := short(func(ctx context.Context) { _, _ = produce(ctx, survivor, "orders", 0, "v", 0) })
-	ends := []func(){writes}
-	for p := range int32(3) {
-		ends = append(ends, short(func(ctx context.Context) { _, _ = consume(ctx, survivor, "orders", p, 1<<30, 0) }))
-	}
-	return func() {
-		for _, end := range ends {
-			end()
-		}
-		w.c.Start()
-		w.c.WaitInSync(syncWithin)
-	}
-}
-
-// restarts kills a node three times soon after it has started.
-func restarts(t *testing.T, w *alertWorld) func() {
-	t.Helper()
-	n := w.c.Nodes[2]
-	for range 3 {
-		var started float64
-		harness.Eventually(t, syncWithin, "Prometheus knows when the node was started", func(ctx context.Context) (err error) {
-			started, err = w.p.Value(ctx, `process_start_time_seconds{node="`+n.ID+`"}`)
-			return err
-		})
-		n.Kill()
-		n.Start()
-		harness.Eventually(t, syncWithin, "Prometheus has seen the restart", func(ctx context.Context) error {
-			now, err := w.p.Value(ctx, `process_start_time_seconds{node="`+n.ID+`"}`)
-			if err == nil && now <= started {
-				err = fmt.Errorf("it was started at %v, as before", now)
-			}
-			return err
-		})
-	}
-	return func() { w.c.WaitReady(syncWithin) }
 }

@@ -5,11 +5,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"testing"
 )
 
-// Disk is a file system of its own, in a file, whose writes can be made to stall. It needs root, Linux, mkfs.ext4, mount
-// and fsfreeze.
+// Disk is a file system of its own, in a file, whose writes can be made to stall. It needs root, Linux, mkfs.ext4, mount,
+// fallocate and fsfreeze.
 type Disk struct {
 	// Dir is a directory on it.
 	Dir string
@@ -52,6 +53,18 @@ func (d *Disk) run(name string, args ...string) {
 	d.tb.Helper()
 	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil { //nolint:gosec,noctx // the harness's own arguments
 		d.tb.Fatalf("%s %v: %v: %s", name, args, err, out)
+	}
+}
+
+// Fill gives space of the disk to a file, until the function that it returns removes that.
+func (d *Disk) Fill(bytes int64) (remove func()) {
+	d.tb.Helper()
+	ballast := filepath.Join(d.mount, "ballast")
+	d.run("fallocate", "-l", strconv.FormatInt(bytes, 10), ballast)
+	return func() {
+		if err := os.Remove(ballast); err != nil {
+			d.tb.Error(err)
+		}
 	}
 }
 
