@@ -21,8 +21,9 @@ import (
 const (
 	// alertFactor divides all durations of the rules: a minute is 2 seconds.
 	alertFactor = 30
-	// alertWithin bounds how long an alert may take to fire or to resolve on a busy machine.
-	alertWithin = 90 * time.Second
+	// alertWithin bounds how long an alert may take to fire or to resolve. On a machine that is short of processors scrapes are
+	// left out, and what must last for a while begins anew.
+	alertWithin = 4 * time.Minute
 )
 
 // scenario is a fault, and the alerts that must fire while it lasts and resolve after it.

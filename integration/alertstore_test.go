@@ -92,7 +92,7 @@ func storeAwayForOneShard(t *testing.T, w *alertWorld) func() {
 	w.c.CreateTopic("filling", 1, nil)
 	up := w.c.Proxy.Inject(harness.Fault{Methods: []string{http.MethodPut}, Key: objectsOf(w.c, "filling"), Drop: true})
 	value := strings.Repeat("f", 2<<20)
-	harness.Eventually(t, syncWithin, "the log is nearly full", func(ctx context.Context) error {
+	harness.Eventually(t, alertWithin, "the log is nearly full", func(ctx context.Context) error {
 		if _, err := produce(ctx, w.c.Nodes[0], "filling", 0, value, 0); err != nil {
 			return err
 		}
