@@ -21,6 +21,8 @@ import (
 const (
 	// alertFactor divides all durations of the rules: a minute is 2 seconds.
 	alertFactor = 30
+	// alertScrapes is the time between two scrapes, and between two looks at the rules.
+	alertScrapes = time.Second
 	// alertWithin bounds how long an alert may take to fire or to resolve. On a machine that is short of processors scrapes are
 	// left out, and what must last for a while begins anew.
 	alertWithin = 4 * time.Minute
@@ -40,14 +42,6 @@ type alertCluster struct {
 	start  func(t *testing.T) *alertWorld
 	before func(t *testing.T, w *alertWorld) // nil where nothing has to hold before the faults
 	stages [][]scenario
-}
-
-// steady are flags of a cluster whose leaders are to stay where they are, however busy the machine is: two seconds without
-// one are a minute here.
-func steady(more map[string]string) map[string]string {
-	flags := quick(map[string]string{"raft-heartbeat-timeout": "5s", "raft-election-timeout": "5s", "raft-lease-timeout": "5s"})
-	maps.Copy(flags, more)
-	return flags
 }
 
 var alertClusters = []alertCluster{
@@ -133,7 +127,7 @@ func (w *alertWorld) watch(t *testing.T) {
 		return nil
 	})
 	w.am = harness.StartAlertmanager(t, deployed(t, "alertmanager", "alertmanager.yml"))
-	opts := harness.PrometheusOptions{ScrapeInterval: time.Second, Alertmanager: w.am.Addr}
+	opts := harness.PrometheusOptions{ScrapeInterval: alertScrapes, Alertmanager: w.am.Addr}
 	for _, name := range []string{"recording.yml", "alerts.yml"} {
 		opts.RuleFiles = append(opts.RuleFiles, scaleRules(t, deployed(t, "prometheus", "rules", name), alertFactor))
 	}
@@ -167,13 +161,25 @@ func (w *alertWorld) quiet(ctx context.Context) error {
 	return err
 }
 
-// requireQuiet wants no alert to fire for a while.
+// requireQuiet wants no alert to fire for a while in which, and a while before which, all nodes were scraped: without its
+// processors a node is away for the rules, and two scrapes are a minute here.
 func (w *alertWorld) requireQuiet(t *testing.T, during time.Duration, when string) {
 	t.Helper()
-	harness.Always(t, during, "no alert fires "+when, w.quiet)
+	began, watched := time.Now(), during+10*alertScrapes
+	complete := fmt.Sprintf(`min(count_over_time(up[%[1]s]) * min_over_time(up[%[1]s]))`, model.Duration(watched))
+	harness.Eventually(t, alertWithin, "all nodes are scraped "+when, func(ctx context.Context) error {
+		if since := time.Since(began); since < during {
+			return fmt.Errorf("only %v have passed", since)
+		}
+		scrapes, err := w.p.Value(ctx, complete)
+		if want := float64(watched/alertScrapes - 1); err == nil && scrapes < want {
+			err = fmt.Errorf("a node was scraped %v times in %v", scrapes, watched)
+		}
+		return err
+	})
 	v, err := w.p.Vector(t.Context(), `count_over_time(ALERTS{alertstate="firing"}[`+model.Duration(during).String()+`])`)
 	require.NoError(t, err)
-	require.Empty(t, v, "between two looks, too")
+	require.Empty(t, v, "alerts that fire "+when)
 }
 
 // run injects the faults of a stage one after the other, so that they last together, and ends them in the opposite order.

@@ -33,7 +33,7 @@ func quick(more map[string]string) map[string]string {
 
 // steady are quick's flags for a test that counts on leaders that stay where they are, on a busy machine too.
 func steady(more map[string]string) map[string]string {
-	flags := quick(map[string]string{"raft-heartbeat-timeout": "5s", "raft-election-timeout": "5s", "raft-lease-timeout": "2s"})
+	flags := quick(map[string]string{"raft-heartbeat-timeout": "5s", "raft-election-timeout": "5s", "raft-lease-timeout": "5s"})
 	maps.Copy(flags, more)
 	return flags
 }

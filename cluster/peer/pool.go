@@ -90,7 +90,7 @@ func (p *Pool) dial(addr string) (*grpc.ClientConn, error) {
 		}),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 3 * time.Second, PermitWithoutStream: true}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessageBytes), grpc.MaxCallSendMsgSize(maxMessageBytes)),
-		grpc.WithInitialWindowSize(8 << 20), grpc.WithInitialConnWindowSize(16 << 20), grpc.WithReadBufferSize(128 << 10), grpc.WithWriteBufferSize(128 << 10),
+		grpc.WithInitialWindowSize(8<<20), grpc.WithInitialConnWindowSize(16<<20), grpc.WithReadBufferSize(128<<10), grpc.WithWriteBufferSize(128<<10),
 		grpc.WithUnaryInterceptor(tracing.ChildUnaryClient(p.cfg.TracerProvider)),
 	)
 }

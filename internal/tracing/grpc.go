@@ -57,6 +57,9 @@ func UnaryServer(p trace.TracerProvider, leftOut ...string) grpc.UnaryServerInte
 func ChildUnaryServer(p trace.TracerProvider) grpc.UnaryServerInterceptor {
 	tr := New(p)
 	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
+		if !tr.samples(ctx) {
+			return handle(ctx, req)
+		}
 		ctx, span := tr.Child(ctx, spanName(info.FullMethod), trace.WithSpanKind(trace.SpanKindServer))
 		defer span.End()
 		res, err := handle(ctx, req)
@@ -70,13 +73,13 @@ func ChildUnaryServer(p trace.TracerProvider) grpc.UnaryServerInterceptor {
 func ChildUnaryClient(p trace.TracerProvider) grpc.UnaryClientInterceptor {
 	tr := New(p)
 	return func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+		if !tr.samples(ctx) {
+			return invoke(outgoing(ctx), method, req, reply, cc, opts...)
+		}
 		ctx, span := tr.Child(ctx, spanName(method), trace.WithSpanKind(trace.SpanKindClient))
 		defer span.End()
 		err := invoke(outgoing(ctx), method, req, reply, cc, opts...)
-		if span.IsRecording() {
-			describe(span, method, err)
-			span.SetAttributes(semconv.ServerAddress(cc.Target()))
-		}
+		describe(span, method, err)
 		return err
 	}
 }

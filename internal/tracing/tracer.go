@@ -27,10 +27,15 @@ func New(p trace.TracerProvider) Tracer {
 // On reports whether spans may be started.
 func (t Tracer) On() bool { return t.tracer != nil }
 
+// samples reports whether Child starts a span.
+func (t Tracer) samples(ctx context.Context) bool {
+	return t.tracer != nil && trace.SpanContextFromContext(ctx).IsSampled()
+}
+
 // Child starts a span below the one of ctx. Where that is not sampled, or there is none, it returns ctx and a span that
 // does nothing. Set attributes only where the span is recording: to make them costs.
 func (t Tracer) Child(ctx context.Context, name string, opts ...trace.SpanStartOption) (context.Context, trace.Span) {
-	if t.tracer == nil || !trace.SpanContextFromContext(ctx).IsSampled() {
+	if !t.samples(ctx) {
 		return ctx, none
 	}
 	return t.tracer.Start(ctx, name, opts...)
