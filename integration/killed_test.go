@@ -58,7 +58,7 @@ func (life process) of(metric, labels string, now time.Time) string {
 	if to.IsZero() {
 		to = now
 	}
-	return fmt.Sprintf("%s{%snode=%q}[%dms] @ %.3f", metric, labels, life.node, to.Sub(life.from).Milliseconds(), float64(to.UnixMilli())/1000)
+	return fmt.Sprintf("%s{%snode=%q}[%dms] @ %.3f", metric, labels, life.node, max(1, to.Sub(life.from).Milliseconds()), float64(to.UnixMilli())/1000)
 }
 
 // total adds up what all processes counted last.

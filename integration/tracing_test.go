@@ -252,11 +252,14 @@ func requireBothLogs(t *testing.T, traceID string, other, leader *harness.Node, 
 // has.
 func failedUpload(t *testing.T, o *harness.OTLP, provider *sdktrace.TracerProvider, api streamhousev1.StreamHouseServiceClient, s3 *harness.Proxy) {
 	t.Helper()
+	durable := &streamhousev1.ProduceBatchRequest{
+		Topic: "orders", Partition: new(int32), Records: []*streamhousev1.Record{{Value: []byte("x")}}, Acks: streamhousev1.Acks_ACKS_DURABLE,
+	}
+	_, err := api.ProduceBatch(call(t), durable) // after it nothing older waits for an upload, which would take the fault
+	require.NoError(t, err)
 	defer s3.Inject(harness.Fault{Methods: []string{http.MethodPut}, Key: ".seg", Status: http.StatusForbidden, Times: 1})()
 	ctx, span := provider.Tracer("test").Start(call(t), "client")
-	_, err := api.ProduceBatch(ctx, &streamhousev1.ProduceBatchRequest{
-		Topic: "orders", Partition: new(int32), Records: []*streamhousev1.Record{{Value: []byte("x")}}, Acks: streamhousev1.Acks_ACKS_DURABLE,
-	})
+	_, err = api.ProduceBatch(ctx, durable)
 	require.NoError(t, err)
 	span.End()
 	for outcome, code := range map[string]tracepb.Status_StatusCode{"failed": tracepb.Status_STATUS_CODE_ERROR, "succeeded": tracepb.Status_STATUS_CODE_UNSET} {
