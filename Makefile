@@ -9,7 +9,7 @@ include tools/versions.mk
 GO   ?= go
 BIN  := $(CURDIR)/bin
 # Modules besides the root: what only tests need stays out of the product's go.mod.
-SUBMODULES := integration benchmarks grafana
+SUBMODULES := simulation integration benchmarks grafana
 
 FUZZTIME     ?= 10s
 TEST_TIMEOUT ?= 15m
@@ -38,6 +38,7 @@ test: $(MONITORING) $(BIN)/versitygw test-unit test-arch bench-smoke integration
 
 test-unit:
 	$(GO) test -race -timeout $(TEST_TIMEOUT) ./...
+	cd simulation && $(GO) test -race -timeout $(TEST_TIMEOUT) ./...
 
 # The test cache does not see what go list reads.
 test-arch:

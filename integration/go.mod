@@ -69,3 +69,5 @@ require (
 )
 
 replace github.com/streamhouse/streamhouse => ..
+
+replace github.com/streamhouse/streamhouse/simulation => ../simulation

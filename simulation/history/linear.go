@@ -1,0 +1,195 @@
+package history
+
+import (
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/anishathalye/porcupine"
+)
+
+// linearizable looks for an order of the operations on each topic, and on each partition's log, that explains all
+// answers and does not contradict time. A search that takes too long proves nothing and is not reported.
+func (c *checker) linearizable() {
+	c.linearizableTopics()
+	c.linearizableLogs()
+}
+
+func (c *checker) linearizableTopics() {
+	byName := make(map[string][]porcupine.Operation)
+	for _, t := range c.h.topics {
+		if t.outcome == failed || (t.kind == getTopic && t.outcome != succeeded) {
+			continue
+		}
+		byName[t.name] = append(byName[t.name], porcupine.Operation{Input: t, Call: t.begin, Return: returned(&t.span)})
+	}
+	nm := porcupine.NondeterministicModel{
+		Init: func() []any { return []any{noTopic} },
+		Step: func(state, input, _ any) []any {
+			var next []any
+			for _, id := range input.(*TopicOp).step(state.(string)) {
+				next = append(next, id)
+			}
+			return next
+		},
+	}
+	for _, name := range slices.Sorted(maps.Keys(byName)) {
+		if ops := byName[name]; c.search(nm.ToModel(), ops) {
+			c.report(NotLinear, Partition{Topic: name, Number: -1}, "no order explains these answers: %s", c.topicText(ops))
+		}
+	}
+}
+
+// returned is when an operation ended at the latest: what ended unclear may still happen.
+func returned(s *span) int64 {
+	if s.end == 0 || s.outcome != succeeded {
+		return math.MaxInt64
+	}
+	return s.end
+}
+
+// search reports whether there is no order for sure.
+func (c *checker) search(m porcupine.Model, ops []porcupine.Operation) bool {
+	timeout := c.h.LinearizeTimeout
+	if timeout <= 0 {
+		timeout = 10 * time.Second
+	}
+	return porcupine.CheckOperationsTimeout(m, ops, timeout) == porcupine.Illegal
+}
+
+// mostOps bounds how many operations a violation lists.
+const mostOps = 40
+
+func (c *checker) topicText(ops []porcupine.Operation) string {
+	var b strings.Builder
+	for i := range ops[max(0, len(ops)-mostOps):] {
+		t := ops[max(0, len(ops)-mostOps)+i].Input.(*TopicOp)
+		answer := "unknown"
+		if t.outcome == succeeded {
+			answer = fmt.Sprintf("there=%t id=%s", t.there, t.id)
+		}
+		fmt.Fprintf(&b, "\n\t%s…%s %s through %s: %s", c.h.at(t.begin), c.h.at(t.end), t.kind, t.node, answer)
+	}
+	return b.String()
+}
+
+// logOp is an operation on a partition whose state is its length: what is at each offset is known, and checked elsewhere.
+type logOp struct {
+	text     string
+	span     span
+	isAppend bool
+	// An append moves the end from to to. A read proves that the end is at least atLeast and at most atMost.
+	from, to        int64
+	atLeast, atMost int64
+}
+
+// logModel returns the model of a log; unclear offsets are those of which it is not known how they came to be.
+func logModel(known map[int64]bool) porcupine.Model {
+	return porcupine.Model{
+		Init: func() any { return int64(0) },
+		Step: func(state, input, _ any) (bool, any) {
+			end, op := state.(int64), input.(*logOp)
+			if !op.isAppend {
+				return op.atLeast <= end && end <= op.atMost, end
+			}
+			for o := end; o < op.from; o++ {
+				if known[o] {
+					return false, end
+				}
+			}
+			return end <= op.from, op.to
+		},
+	}
+}
+
+func (c *checker) linearizableLogs() {
+	quiet := &checker{h: c.h, count: make(map[kindAt]int)} // records has told what the logs contradict
+	logs := quiet.logs()
+	ops := make(map[Partition][]*logOp)
+	known := make(map[Partition]map[int64]bool)
+	for p, l := range logs {
+		ops[p], known[p] = appendsOf(l, c.h.repeating)
+	}
+	for _, r := range c.h.reads {
+		if r.outcome == succeeded {
+			ops[r.partition] = append(ops[r.partition], c.readOp(r))
+		}
+	}
+	for _, p := range sortedPartitions(ops) {
+		list := make([]porcupine.Operation, 0, len(ops[p]))
+		for _, op := range ops[p] {
+			list = append(list, porcupine.Operation{Input: op, Call: op.span.begin, Return: returned(&op.span)})
+		}
+		if c.search(logModel(known[p]), list) {
+			c.report(NotLinear, p, "no order explains these answers: %s", c.logText(ops[p], list, known[p]))
+		}
+	}
+}
+
+// appendsOf returns the appends that took place, and the offsets that they filled.
+func appendsOf(l *partitionLog, repeating map[string]bool) ([]*logOp, map[int64]bool) {
+	var ops []*logOp
+	known := make(map[int64]bool)
+	for _, a := range l.appends {
+		base := a.base
+		if a.outcome != succeeded {
+			offsets := l.offsets[a.values[0]]
+			if len(offsets) != 1 || repeating[a.producer] {
+				continue // it did not take place, or its offsets stay unclear
+			}
+			base = offsets[0]
+		}
+		op := &logOp{
+			text: a.producer + " appends", span: a.span, isAppend: true, from: base, to: base + int64(len(a.values)),
+		}
+		for o := op.from; o < op.to; o++ {
+			known[o] = true
+		}
+		ops = append(ops, op)
+	}
+	return ops, known
+}
+
+func (c *checker) readOp(r *Read) *logOp {
+	op := &logOp{
+		text: fmt.Sprintf("%s reads %d records from %d", r.node, len(r.records), r.from), span: r.span, atMost: math.MaxInt64,
+		atLeast: r.watermark,
+	}
+	if n := len(r.records); n > 0 {
+		op.atLeast = max(op.atLeast, r.records[n-1].Offset+1)
+		return op
+	}
+	op.atMost = r.from
+	op.span.begin = min(op.span.begin, c.h.leaseBefore(op.span.begin))
+	return op
+}
+
+// logText lists the operations around the first append that fits nowhere: up to there, an order is found.
+func (c *checker) logText(ops []*logOp, list []porcupine.Operation, known map[int64]bool) string {
+	good, bad := 0, len(list)
+	slices.SortFunc(ops, func(a, b *logOp) int { return int(a.span.begin - b.span.begin) })
+	for good+1 < bad {
+		mid := (good + bad) / 2
+		part := make([]porcupine.Operation, 0, mid)
+		for _, op := range ops[:mid] {
+			part = append(part, porcupine.Operation{Input: op, Call: op.span.begin, Return: returned(&op.span)})
+		}
+		if c.search(logModel(known), part) {
+			bad = mid
+		} else {
+			good = mid
+		}
+	}
+	var b strings.Builder
+	for _, op := range ops[max(0, bad-mostOps/2):bad] {
+		if op.isAppend {
+			fmt.Fprintf(&b, "\n\t%s…%s %s at %d to %d", c.h.at(op.span.begin), c.h.at(op.span.end), op.text, op.from, op.to-1)
+		} else {
+			fmt.Fprintf(&b, "\n\t%s…%s %s: the end is from %d to %d", c.h.at(op.span.begin), c.h.at(op.span.end), op.text, op.atLeast, op.atMost)
+		}
+	}
+	return b.String()
+}
