@@ -65,6 +65,8 @@ type ShardsConfig struct {
 	TailBytes             int64
 	// LogWrites watches the writes to the shards' logs. May be nil.
 	LogWrites *logstore.Writes
+	// Disk is what the shards' logs are written through; nil is the operating system's.
+	Disk logstore.Disk
 	// Fatal ends the node. It must not block.
 	Fatal      func(error)
 	Logger     *slog.Logger
@@ -362,7 +364,7 @@ func (s *Shards) shardConfig(view *fsm.View, number uint32, replicaID, dir strin
 			Dir: dir, Group: transport.Shard(number), ID: replicaID, Addr: s.cfg.RaftAddr,
 			Store: replica.WAL, Transport: s.cfg.Transport, Timeouts: s.cfg.Timeouts, Logger: s.cfg.Logger,
 			Fatal: s.cfg.Fatal, RetainBytes: min(s.cfg.RetainBytes, share), LogCacheBytes: max(tail, minLogCacheBytes),
-			Writes: s.cfg.LogWrites,
+			Writes: s.cfg.LogWrites, Disk: s.cfg.Disk,
 		},
 		Metadata: s.cfg.Metadata, Uploads: s.cfg.Uploads, Budget: s.budget, Metrics: s.metrics,
 		UploadBytes: s.cfg.UploadBytes, UploadInterval: s.cfg.UploadInterval, GroupOffsetsRetention: s.cfg.GroupOffsetsRetention,

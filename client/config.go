@@ -1,6 +1,7 @@
 package client
 
 import (
+	"context"
 	"crypto/tls"
 	"log/slog"
 	"net"
@@ -32,6 +33,8 @@ type Config struct {
 	RequestTimeout time.Duration
 	// DialTimeout bounds the making of one connection. The default is 3 s.
 	DialTimeout time.Duration
+	// Dial makes a connection to HOST:PORT, over which TLS comes on top. The default is TCP.
+	Dial func(ctx context.Context, addr string) (net.Conn, error)
 	// MetadataMaxAge is for how long a topic's partitions and leaders are taken as known; they are asked for anew
 	// where a call fails, too. The default is 1 minute.
 	MetadataMaxAge time.Duration
@@ -76,6 +79,11 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.RequestTimeout, defaultRequestTimeout)
 	setDefault(&c.DialTimeout, defaultDialTimeout)
 	setDefault(&c.MetadataMaxAge, defaultMetadataMaxAge)
+	if c.Dial == nil {
+		c.Dial = func(ctx context.Context, addr string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "tcp", addr)
+		}
+	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}

@@ -32,13 +32,15 @@ const (
 type conn struct {
 	addr string
 	grpc *grpc.ClientConn
+	// connect is Config.Dial.
+	connect func(ctx context.Context, addr string) (net.Conn, error)
 
 	mu      sync.Mutex
 	dialErr error // guarded by mu; of the last dial
 }
 
 func newConn(addr string, cfg Config) (*conn, error) {
-	n := &conn{addr: addr}
+	n := &conn{addr: addr, connect: cfg.Dial}
 	creds := insecure.NewCredentials()
 	if cfg.TLS != nil {
 		creds = credentials.NewTLS(cfg.TLS)
@@ -70,7 +72,7 @@ func (n *conn) api() streamhousev1.StreamHouseServiceClient {
 }
 
 func (n *conn) dial(ctx context.Context, addr string) (net.Conn, error) {
-	c, err := new(net.Dialer).DialContext(ctx, "tcp", addr)
+	c, err := n.connect(ctx, addr)
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.dialErr = err

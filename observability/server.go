@@ -34,6 +34,8 @@ type Config struct {
 	Gatherer prometheus.Gatherer
 	// Ready is what /ready asks.
 	Ready ReadyFunc
+	// Listen takes the address; nil is the operating system's network.
+	Listen func(ctx context.Context, addr string) (net.Listener, error)
 	// Logger may be nil.
 	Logger *slog.Logger
 }
@@ -55,7 +57,12 @@ func Listen(ctx context.Context, cfg Config) (*Server, error) {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	cfg.Logger = cfg.Logger.With("logger", "http")
-	l, err := new(net.ListenConfig).Listen(ctx, "tcp", cfg.Addr)
+	if cfg.Listen == nil {
+		cfg.Listen = func(ctx context.Context, addr string) (net.Listener, error) {
+			return new(net.ListenConfig).Listen(ctx, "tcp", addr)
+		}
+	}
+	l, err := cfg.Listen(ctx, cfg.Addr)
 	if err != nil {
 		return nil, fmt.Errorf("--http-addr: %w", err)
 	}

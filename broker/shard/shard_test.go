@@ -92,7 +92,7 @@ func newNode(t *testing.T, partitions uint32, change func(*Config)) *node {
 	}}})
 	n.blocks = cache.New(n.bucket, cache.Config{})
 	n.history = segment.NewReader(n.blocks, 1<<20)
-	tr, err := transport.Listen(transport.Config{Addr: "127.0.0.1:0", Resolver: n})
+	tr, err := transport.Listen(t.Context(), transport.Config{Addr: "127.0.0.1:0", Resolver: n})
 	require.NoError(t, err)
 	tr.SetClusterID("C1")
 	n.tr = tr

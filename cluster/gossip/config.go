@@ -6,6 +6,8 @@ import (
 	"log/slog"
 	"net"
 	"time"
+
+	"github.com/hashicorp/memberlist"
 )
 
 // Config sets up gossip of one node.
@@ -26,6 +28,8 @@ type Config struct {
 	RejoinInterval time.Duration
 	// ProbeInterval is the time between two probes. Default 1 s.
 	ProbeInterval time.Duration
+	// Transport carries gossip; nil is TCP and UDP on BindAddr.
+	Transport memberlist.Transport
 	// Logger may be nil.
 	Logger *slog.Logger
 }

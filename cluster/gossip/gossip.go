@@ -70,6 +70,7 @@ func listConfig(ctx context.Context, cfg *Config, t *table) (*memberlist.Config,
 	mc.Label = cfg.ClusterName
 	mc.Logger = log.New(logWriter{cfg.Logger}, "", 0)
 	mc.Delegate, mc.Events, mc.Alive, mc.Merge, mc.Conflict = d, d, d, d, d
+	mc.Transport = cfg.Transport
 	mc.TCPTimeout = streamTimeout
 	mc.ProbeInterval = cfg.ProbeInterval
 	mc.ProbeTimeout = cfg.ProbeInterval / 2

@@ -18,7 +18,7 @@ func OpenBolt(cfg Config) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &boltBackend{path: s.stableFile}
+	b := &boltBackend{path: s.stableFile, disk: s.cfg.Disk}
 	err = guard(b.path, func() (err error) {
 		b.BoltStore, err = raftboltdb.New(raftboltdb.Options{Path: b.path, MsgpackUseNewTimeFormat: true})
 		return err
@@ -34,9 +34,34 @@ func OpenBolt(cfg Config) (*Store, error) {
 type boltBackend struct {
 	*raftboltdb.BoltStore
 	path string
+	disk Disk
 }
 
 var _ backend = (*boltBackend)(nil)
+
+// StoreLogs implements backend.
+func (b *boltBackend) StoreLogs(logs []*raft.Log) error {
+	if err := b.disk.Commit(b.path); err != nil {
+		return err
+	}
+	return b.BoltStore.StoreLogs(logs)
+}
+
+// DeleteRange implements backend.
+func (b *boltBackend) DeleteRange(from, to uint64) error {
+	if err := b.disk.Commit(b.path); err != nil {
+		return err
+	}
+	return b.BoltStore.DeleteRange(from, to)
+}
+
+// Set implements backend.
+func (b *boltBackend) Set(key, value []byte) error {
+	if err := b.disk.Commit(b.path); err != nil {
+		return err
+	}
+	return b.BoltStore.Set(key, value)
+}
 
 // file returns where an entry is.
 func (b *boltBackend) file(uint64) string { return b.path }

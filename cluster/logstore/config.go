@@ -5,7 +5,6 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	walfs "github.com/hashicorp/raft-wal/fs"
-	"github.com/hashicorp/raft-wal/types"
 )
 
 // Config sets up a store.
@@ -21,8 +20,8 @@ type Config struct {
 	Logger hclog.Logger
 	// Writes watches the writes to the log, each with its fsync. May be nil.
 	Writes *Writes
-
-	vfs types.VFS // of raft-wal; tests put faults there
+	// Disk is what the store writes through. nil is the operating system's.
+	Disk Disk
 }
 
 const defaultCacheBytes = 64 << 20
@@ -34,8 +33,8 @@ func (c *Config) setDefaults() error {
 	if c.CacheBytes <= 0 {
 		c.CacheBytes = defaultCacheBytes
 	}
-	if c.vfs == nil {
-		c.vfs = walfs.New()
+	if c.Disk == nil {
+		c.Disk = osDisk{walfs.New()}
 	}
 	return nil
 }

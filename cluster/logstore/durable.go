@@ -8,6 +8,8 @@ import (
 	"os"
 	"sync"
 	"time"
+
+	"github.com/hashicorp/raft-wal/types"
 )
 
 // The durable index (docs/format/durable-index.md) is a file of two slots, at 0 and 512, written in turn; the valid
@@ -76,7 +78,7 @@ type durableFile struct {
 	path string
 
 	mu     sync.Mutex
-	f      *os.File
+	f      types.WritableFile
 	slot   slot
 	synced time.Time
 }
@@ -97,7 +99,7 @@ func createDurable(path string) error {
 	return os.Rename(tmp, path)
 }
 
-func openDurable(path string) (*durableFile, error) {
+func openDurable(disk Disk, path string) (*durableFile, error) {
 	b, err := os.ReadFile(path)
 	if err != nil {
 		return nil, corrupt(path, 0, err)
@@ -106,7 +108,7 @@ func openDurable(path string) (*durableFile, error) {
 	if !ok {
 		return nil, &CorruptError{File: path, Reason: "no slot is valid"}
 	}
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	f, err := disk.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
 		return nil, corrupt(path, 0, err)
 	}

@@ -72,7 +72,7 @@ func newStore(cfg Config, name string) (*Store, error) {
 		return nil, err
 	}
 	s := &Store{cfg: cfg, stableFile: filepath.Join(cfg.Dir, name), cache: cache{maxBytes: cfg.CacheBytes}}
-	d, err := openDurable(filepath.Join(cfg.Dir, durableName))
+	d, err := openDurable(s.cfg.Disk, filepath.Join(cfg.Dir, durableName))
 	if err != nil {
 		return nil, err
 	}

@@ -276,7 +276,7 @@ func TestReadAfterCloseIsNotFatal(t *testing.T) {
 
 // faultyFS fails the writes of raft-wal when told to.
 type faultyFS struct {
-	types.VFS
+	Disk
 	fail  *bool
 	syncs *int
 }
@@ -287,12 +287,12 @@ func (f faultyFS) Create(dir, name string, size uint64) (types.WritableFile, err
 	if *f.fail {
 		return nil, errDisk
 	}
-	w, err := f.VFS.Create(dir, name, size)
+	w, err := f.Disk.Create(dir, name, size)
 	return faultyFile{w, f, name}, err
 }
 
 func (f faultyFS) OpenWriter(dir, name string) (types.WritableFile, error) {
-	w, err := f.VFS.OpenWriter(dir, name)
+	w, err := f.Disk.OpenWriter(dir, name)
 	return faultyFile{w, f, name}, err
 }
 
@@ -315,7 +315,7 @@ func TestTrapFailedSyncIsNotRetried(t *testing.T) {
 	cfg := config(t)
 	var fail bool
 	var syncs int
-	cfg.vfs = faultyFS{walfs.New(), &fail, &syncs}
+	cfg.Disk = faultyFS{osDisk{walfs.New()}, &fail, &syncs}
 	calls, last := fatals(&cfg)
 	s := openStore(t, OpenWAL, cfg)
 	fill(t, s, 1, 3, 100)
@@ -340,8 +340,8 @@ func TestFailedRotationEndsTheNode(t *testing.T) {
 	cfg := config(t)
 	var fail bool
 	var syncs int
-	fs := &createFailsFS{faultyFS{walfs.New(), &fail, &syncs}}
-	cfg.vfs = fs
+	fs := &createFailsFS{faultyFS{osDisk{walfs.New()}, &fail, &syncs}}
+	cfg.Disk = fs
 	ended := make(chan error, 1)
 	cfg.Fatal = func(err error) { ended <- err }
 	s := openStore(t, OpenWAL, cfg)
@@ -360,7 +360,7 @@ func (f createFailsFS) Create(dir, name string, size uint64) (types.WritableFile
 	if *f.fail {
 		return nil, errDisk
 	}
-	return f.VFS.Create(dir, name, size)
+	return f.Disk.Create(dir, name, size)
 }
 
 func TestFailedBoltWriteEndsTheNode(t *testing.T) {

@@ -26,8 +26,8 @@ func OpenWAL(cfg Config) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &walBackend{dir: cfg.Dir, durable: s.durable.get().index, failed: s.failedWrite, opening: true, closed: make(chan struct{})}
-	b.filer = segment.NewFiler(cfg.Dir, s.cfg.vfs)
+	b := &walBackend{dir: cfg.Dir, disk: s.cfg.Disk, durable: s.durable.get().index, failed: s.failedWrite, opening: true, closed: make(chan struct{})}
+	b.filer = segment.NewFiler(cfg.Dir, s.cfg.Disk)
 	log := cfg.Logger
 	if log == nil {
 		log = hclog.NewNullLogger()
@@ -52,6 +52,7 @@ func OpenWAL(cfg Config) (*Store, error) {
 type walBackend struct {
 	*wal.WAL
 	dir     string
+	disk    Disk
 	meta    metadb.BoltMetaDB
 	filer   *segment.Filer
 	codec   walCodec
@@ -181,9 +182,14 @@ func (m *walMeta) Load(dir string) (types.PersistentState, error) {
 
 // CommitState implements types.MetaStore. raft-wal only logs that it failed where it rotates.
 func (m *walMeta) CommitState(st types.PersistentState) error {
-	if err := m.meta.CommitState(st); err != nil {
+	path := filepath.Join(m.dir, metadb.FileName)
+	err := m.disk.Commit(path)
+	if err == nil {
+		err = m.meta.CommitState(st)
+	}
+	if err != nil {
 		m.rotation.end()
-		return m.failed("write "+filepath.Join(m.dir, metadb.FileName), err)
+		return m.failed("write "+path, err)
 	}
 	return nil
 }
@@ -192,7 +198,12 @@ func (m *walMeta) CommitState(st types.PersistentState) error {
 func (m *walMeta) GetStable(key []byte) ([]byte, error) { return m.meta.GetStable(key) }
 
 // SetStable implements types.MetaStore.
-func (m *walMeta) SetStable(key, value []byte) error { return m.meta.SetStable(key, value) }
+func (m *walMeta) SetStable(key, value []byte) error {
+	if err := m.disk.Commit(filepath.Join(m.dir, metadb.FileName)); err != nil {
+		return err
+	}
+	return m.meta.SetStable(key, value)
+}
 
 // Close implements types.MetaStore.
 func (m *walMeta) Close() error { return m.meta.Close() }

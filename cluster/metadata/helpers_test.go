@@ -105,7 +105,7 @@ func (c *cluster) start(n *testNode) {
 	if addr == "" {
 		addr = "127.0.0.1:0"
 	}
-	tr, err := transport.Listen(transport.Config{
+	tr, err := transport.Listen(t.Context(), transport.Config{
 		Addr: addr, Resolver: c, Logger: slog.New(slog.DiscardHandler),
 	})
 	require.NoError(t, err)

@@ -63,7 +63,7 @@ func (s *service) Fetch(context.Context, *nodev1.FetchRequest) (*nodev1.FetchRes
 
 func listen(t *testing.T, r *addresses, clusterID, addr string) *transport.Transport {
 	t.Helper()
-	tr, err := transport.Listen(transport.Config{Addr: addr, Resolver: r})
+	tr, err := transport.Listen(t.Context(), transport.Config{Addr: addr, Resolver: r})
 	require.NoError(t, err)
 	tr.SetClusterID(clusterID)
 	done := make(chan error, 1)

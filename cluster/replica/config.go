@@ -60,6 +60,8 @@ type Config struct {
 	LogCacheBytes int64
 	// Writes watches the writes to the log. May be nil.
 	Writes *logstore.Writes
+	// Disk is what the log is written through; nil is the operating system's.
+	Disk logstore.Disk
 	// Logger may be nil.
 	Logger *slog.Logger
 }

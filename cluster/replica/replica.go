@@ -90,7 +90,7 @@ func (r *Replica) configured(index uint64) {
 
 func (r *Replica) openFiles(log *slog.Logger) error {
 	sc := logstore.Config{
-		Dir: r.cfg.Dir, CacheBytes: r.cfg.LogCacheBytes, Fatal: r.cfg.Fatal, Logger: newHCLog(log), Writes: r.cfg.Writes,
+		Dir: r.cfg.Dir, CacheBytes: r.cfg.LogCacheBytes, Fatal: r.cfg.Fatal, Logger: newHCLog(log), Writes: r.cfg.Writes, Disk: r.cfg.Disk,
 	}
 	var err error
 	if r.cfg.Store == Bolt {

@@ -101,7 +101,7 @@ func (g *group) RaftAddr(nodeID string) (string, bool) {
 // start opens the member's replica on a port of its own; its files must exist.
 func (m *member) start() error {
 	m.t.Helper()
-	tr, err := transport.Listen(transport.Config{Addr: "127.0.0.1:0", Resolver: m.group})
+	tr, err := transport.Listen(m.t.Context(), transport.Config{Addr: "127.0.0.1:0", Resolver: m.group})
 	require.NoError(m.t, err)
 	tr.SetClusterID("c1")
 	ctx, cancel := context.WithCancel(context.Background())

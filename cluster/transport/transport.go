@@ -47,8 +47,24 @@ type Config struct {
 	Addr string
 	// Resolver finds other nodes. Required.
 	Resolver Resolver
+	// Listen and Dial make the connections, over TCP; nil is the operating system's network.
+	Listen func(ctx context.Context, addr string) (net.Listener, error)
+	Dial   func(ctx context.Context, addr string) (net.Conn, error)
 	// Logger may be nil.
 	Logger *slog.Logger
+}
+
+func (c *Config) setDefaults() {
+	if c.Listen == nil {
+		c.Listen = func(ctx context.Context, addr string) (net.Listener, error) {
+			return new(net.ListenConfig).Listen(ctx, "tcp", addr)
+		}
+	}
+	if c.Dial == nil {
+		c.Dial = func(ctx context.Context, addr string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "tcp", addr)
+		}
+	}
 }
 
 // Transport is a node's listener and dialer for other nodes. Safe for concurrent use.
@@ -67,7 +83,7 @@ type Transport struct {
 }
 
 // Listen opens the listener; Run accepts from it.
-func Listen(cfg Config) (*Transport, error) {
+func Listen(ctx context.Context, cfg Config) (*Transport, error) {
 	if cfg.Resolver == nil {
 		return nil, errors.New("transport: Resolver is required")
 	}
@@ -75,7 +91,8 @@ func Listen(cfg Config) (*Transport, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	lis, err := net.Listen("tcp", cfg.Addr) //nolint:noctx // it does not block
+	cfg.setDefaults()
+	lis, err := cfg.Listen(ctx, cfg.Addr)
 	if err != nil {
 		return nil, fmt.Errorf("listen for other nodes: %w", err)
 	}
@@ -215,8 +232,7 @@ func (t *Transport) dial(ctx context.Context, addr string, p preface) (net.Conn,
 	t.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, "tcp", addr)
+	conn, err := t.cfg.Dial(ctx, addr)
 	if err != nil {
 		return nil, err
 	}

@@ -41,7 +41,7 @@ func (a *addresses) set(nodeID, addr string) {
 // listen starts a node's transport that ends with the test.
 func listen(t *testing.T, r *addresses, clusterID string) *Transport {
 	t.Helper()
-	tr, err := Listen(Config{Addr: "127.0.0.1:0", Resolver: r})
+	tr, err := Listen(t.Context(), Config{Addr: "127.0.0.1:0", Resolver: r})
 	require.NoError(t, err)
 	tr.SetClusterID(clusterID)
 	done := make(chan error, 1)

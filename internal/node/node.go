@@ -4,10 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
-	"os"
 	"sync/atomic"
 	"time"
 
@@ -29,8 +27,9 @@ const failedStopTimeout = 10 * time.Second
 
 // Node is one StreamHouse server.
 type Node struct {
-	cfg Config
-	log *slog.Logger
+	cfg   Config
+	edges Edges
+	log   *slog.Logger
 
 	stopping atomic.Bool            // not ready any more
 	failed   atomic.Bool            // the node ends because something broke
@@ -64,17 +63,19 @@ type Node struct {
 }
 
 // New checks the settings and starts nothing.
-func New(cfg Config) (*Node, error) { return newNode(cfg, os.Stderr) }
+func New(cfg Config) (*Node, error) { return NewWithEdges(cfg, Edges{}) }
 
-func newNode(cfg Config, logs io.Writer) (*Node, error) {
+// NewWithEdges is New for a node in another world than the real one.
+func NewWithEdges(cfg Config, edges Edges) (*Node, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	log, err := observability.NewLogger(logs, cfg.LogFormat, cfg.LogLevel, cfg.NodeID)
+	edges.setDefaults()
+	log, err := observability.NewLogger(edges.Logs, cfg.LogFormat, cfg.LogLevel, cfg.NodeID)
 	if err != nil {
 		return nil, err
 	}
-	return &Node{cfg: cfg, log: log}, nil
+	return &Node{cfg: cfg, edges: edges, log: log}, nil
 }
 
 // Logger returns the node's logger, for what speaks for the whole process.

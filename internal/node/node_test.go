@@ -79,7 +79,7 @@ func testConfig(t *testing.T, id, dir string, flags map[string]string) Config {
 // run starts a node; it is stopped at the end of the test.
 func run(t *testing.T, cfg Config) *running {
 	t.Helper()
-	n, err := newNode(cfg, testLog{t})
+	n, err := NewWithEdges(cfg, Edges{Logs: testLog{t}})
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	r := &running{t: t, cfg: cfg, cancel: cancel, done: make(chan error, 1)}

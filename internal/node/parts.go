@@ -30,7 +30,7 @@ func (n *Node) startShards(ctx context.Context, st *stack) error {
 		UploadBytes: n.cfg.UploadBytes, UploadInterval: n.cfg.UploadInterval, GroupOffsetsRetention: n.cfg.GroupOffsetsRetention,
 		CheckpointBytes: n.cfg.CheckpointBytes, RetainBytes: n.cfg.LogRetainBytes,
 		MaxLogBytes: n.cfg.LogMaxBytes, MinFreeBytes: n.cfg.DiskMinFree, TailBytes: n.cfg.TailBytes,
-		LogWrites: n.logs.Shards, TracerProvider: n.tracing.Provider(),
+		LogWrites: n.logs.Shards, Disk: n.edges.Disk, TracerProvider: n.tracing.Provider(),
 		Fatal: n.fatal, Logger: n.log, Registerer: n.reg,
 	})
 	st.push("shards", serve(ctx, "shards", n.fatal, n.shards.Run).stop)

@@ -93,7 +93,7 @@ func (n *Node) startHTTP(ctx context.Context, st *stack) error {
 	n.registerMetrics(ctx)
 	st.push("cache", n.blocks.Close)
 	srv, err := observability.Listen(ctx, observability.Config{
-		Addr: n.cfg.HTTPAddr, Gatherer: n.reg, Ready: n.Ready, Logger: n.log,
+		Addr: n.cfg.HTTPAddr, Listen: n.edges.Listen, Gatherer: n.reg, Ready: n.Ready, Logger: n.log,
 	})
 	if err != nil {
 		return err
@@ -146,7 +146,7 @@ func (n *Node) registerMetrics(ctx context.Context) {
 func (n *Node) startStore(ctx context.Context, st *stack) error {
 	octx, cancel := context.WithTimeout(ctx, storeOpenTimeout)
 	defer cancel()
-	b, err := object.Open(octx, n.cfg.ObjectStore, object.WithLogger(n.log))
+	b, err := n.openStore(octx)
 	if err != nil {
 		return fmt.Errorf("--object-store %s: %w", object.Redact(n.cfg.ObjectStore), err)
 	}
@@ -169,15 +169,22 @@ func (n *Node) startStore(ctx context.Context, st *stack) error {
 	return nil
 }
 
+func (n *Node) openStore(ctx context.Context) (object.Bucket, error) {
+	if n.edges.Bucket != nil {
+		return n.edges.Bucket, nil
+	}
+	return object.Open(ctx, n.cfg.ObjectStore, object.WithLogger(n.log))
+}
+
 // startWires takes the addresses: gRPC, Raft, gossip.
 func (n *Node) startWires(ctx context.Context, st *stack) error {
 	var err error
-	if n.grpc, err = new(net.ListenConfig).Listen(ctx, "tcp", n.cfg.GRPCAddr); err != nil {
+	if n.grpc, err = n.edges.Listen(ctx, n.cfg.GRPCAddr); err != nil {
 		return fmt.Errorf("--grpc-addr: %w", err)
 	}
 	st.push("grpc listener", func() error { return ignoreClosed(n.grpc.Close()) })
-	n.transport, err = transport.Listen(transport.Config{
-		Addr: n.cfg.RaftAddr, Resolver: n.resolver, Logger: n.log,
+	n.transport, err = transport.Listen(ctx, transport.Config{
+		Addr: n.cfg.RaftAddr, Resolver: n.resolver, Listen: n.edges.Listen, Dial: n.edges.Dial, Logger: n.log,
 	})
 	if err != nil {
 		return fmt.Errorf("--raft-addr: %w", err)
@@ -197,9 +204,13 @@ func (n *Node) startWires(ctx context.Context, st *stack) error {
 	if n.cfg.AdvertiseAddr != "" {
 		self.GossipAddr = n.cfg.Advertised(n.cfg.GossipAddr)
 	}
+	wire, err := n.edges.Gossip(n.cfg.GossipAddr)
+	if err != nil {
+		return fmt.Errorf("--gossip-addr: %w", err)
+	}
 	n.gossip, err = gossip.New(ctx, gossip.Config{
 		Self: self, ClusterName: n.cfg.ClusterName, BindAddr: n.cfg.GossipAddr, Seeds: n.cfg.Join,
-		KnownPeers: n.resolver.gossipAddrs, Logger: n.log,
+		KnownPeers: n.resolver.gossipAddrs, Transport: wire, Logger: n.log,
 	})
 	if err != nil {
 		return fmt.Errorf("--gossip-addr: %w", err)
@@ -267,7 +278,7 @@ func (n *Node) metadataConfig(replicaID, dir string) metadata.Config {
 		Replica: replica.Config{
 			Dir: dir, Group: transport.Metadata, ID: replicaID,
 			Addr: n.self().RaftAddr, Store: replica.Bolt, Transport: n.transport, Timeouts: n.timeouts(metaCommit),
-			Logger: n.log, LogCacheBytes: metaCacheBytes, Writes: n.logs.Metadata,
+			Logger: n.log, LogCacheBytes: metaCacheBytes, Writes: n.logs.Metadata, Disk: n.edges.Disk,
 		},
 		Peers: n.peers, Fatal: n.fatal, Logger: n.log,
 	}
