@@ -1,0 +1,316 @@
+package disk
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	walfs "github.com/hashicorp/raft-wal/fs"
+	"github.com/hashicorp/raft-wal/types"
+
+	"github.com/streamhouse/streamhouse/cluster/logstore"
+)
+
+// Mood is how a disk behaves.
+type Mood struct {
+	// Sync is how long an fsync or a transaction takes, and up to as much again.
+	Sync time.Duration
+	// Err, where it is not nil, is what every write and sync fails with: syscall.ENOSPC or syscall.EIO.
+	Err error
+}
+
+// Disk is one node's disk, for one of its lives. Safe for concurrent use.
+type Disk struct {
+	fs  *walfs.FS
+	dir string
+
+	mu     sync.Mutex
+	rand   *rand.Rand
+	mood   Mood
+	frozen bool
+	files  map[string]*state // by path
+	lied   bool              // syncs do nothing, see Lie
+}
+
+var _ logstore.Disk = (*Disk)(nil)
+
+// state is what a crash does to a file.
+type state struct {
+	unsynced []undo
+	created  bool // and not synced since
+}
+
+// undo brings back what a write has overwritten.
+type undo struct {
+	offset int64
+	old    []byte
+}
+
+// ErrOff is what a disk answers whose node is gone.
+var ErrOff = errors.New("the disk is off")
+
+// New returns the disk that holds a node's directory.
+func New(dir string, seed uint64, mood Mood) *Disk {
+	return &Disk{fs: walfs.New(), dir: dir, rand: rand.New(rand.NewPCG(seed, 2)), mood: mood, files: make(map[string]*state)}
+}
+
+// Set changes how the disk behaves.
+func (d *Disk) Set(m Mood) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.mood = m
+}
+
+// Lie makes all later syncs return without doing anything, as a disk with a volatile cache does. Nothing survives that:
+// it is there to show that the checkers see a loss.
+func (d *Disk) Lie() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.lied = true
+}
+
+// busy waits as a sync does, and fails where the disk does.
+func (d *Disk) busy() error {
+	d.mu.Lock()
+	wait := d.mood.Sync
+	if wait > 0 {
+		wait += time.Duration(d.rand.Int64N(int64(wait)))
+	}
+	d.mu.Unlock()
+	if wait > 0 {
+		<-time.After(wait)
+	}
+	return d.err()
+}
+
+func (d *Disk) err() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.frozen {
+		return ErrOff
+	}
+	return d.mood.Err
+}
+
+func pathErr(op, path string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &os.PathError{Op: op, Path: path, Err: err}
+}
+
+// Commit implements logstore.Disk.
+func (d *Disk) Commit(path string) error { return pathErr("sync", path, d.busy()) }
+
+// ListDir implements types.VFS.
+func (d *Disk) ListDir(dir string) ([]string, error) { return d.fs.ListDir(dir) }
+
+// Create implements types.VFS.
+func (d *Disk) Create(dir, name string, size uint64) (types.WritableFile, error) {
+	path := filepath.Join(dir, name)
+	if err := d.err(); err != nil {
+		return nil, pathErr("create", path, err)
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	// Sparse: a segment is allocated ahead, and that would be the most of what a seed costs.
+	if err := f.Truncate(int64(size)); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.files[path] = &state{created: true}
+	return &file{d: d, path: path, f: f}, nil
+}
+
+// Delete implements types.VFS.
+func (d *Disk) Delete(dir, name string) error {
+	path := filepath.Join(dir, name)
+	if err := d.err(); err != nil {
+		return pathErr("remove", path, err)
+	}
+	d.mu.Lock()
+	delete(d.files, path)
+	d.mu.Unlock()
+	return d.fs.Delete(dir, name)
+}
+
+// OpenReader implements types.VFS.
+func (d *Disk) OpenReader(dir, name string) (types.ReadableFile, error) {
+	return d.fs.OpenReader(dir, name)
+}
+
+// OpenWriter implements types.VFS.
+func (d *Disk) OpenWriter(dir, name string) (types.WritableFile, error) {
+	return d.OpenFile(filepath.Join(dir, name), os.O_RDWR, 0o644)
+}
+
+// OpenFile implements logstore.Disk.
+func (d *Disk) OpenFile(path string, flag int, perm os.FileMode) (types.WritableFile, error) {
+	f, err := os.OpenFile(path, flag, perm)
+	if err != nil {
+		return nil, err
+	}
+	return &file{d: d, path: path, f: f}, nil
+}
+
+// stateLocked returns a file's state.
+func (d *Disk) stateLocked(path string) *state {
+	s := d.files[path]
+	if s == nil {
+		s = &state{}
+		d.files[path] = s
+	}
+	return s
+}
+
+// file is an open file. What it writes is in the real file at once; the state knows how to take it back.
+type file struct {
+	d    *Disk
+	path string
+	f    *os.File
+}
+
+// ReadAt implements io.ReaderAt.
+func (f *file) ReadAt(b []byte, off int64) (int, error) { return f.f.ReadAt(b, off) }
+
+// WriteAt implements io.WriterAt.
+func (f *file) WriteAt(b []byte, off int64) (int, error) {
+	if err := f.d.err(); err != nil {
+		return 0, pathErr("write", f.path, err)
+	}
+	old := make([]byte, len(b))
+	n, err := f.f.ReadAt(old, off)
+	if n < len(old) && err == nil {
+		return 0, fmt.Errorf("read %s: %d of %d bytes", f.path, n, len(old))
+	}
+	f.d.mu.Lock()
+	defer f.d.mu.Unlock()
+	s := f.d.stateLocked(f.path)
+	s.unsynced = append(s.unsynced, undo{off, old})
+	return f.f.WriteAt(b, off)
+}
+
+// Sync implements types.WritableFile. What was written before it began is safe when it returns.
+func (f *file) Sync() error {
+	f.d.mu.Lock()
+	before := len(f.d.stateLocked(f.path).unsynced)
+	f.d.mu.Unlock()
+	if err := f.d.busy(); err != nil {
+		return pathErr("sync", f.path, err)
+	}
+	f.d.mu.Lock()
+	defer f.d.mu.Unlock()
+	if f.d.frozen {
+		return pathErr("sync", f.path, ErrOff)
+	}
+	if f.d.lied {
+		return nil
+	}
+	s := f.d.stateLocked(f.path)
+	s.created = false
+	s.unsynced = s.unsynced[min(before, len(s.unsynced)):]
+	return nil
+}
+
+// Close implements io.Closer.
+func (f *file) Close() error { return f.f.Close() }
+
+// Loss is what a crash does to what was not synced.
+type Loss int
+
+const (
+	// Kept: the process died, not the machine. Nothing is lost.
+	Kept Loss = iota
+	// All: nothing that was not synced is there.
+	All
+	// Torn: of the writes that were not synced, some reached the disk, some did not, and some did in part.
+	Torn
+)
+
+// String returns the loss's name.
+func (l Loss) String() string { return [...]string{"kept", "lost", "torn"}[l] }
+
+// Crash turns the disk off and copies its directory, as a crash leaves it, to another one, which must not exist. All
+// goroutines of the bubble must be blocked (synctest.Wait). It returns how many writes were taken back or torn.
+func (d *Disk) Crash(to string, loss Loss) (int, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.frozen = true
+	if err := copyTree(d.dir, to); err != nil {
+		return 0, fmt.Errorf("copy %s: %w", d.dir, err)
+	}
+	if loss == Kept {
+		return 0, nil
+	}
+	n := 0
+	for path, s := range d.files {
+		rel, err := filepath.Rel(d.dir, path)
+		if err != nil || strings.HasPrefix(rel, "..") {
+			return n, fmt.Errorf("%s is not below %s", path, d.dir)
+		}
+		took, err := d.takeBack(filepath.Join(to, rel), s, loss)
+		if err != nil {
+			return n, err
+		}
+		n += took
+	}
+	return n, nil
+}
+
+// takeBack undoes, newest first, what was not synced.
+func (d *Disk) takeBack(path string, s *state, loss Loss) (int, error) {
+	if len(s.unsynced) == 0 && !s.created {
+		return 0, nil
+	}
+	if _, err := os.Lstat(path); errors.Is(err, os.ErrNotExist) {
+		return 0, nil // removed or renamed since
+	}
+	if s.created && loss == All {
+		return 1, os.Remove(path)
+	}
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return 0, err
+	}
+	n := 0
+	for i := len(s.unsynced) - 1; i >= 0 && err == nil; i-- {
+		u := s.unsynced[i]
+		if loss == Torn {
+			switch d.rand.IntN(3) {
+			case 0:
+				continue
+			case 1: // the end of the write is missing, at a sector as a rule
+				keep := d.rand.IntN(len(u.old) + 1)
+				if keep > 512 {
+					keep -= keep % 512
+				}
+				u.offset, u.old = u.offset+int64(keep), u.old[keep:]
+			}
+		}
+		n++
+		_, err = f.WriteAt(u.old, u.offset)
+	}
+	return n, errors.Join(err, f.Close())
+}
+
+// Off makes every later write and sync fail.
+func (d *Disk) Off() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.frozen = true
+}
+
+// Full and Broken are moods' errors.
+var (
+	Full   error = syscall.ENOSPC
+	Broken error = syscall.EIO
+)
