@@ -158,7 +158,8 @@ func TestConsumeWhatWasAcknowledged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFixture(t, true)
 		f.meta.createTopic(t, "t", 2, nil)
-		f.produce(t, 1, "0", "1")
+		f.produce(t, 1, "0")
+		f.produce(t, 1, "1")
 		s := f.shards[1] // led by n2
 		s.applied["n1"] = 1
 
@@ -173,6 +174,12 @@ func TestConsumeWhatWasAcknowledged(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, "1", values(res.GetRecords()))
 		require.Equal(t, 1, f.peers["n2"].count("Fetch"), "a replica that does not catch up is passed by")
+		require.EqualValues(t, 2, res.GetHighWatermark())
+
+		res, err = f.Consume(t.Context(), &streamhousev1.ConsumeRequest{Topic: "t", Partition: 1})
+		require.NoError(t, err)
+		require.Equal(t, 1, f.peers["n2"].count("Fetch"), "it is read here")
+		require.EqualValues(t, 2, res.GetHighWatermark(), "it does not go back where the replica is read again")
 
 		time.AfterFunc(time.Second, func() { f.produce(t, 1, "2") })
 		began := time.Now()

@@ -81,6 +81,7 @@ func (b *Broker) readOn(ctx context.Context, at place, offset int64, maxBytes in
 			return fetched{}, err
 		default:
 			f.logStart = p.LogStart
+			f.highWatermark = b.marks.told(p.ID, f.highWatermark)
 			return f, nil
 		}
 	}

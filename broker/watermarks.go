@@ -19,7 +19,7 @@ const (
 	leaderPatience = 5 * time.Second
 )
 
-// watermarks remembers the high watermarks of partitions that this node has no replica of.
+// watermarks remembers the high watermarks that this node was told, and has told: it never tells a smaller one again.
 type watermarks struct {
 	mu    sync.Mutex
 	marks map[uint64]mark // guarded by mu
@@ -45,6 +45,19 @@ func (w *watermarks) note(partitionID uint64, value int64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.marks[partitionID] = mark{value: max(value, w.marks[partitionID].value), at: time.Now()}
+}
+
+// told returns the largest high watermark that was told of a partition, this one counted, and remembers it. What was read
+// from the leader is ahead of a replica here that is slow.
+func (w *watermarks) told(partitionID uint64, value int64) int64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	m := w.marks[partitionID]
+	if value > m.value {
+		m.value = value
+		w.marks[partitionID] = m
+	}
+	return m.value
 }
 
 // sync forgets partitions that are gone.

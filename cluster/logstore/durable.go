@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"hash/crc32"
 	"os"
-	"sync"
 	"time"
 
 	"github.com/hashicorp/raft-wal/types"
@@ -77,7 +76,7 @@ func decodeDurable(b []byte) (best slot, ok bool) {
 type durableFile struct {
 	path string
 
-	mu     sync.Mutex
+	mu     ioMutex // guards what follows
 	f      types.WritableFile
 	slot   slot
 	synced time.Time
@@ -112,7 +111,7 @@ func openDurable(disk Disk, path string) (*durableFile, error) {
 	if err != nil {
 		return nil, corrupt(path, 0, err)
 	}
-	return &durableFile{path: path, f: f, slot: s, synced: time.Now()}, nil
+	return &durableFile{path: path, mu: newIOMutex(), f: f, slot: s, synced: time.Now()}, nil
 }
 
 func (d *durableFile) get() slot {

@@ -37,8 +37,8 @@ type Store struct {
 	closeOnce sync.Once
 	closeErr  error
 
-	stableMu sync.Mutex // one write of a term or vote at a time
-	writeMu  sync.Mutex // one write or deletion of entries at a time; taken before mu
+	stableMu ioMutex // one write of a term or vote at a time
+	writeMu  ioMutex // one write or deletion of entries at a time; taken before mu
 
 	mu    sync.RWMutex // guards what follows; never held over a read or write of a file
 	cache cache
@@ -71,7 +71,10 @@ func newStore(cfg Config, name string) (*Store, error) {
 	if err := cfg.setDefaults(); err != nil {
 		return nil, err
 	}
-	s := &Store{cfg: cfg, stableFile: filepath.Join(cfg.Dir, name), cache: cache{maxBytes: cfg.CacheBytes}}
+	s := &Store{
+		cfg: cfg, stableFile: filepath.Join(cfg.Dir, name), cache: cache{maxBytes: cfg.CacheBytes},
+		stableMu: newIOMutex(), writeMu: newIOMutex(),
+	}
 	d, err := openDurable(s.cfg.Disk, filepath.Join(cfg.Dir, durableName))
 	if err != nil {
 		return nil, err
