@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 	"testing/synctest"
 
@@ -20,6 +19,7 @@ type Node struct {
 
 	c       *Cluster
 	current *life  // guarded by c.mu; nil while the node is down
+	last    *life  // guarded by c.mu; the newest, up or not
 	dir     string // guarded by c.mu; of the next life
 	lives   int    // guarded by c.mu
 }
@@ -90,7 +90,7 @@ func (n *Node) Start() error {
 	n.c.Net.PowerOn(n.IP)
 	ctx, cancel := context.WithCancel(context.Background())
 	l.cancel = cancel
-	n.current = l
+	n.current, n.last = l, l
 	n.c.lives = append(n.c.lives, l)
 	go func() { // joined by Cluster.Close
 		defer close(l.done)
@@ -119,21 +119,17 @@ func (n *Node) ended(l *life) {
 	}
 }
 
-// Err is how the last life that has ended did, nil for a clean stop.
-func (n *Node) Err() error {
+// Ended returns whether the newest life has ended, and how: nil for a clean stop.
+func (n *Node) Ended() (bool, error) {
 	n.c.mu.Lock()
-	defer n.c.mu.Unlock()
-	var err error
-	for _, l := range n.c.lives {
-		select {
-		case <-l.done:
-			if filepath.Dir(l.dir) == n.c.cfg.Dir && l.node != nil && l.host != nil && l.host.IP() == n.IP {
-				err = l.err
-			}
-		default:
-		}
+	l := n.last
+	n.c.mu.Unlock()
+	select {
+	case <-l.done:
+		return true, l.err
+	default:
+		return false, nil
 	}
-	return err
 }
 
 // Stop stops the node as SIGTERM does, and waits for its end.
@@ -150,14 +146,15 @@ func (n *Node) Stop() error {
 	return nil
 }
 
-// Crash ends the node as kill -9 does (disk.Kept: its connections are reset), or a power cut. It stays down until Start.
-// It returns how many writes were lost. No other goroutine may crash a node at the same time.
+// Crash ends the node as kill -9 does (disk.Kept: its connections are reset), or a power cut, which costs what was not
+// synced even where the node had ended before. It stays down until Start. It returns how many writes were lost. No other
+// goroutine may crash a node at the same time.
 func (n *Node) Crash(loss disk.Loss) (int, error) {
 	synctest.Wait()
 	n.c.mu.Lock()
-	l := n.current
+	l := n.last
 	n.current = nil
-	if l == nil {
+	if n.dir != l.dir { // it has crashed already
 		n.c.mu.Unlock()
 		return 0, nil
 	}
@@ -180,5 +177,18 @@ func (n *Node) Wipe() {
 	n.dir = n.nextDirLocked()
 }
 
-// Remove removes the directories of lives that have ended.
-func (c *Cluster) Remove() error { return os.RemoveAll(c.cfg.Dir) }
+// FlipBit flips one bit of what a file of the node's next life has written, by draw, and returns the file. Files whose
+// name has the suffix are chosen from; "" where there is none. The node must be down.
+func (n *Node) FlipBit(suffix string, draw uint64) (string, error) {
+	n.c.mu.Lock()
+	dir := n.dir
+	n.c.mu.Unlock()
+	return disk.FlipBit(dir, suffix, draw)
+}
+
+// SetDisk changes how the disk of the node behaves, in this life.
+func (n *Node) SetDisk(m disk.Mood) {
+	if l := n.life(); l != nil {
+		l.disk.Set(m)
+	}
+}

@@ -43,12 +43,13 @@ type History struct {
 	ownerships  []ownership
 	leaderships []leadership
 	topics      []*TopicOp
+	restarts    map[string][]int64 // by node
 	repeating   map[string]bool
 }
 
 // New returns an empty history that begins now.
 func New() *History {
-	return &History{LinearizeTimeout: 10 * time.Second, start: time.Now(), repeating: make(map[string]bool)}
+	return &History{LinearizeTimeout: 10 * time.Second, start: time.Now(), repeating: make(map[string]bool), restarts: make(map[string][]int64)}
 }
 
 // outcome says how an operation ended.
@@ -127,6 +128,9 @@ func (h *History) MayRepeat(producer string) {
 // OK notes the acknowledgement: the records are at base, base+1 and so on.
 func (p *Produce) OK(base int64) { p.h.end(&p.span, succeeded, nil, func() { p.base = base }) }
 
+// Stored notes that the records are there, at offsets that were not told.
+func (p *Produce) Stored() { p.h.end(&p.span, succeeded, nil, nil) }
+
 // Fail notes that nothing was written.
 func (p *Produce) Fail(err error) { p.h.end(&p.span, failed, err, nil) }
 
@@ -159,7 +163,7 @@ func (r *Read) OK(highWatermark int64, records []Record) {
 	r.h.end(&r.span, succeeded, nil, func() {
 		r.records, r.watermark = records, highWatermark
 		if highWatermark >= 0 {
-			r.h.watermarks = append(r.h.watermarks, watermark{r.span, r.node, r.partition, highWatermark})
+			r.h.watermarks = append(r.h.watermarks, watermark{r.span, r.node, r.partition, highWatermark, false})
 		}
 	})
 }
@@ -188,14 +192,23 @@ type watermark struct {
 	node      string
 	partition Partition
 	offset    int64
+	exact     bool // the leader was asked
 }
 
-// HighWatermark notes that a node has told a high watermark. Reads note theirs themselves.
+// Restarted notes that a node has begun anew, and with it what it remembers.
+func (h *History) Restarted(node string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.restarts[node] = append(h.restarts[node], h.tickLocked())
+}
+
+// HighWatermark notes that a node has told a high watermark, as the leader has it. Reads note theirs themselves: a node
+// reads what it has, and may know of less than others do, but not of less than it has told since it began.
 func (h *History) HighWatermark(node string, p Partition, offset int64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	n := h.tickLocked()
-	h.watermarks = append(h.watermarks, watermark{span{begin: n, end: n, outcome: succeeded}, node, p, offset})
+	h.watermarks = append(h.watermarks, watermark{span{begin: n, end: n, outcome: succeeded}, node, p, offset, true})
 }
 
 type leadership struct {

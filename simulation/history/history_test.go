@@ -92,6 +92,10 @@ func TestViolations(t *testing.T) {
 			produced(h, "p", 0, "a", "b")
 			h.ReadBack("n1", p0, 0, 1, recs(0, "a"))
 		}},
+		"lost without an offset": {Lost, func(h *History) {
+			h.Produce("p", p0, "a").Stored()
+			h.ReadBack("n1", p0, 0, 0, nil)
+		}},
 		"lost through one node": {Lost, func(h *History) {
 			produced(h, "p", 0, "a")
 			h.ReadBack("n1", p0, 0, 1, recs(0, "a"))
@@ -177,6 +181,11 @@ func TestViolations(t *testing.T) {
 			h.HighWatermark("n1", p0, 5)
 			h.HighWatermark("n2", p0, 4)
 		}},
+		"watermark back in a read": {WatermarkBack, func(h *History) {
+			h.Produce("p", p0, "a", "b").Unknown(errFail)
+			wasRead(h, "n1", 0, 2, "a")
+			wasRead(h, "n1", 0, 1, "a")
+		}},
 		"two owners": {TwoOwners, func(h *History) {
 			h.Grant("g", "m1", p0)
 			h.Grant("g", "m2", p0)
@@ -244,6 +253,16 @@ func TestViolations(t *testing.T) {
 	}
 }
 
+func TestWatermarkOfANodeThatBeginsAnew(t *testing.T) {
+	h := New()
+	produced(h, "p", 0, "a", "b")
+	wasRead(h, "n1", 0, 2, "a")
+	wasRead(h, "n2", 0, 1, "a") // it reads what it has
+	h.Restarted("n1")
+	wasRead(h, "n1", 0, 1, "a")
+	require.Empty(t, h.Check())
+}
+
 func TestMayRepeat(t *testing.T) {
 	h := New()
 	h.MayRepeat("p")
@@ -264,6 +283,7 @@ func TestLease(t *testing.T) {
 				h.HighWatermark("n1", p0, 1)
 				<-time.After(after)
 				h.Read("n2", p0, 0).OK(0, nil)
+				h.HighWatermark("n2", p0, 0)
 				kinds := make(map[Kind]bool)
 				for _, v := range h.Check() {
 					kinds[v.Kind] = true

@@ -135,7 +135,7 @@ func appendsOf(l *partitionLog, repeating map[string]bool) ([]*logOp, map[int64]
 	known := make(map[int64]bool)
 	for _, a := range l.appends {
 		base := a.base
-		if a.outcome != succeeded {
+		if base < 0 {
 			offsets := l.offsets[a.values[0]]
 			if len(offsets) != 1 || repeating[a.producer] {
 				continue // it did not take place, or its offsets stay unclear

@@ -76,7 +76,7 @@ func (c *checker) logs() map[Partition]*partitionLog {
 	for _, op := range c.h.produces {
 		l := log(op.partition)
 		l.appends = append(l.appends, op)
-		if op.outcome != succeeded {
+		if op.outcome != succeeded || op.base < 0 {
 			continue
 		}
 		for i, v := range op.values {
@@ -212,7 +212,7 @@ func (c *checker) wholeBatches(l *partitionLog) {
 		return
 	}
 	for _, op := range l.appends {
-		if c.h.repeating[op.producer] || len(op.values) < 2 || op.outcome == succeeded { // what was acknowledged is checked by offset
+		if c.h.repeating[op.producer] || len(op.values) < 2 || (op.outcome == succeeded && op.base >= 0) { // those are checked by offset
 			continue
 		}
 		there := 0
@@ -232,13 +232,13 @@ func (c *checker) wholeBatches(l *partitionLog) {
 func (c *checker) readBack(b *readBack, logs map[Partition]*partitionLog) {
 	l := logs[b.partition]
 	next := b.from
-	there := make(map[int64]string, len(b.records))
+	there, values := make(map[int64]string, len(b.records)), make(map[string]bool, len(b.records))
 	for _, r := range b.records {
 		if r.Offset != next {
 			c.report(Hole, b.partition, "the last read through %s: offset %d where %d was expected", b.node, r.Offset, next)
 		}
 		next = r.Offset + 1
-		there[r.Offset] = r.Value
+		there[r.Offset], values[r.Value] = r.Value, true
 	}
 	if next < b.to {
 		c.report(Lost, b.partition, "the last read through %s ends at %d, the high watermark is %d", b.node, next, b.to)
@@ -249,6 +249,12 @@ func (c *checker) readBack(b *readBack, logs map[Partition]*partitionLog) {
 		}
 		for i, v := range op.values {
 			offset := op.base + int64(i)
+			if op.base < 0 {
+				if b.from == 0 && !values[v] {
+					c.report(Lost, b.partition, "%q of %s was acknowledged at %s, and %s does not have it in the end", brief(v), op.producer, c.h.at(op.end), b.node)
+				}
+				continue
+			}
 			if got, ok := there[offset]; offset >= b.from && (!ok || got != v) {
 				c.report(Lost, b.partition, "%q of %s was acknowledged at offset %d at %s, and %s has %s there in the end (its log ends at %d)",
 					brief(v), op.producer, offset, c.h.at(op.end), b.node, orNothing(got, ok), b.to)
@@ -270,7 +276,8 @@ func orNothing(v string, ok bool) string {
 	return "“" + brief(v) + "”"
 }
 
-// watermarks checks that none goes back: through one node at all, through different nodes but for the lease.
+// watermarks checks that none goes back: through one node while it runs, through different nodes but for the lease where
+// the leader was asked.
 func (c *checker) watermarks() {
 	byPartition := make(map[Partition][]*watermark)
 	for i := range c.h.watermarks {
@@ -291,7 +298,8 @@ func (c *checker) watermarksOf(p Partition, list []*watermark) {
 	ended, leased := 0, 0
 	for _, w := range list {
 		for ; ended < len(ends) && ends[ended].end < w.begin; ended++ {
-			if e := ends[ended]; highest[e.node] == nil || e.offset > highest[e.node].offset {
+			e := ends[ended]
+			if highest[e.node] == nil || e.offset > highest[e.node].offset || c.restartedBetween(e.node, highest[e.node].begin, e.end) {
 				highest[e.node] = e
 			}
 		}
@@ -300,14 +308,22 @@ func (c *checker) watermarksOf(p Partition, list []*watermark) {
 				anywhere = e
 			}
 		}
-		for _, before := range []*watermark{highest[w.node], anywhere} {
-			if before != nil && w.offset < before.offset {
-				c.report(WatermarkBack, p, "%s said %d at %s, and %s said %d at %s",
-					before.node, before.offset, c.h.at(before.end), w.node, w.offset, c.h.at(w.end))
-				break
-			}
+		before := highest[w.node]
+		if before != nil && c.restartedBetween(w.node, before.begin, w.end) {
+			before = nil
+		}
+		if w.exact && (before == nil || before.offset <= w.offset) {
+			before = anywhere
+		}
+		if before != nil && w.offset < before.offset {
+			c.report(WatermarkBack, p, "%s said %d at %s, and %s said %d at %s",
+				before.node, before.offset, c.h.at(before.end), w.node, w.offset, c.h.at(w.end))
 		}
 	}
+}
+
+func (c *checker) restartedBetween(node string, from, to int64) bool {
+	return slices.ContainsFunc(c.h.restarts[node], func(at int64) bool { return from < at && at < to })
 }
 
 // leaseBefore returns the number of the first event that is at most a lease older than an event.

@@ -1,0 +1,82 @@
+package simulation
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
+
+	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
+	"github.com/streamhouse/streamhouse/simulation/cluster"
+)
+
+// callTimeout bounds a call to one node.
+const callTimeout = 4 * time.Second
+
+// api calls one node, without tries and without knowing another.
+type api struct {
+	streamhousev1.StreamHouseServiceClient
+
+	node    string
+	cluster streamhousev1.ClusterServiceClient
+	conn    *grpc.ClientConn
+}
+
+func newAPI(c *cluster.Cluster, n *cluster.Node, host int) (*api, error) {
+	conn, err := grpc.NewClient("passthrough:///"+n.Addr(),
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithContextDialer(c.Net.Host(cluster.ClientIP(host)).Dial),
+		grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
+			MinConnectTimeout: time.Second,
+		}))
+	if err != nil {
+		return nil, err
+	}
+	return &api{
+		StreamHouseServiceClient: streamhousev1.NewStreamHouseServiceClient(conn), node: n.ID,
+		cluster: streamhousev1.NewClusterServiceClient(conn), conn: conn,
+	}, nil
+}
+
+// reason is the reason in an error's ErrorInfo.
+func reason(err error) string {
+	for _, d := range status.Convert(err).Details() {
+		if info, ok := d.(*errdetails.ErrorInfo); ok {
+			return info.GetReason()
+		}
+	}
+	return ""
+}
+
+// until calls f until it succeeds or ctx ends; it returns f's last error.
+func until(ctx context.Context, every time.Duration, f func(context.Context) error) error {
+	for {
+		attempt, cancel := context.WithTimeout(ctx, callTimeout)
+		err := f(attempt)
+		cancel()
+		if err == nil {
+			return nil
+		}
+		if pause(ctx, every) != nil {
+			return errors.Join(err, ctx.Err())
+		}
+	}
+}
+
+// pause waits, or returns ctx's error.
+func pause(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer.C:
+		return nil
+	}
+}

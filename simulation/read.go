@@ -1,0 +1,108 @@
+package simulation
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
+	"github.com/streamhouse/streamhouse/simulation/history"
+)
+
+func records(list []*streamhousev1.ConsumedRecord) []history.Record {
+	out := make([]history.Record, 0, len(list))
+	for _, r := range list {
+		out = append(out, history.Record{Offset: r.GetOffset(), Value: string(r.GetValue())})
+	}
+	return out
+}
+
+// read follows all partitions through one node, and now and then reads from somewhere before.
+func (s *sim) read(ctx context.Context, a *api, host int) error {
+	r := s.rand(uint64(host))
+	var next [partitions]int64
+	for round := 0; !s.stopping(); round++ {
+		p := int32(round % partitions)
+		from := next[p]
+		if r.IntN(5) == 0 {
+			from = r.Int64N(next[p] + 1)
+		}
+		op := s.h.Read(a.node, part(p), from)
+		call, cancel := context.WithTimeout(ctx, callTimeout)
+		resp, err := a.Consume(call, &streamhousev1.ConsumeRequest{
+			Topic: topic, Partition: p, Offset: from, MaxBytes: 64 << 10, MaxWait: durationpb.New(time.Duration(r.IntN(200)) * time.Millisecond),
+		})
+		cancel()
+		if err != nil {
+			op.Fail(err)
+			if pause(ctx, 100*time.Millisecond) != nil {
+				break
+			}
+			continue
+		}
+		op.OK(resp.GetHighWatermark(), records(resp.GetRecords()))
+		next[p] = max(next[p], resp.GetNextOffset())
+		if pause(ctx, time.Duration(r.IntN(150))*time.Millisecond) != nil {
+			break
+		}
+	}
+	return nil
+}
+
+// readBack reads all that a node has, when the faults are over.
+func (s *sim) readBack(ctx context.Context, a *api) error {
+	ends, err := s.offsets(ctx, a, &streamhousev1.ListOffsetsRequest{Topic: topic, Position: &streamhousev1.ListOffsetsRequest_Latest{Latest: true}})
+	if err != nil {
+		return fmt.Errorf("high watermarks through %s: %w", a.node, err)
+	}
+	starts, err := s.offsets(ctx, a, &streamhousev1.ListOffsetsRequest{Topic: topic, Position: &streamhousev1.ListOffsetsRequest_Earliest{Earliest: true}})
+	if err != nil {
+		return fmt.Errorf("log starts through %s: %w", a.node, err)
+	}
+	for p := range int32(partitions) {
+		list, err := s.readAll(ctx, a, p, starts[p], ends[p])
+		if err != nil {
+			return fmt.Errorf("%s through %s: %w", part(p), a.node, err)
+		}
+		s.h.ReadBack(a.node, part(p), starts[p], ends[p], list)
+		s.trace.Event(a.node, "%s is read back from %d to %d", part(p), starts[p], ends[p])
+	}
+	return nil
+}
+
+func (s *sim) offsets(ctx context.Context, a *api, req *streamhousev1.ListOffsetsRequest) (map[int32]int64, error) {
+	list := make(map[int32]int64)
+	err := until(ctx, 200*time.Millisecond, func(ctx context.Context) error {
+		resp, err := a.ListOffsets(ctx, req)
+		for _, o := range resp.GetOffsets() {
+			list[o.GetPartition()] = o.GetOffset()
+		}
+		return err
+	})
+	return list, err
+}
+
+// readAll reads up to the high watermark, or up to where the node has nothing more: that is for the checker to see.
+func (s *sim) readAll(ctx context.Context, a *api, p int32, from, to int64) ([]history.Record, error) {
+	var list []history.Record
+	for from < to {
+		var resp *streamhousev1.ConsumeResponse
+		err := until(ctx, 200*time.Millisecond, func(ctx context.Context) (err error) {
+			resp, err = a.Consume(ctx, &streamhousev1.ConsumeRequest{
+				Topic: topic, Partition: p, Offset: from, MaxBytes: 256 << 10, MaxWait: durationpb.New(time.Second),
+			})
+			return err
+		})
+		if err != nil {
+			return list, fmt.Errorf("read from %d: %w", from, err)
+		}
+		if resp.GetNextOffset() <= from {
+			return list, nil
+		}
+		list = append(list, records(resp.GetRecords())...)
+		from = resp.GetNextOffset()
+	}
+	return list, nil
+}

@@ -1,0 +1,98 @@
+package simulation
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+var (
+	oneSeed = flag.Uint64("seed", 0, "run only this seed")
+	seeds   = flag.Int("seeds", 0, "run so many seeds; 0 runs as many as -budget holds")
+	first   = flag.Uint64("first", 1, "the first seed")
+	budget  = flag.Duration("budget", 20*time.Second, "wall time for seeds, where -seeds is 0")
+	traces  = flag.String("traces", filepath.Join(os.TempDir(), "streamhouse-simulation"), "directory for the traces of seeds that fail")
+)
+
+// memDir returns a directory in memory where there is one.
+func memDir(t *testing.T) string {
+	t.Helper()
+	base := "/dev/shm"
+	if st, err := os.Stat(base); err != nil || !st.IsDir() {
+		base = ""
+	}
+	dir, err := os.MkdirTemp(base, "streamhouse-simulation-") //nolint:usetesting // in memory
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
+	return dir
+}
+
+// TestSimulation runs the kept seeds, and then others.
+func TestSimulation(t *testing.T) {
+	if *oneSeed != 0 {
+		t.Run(fmt.Sprintf("seed=%d", *oneSeed), func(t *testing.T) { runSeed(t, *oneSeed) })
+		return
+	}
+	debug.SetGCPercent(400) // a run lives for seconds and is thrown away
+	begin := time.Now()
+	var next, ran atomic.Uint64
+	next.Store(*first - 1)
+	var wg sync.WaitGroup
+	for range runtime.GOMAXPROCS(0) {
+		wg.Go(func() {
+			for {
+				seed := next.Add(1)
+				if *seeds > 0 && seed >= *first+uint64(*seeds) || *seeds == 0 && time.Since(begin) > *budget {
+					return
+				}
+				t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) { runSeed(t, seed) })
+				ran.Add(1)
+			}
+		})
+	}
+	wg.Wait()
+	t.Logf("%d seeds in %s, %.2f s of wall time each", ran.Load(), time.Since(begin).Round(time.Second), time.Since(begin).Seconds()/float64(max(ran.Load(), 1)))
+}
+
+// runSeed runs a seed, and fails the test with all that is wrong, the trace's file and the command to repeat it.
+func runSeed(t *testing.T, seed uint64) {
+	t.Helper()
+	plan := NewPlan(seed)
+	require.NoError(t, os.MkdirAll(*traces, 0o755))
+	path := filepath.Join(*traces, fmt.Sprintf("seed-%d.trace", seed))
+	file, err := os.Create(path)
+	require.NoError(t, err)
+	trace := NewTrace(file)
+	dir := memDir(t)
+	var result *Result
+	synctest.Test(t, func(*testing.T) { result = Run(plan, dir, trace) })
+	found := result.History.Check()
+	for _, v := range found {
+		trace.Event("checker", "%s", v)
+	}
+	require.NoError(t, errors.Join(trace.Flush(), file.Close()))
+	if len(found) == 0 && result.Err == nil {
+		require.NoError(t, os.Remove(path))
+		t.Logf("%d operations acknowledged in %s, faults: %v", result.Acked, result.Virtual.Round(time.Millisecond), plan.Kinds())
+		require.GreaterOrEqual(t, result.Acked, leastAcked)
+		return
+	}
+	for _, v := range found {
+		t.Error(v)
+	}
+	if result.Err != nil {
+		t.Error(result.Err)
+	}
+	t.Errorf("%s\ntrace: %s\nagain: make simulate SEED=%d", plan, path, seed)
+}
