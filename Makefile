@@ -13,6 +13,11 @@ SUBMODULES := simulation integration benchmarks grafana
 
 FUZZTIME     ?= 10s
 TEST_TIMEOUT ?= 15m
+# Simulated clusters: one SEED, so many SEEDS from FIRST on, or as many as BUDGET of wall time holds.
+SEED         ?= 0
+SEEDS        ?= 0
+FIRST        ?= 1
+BUDGET       ?= 150s
 DEV_ARGS     ?=
 
 # What watches a cluster, in tests and by make observe.
@@ -20,7 +25,7 @@ MONITORING := $(BIN)/prometheus $(BIN)/alertmanager $(BIN)/amtool
 
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help build dev observe test test-unit test-arch lint generate verify fuzz bench bench-smoke integration dashboards grafana-check nightly clean
+.PHONY: help build dev observe simulate test test-unit test-arch lint generate verify fuzz bench bench-smoke integration dashboards grafana-check nightly clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -34,15 +39,18 @@ dev: build ## Build, and run a cluster of three nodes on this machine until Ctrl
 observe: build $(MONITORING) ## Build, and run such a cluster with Prometheus and Alertmanager until Ctrl-C
 	@BIN=$(BIN) DEV_ARGS="$(DEV_ARGS)" exec tools/observe.sh
 
-test: $(MONITORING) $(BIN)/versitygw test-unit test-arch bench-smoke integration dashboards grafana-check ## Install what the tests need and run them all, with seeds of fuzz tests and each benchmark once
+test: $(MONITORING) $(BIN)/versitygw test-unit test-arch simulate bench-smoke integration dashboards grafana-check ## Install what the tests need and run them all, with seeds of fuzz tests and each benchmark once
 
 test-unit:
 	$(GO) test -race -timeout $(TEST_TIMEOUT) ./...
-	cd simulation && $(GO) test -race -timeout $(TEST_TIMEOUT) ./...
+	cd simulation && $(GO) test -race -short -timeout $(TEST_TIMEOUT) ./...
 
 # The test cache does not see what go list reads.
 test-arch:
 	$(GO) test -count=1 ./internal/archtest
+
+simulate: ## Run clusters on a virtual clock with faults: SEEDS=n, SEED=n, or as many as BUDGET (150s) holds
+	cd simulation && $(GO) test -count=1 -timeout 24h -run '^TestSimulation$$' -seed $(SEED) -seeds $(SEEDS) -first $(FIRST) -budget $(BUDGET)
 
 lint: $(BIN)/golangci-lint $(BIN)/buf ## Run all linters
 	$(BIN)/buf lint
@@ -82,6 +90,7 @@ grafana-check: ## Check the types of the dashboards against Grafana's own; witho
 
 nightly: $(MONITORING) $(BIN)/versitygw ## Run what takes too long for each change: hours of faults, servers with the race detector, fuzzing, all benchmarks
 	cd integration && STREAMHOUSE_NIGHTLY=1 STREAMHOUSE_RACE=1 $(GO) test -race -count=1 -timeout 4h ./...
+	$(MAKE) simulate SEEDS=10000
 	$(MAKE) fuzz FUZZTIME=5m
 	$(MAKE) bench
 

@@ -15,8 +15,11 @@ import (
 	"github.com/streamhouse/streamhouse/simulation/cluster"
 )
 
-// callTimeout bounds a call to one node.
-const callTimeout = 4 * time.Second
+const (
+	// callTimeout bounds a call to one node.
+	callTimeout = 4 * time.Second
+	retryEvery  = 200 * time.Millisecond
+)
 
 // api calls one node, without tries and without knowing another.
 type api struct {
@@ -55,7 +58,7 @@ func reason(err error) string {
 }
 
 // until calls f until it succeeds or ctx ends; it returns f's last error.
-func until(ctx context.Context, every time.Duration, f func(context.Context) error) error {
+func until(ctx context.Context, f func(context.Context) error) error {
 	for {
 		attempt, cancel := context.WithTimeout(ctx, callTimeout)
 		err := f(attempt)
@@ -63,7 +66,7 @@ func until(ctx context.Context, every time.Duration, f func(context.Context) err
 		if err == nil {
 			return nil
 		}
-		if pause(ctx, every) != nil {
+		if pause(ctx, retryEvery) != nil {
 			return errors.Join(err, ctx.Err())
 		}
 	}

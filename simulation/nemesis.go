@@ -196,7 +196,7 @@ func (n *nemesis) down(ctx context.Context, f *Fault, loss disk.Loss, damage fun
 	if err := pause(ctx, f.For); err != nil {
 		return err
 	}
-	return n.s.start(nd)
+	return n.s.start(ctx, nd)
 }
 
 func (n *nemesis) takeDown(nd *cluster.Node, loss disk.Loss) error {
@@ -233,7 +233,7 @@ func (n *nemesis) allDown(ctx context.Context, f *Fault) error {
 	}
 	var errs []error
 	for _, nd := range n.s.c.Nodes {
-		errs = append(errs, n.s.start(nd))
+		errs = append(errs, n.s.start(ctx, nd))
 	}
 	return errors.Join(errs...)
 }
@@ -246,7 +246,7 @@ func (n *nemesis) restart(ctx context.Context, f *Fault) error {
 	if err := pause(ctx, f.For/2); err != nil {
 		return err
 	}
-	return n.s.start(nd)
+	return n.s.start(ctx, nd)
 }
 
 // moveLeader asks for it, through the node, and does not mind a refusal.

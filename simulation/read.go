@@ -20,7 +20,7 @@ func records(list []*streamhousev1.ConsumedRecord) []history.Record {
 }
 
 // read follows all partitions through one node, and now and then reads from somewhere before.
-func (s *sim) read(ctx context.Context, a *api, host int) error {
+func (s *sim) read(ctx context.Context, a *api, host int) {
 	r := s.rand(uint64(host))
 	var next [partitions]int64
 	for round := 0; !s.stopping(); round++ {
@@ -44,11 +44,10 @@ func (s *sim) read(ctx context.Context, a *api, host int) error {
 		}
 		op.OK(resp.GetHighWatermark(), records(resp.GetRecords()))
 		next[p] = max(next[p], resp.GetNextOffset())
-		if pause(ctx, time.Duration(r.IntN(150))*time.Millisecond) != nil {
+		if pause(ctx, time.Duration(50+r.IntN(300))*time.Millisecond) != nil {
 			break
 		}
 	}
-	return nil
 }
 
 // readBack reads all that a node has, when the faults are over.
@@ -74,7 +73,7 @@ func (s *sim) readBack(ctx context.Context, a *api) error {
 
 func (s *sim) offsets(ctx context.Context, a *api, req *streamhousev1.ListOffsetsRequest) (map[int32]int64, error) {
 	list := make(map[int32]int64)
-	err := until(ctx, 200*time.Millisecond, func(ctx context.Context) error {
+	err := until(ctx, func(ctx context.Context) error {
 		resp, err := a.ListOffsets(ctx, req)
 		for _, o := range resp.GetOffsets() {
 			list[o.GetPartition()] = o.GetOffset()
@@ -89,7 +88,7 @@ func (s *sim) readAll(ctx context.Context, a *api, p int32, from, to int64) ([]h
 	var list []history.Record
 	for from < to {
 		var resp *streamhousev1.ConsumeResponse
-		err := until(ctx, 200*time.Millisecond, func(ctx context.Context) (err error) {
+		err := until(ctx, func(ctx context.Context) (err error) {
 			resp, err = a.Consume(ctx, &streamhousev1.ConsumeRequest{
 				Topic: topic, Partition: p, Offset: from, MaxBytes: 256 << 10, MaxWait: durationpb.New(time.Second),
 			})

@@ -15,7 +15,7 @@ import (
 const topicNames = 3
 
 // changeTopics creates, deletes and looks at topics through one node.
-func (s *sim) changeTopics(ctx context.Context, a *api, host int) error {
+func (s *sim) changeTopics(ctx context.Context, a *api, host int) {
 	r := s.rand(uint64(host))
 	for !s.stopping() {
 		name := fmt.Sprintf("x%d", r.IntN(topicNames))
@@ -29,11 +29,10 @@ func (s *sim) changeTopics(ctx context.Context, a *api, host int) error {
 			s.get(call, a, name)
 		}
 		cancel()
-		if pause(ctx, time.Duration(50+r.IntN(500))*time.Millisecond) != nil {
+		if pause(ctx, time.Duration(50+r.IntN(700))*time.Millisecond) != nil {
 			break
 		}
 	}
-	return nil
 }
 
 func id(uuid []byte) string { return fmt.Sprintf("%x", uuid) }

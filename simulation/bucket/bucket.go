@@ -95,7 +95,7 @@ func (b *Bucket) do(ctx context.Context, change bool, call func(context.Context)
 		if change {
 			b.late.Go(func() {
 				<-time.After(late)
-				_ = call(context.Background())
+				_ = call(context.WithoutCancel(ctx))
 			})
 		}
 		return errors.Join(ctx.Err(), object.ErrUnavailable)

@@ -49,13 +49,13 @@ var (
 )
 
 // Start starts a cluster; it does not wait for it.
-func Start(cfg Config) (*Cluster, error) {
+func Start(ctx context.Context, cfg Config) (*Cluster, error) {
 	c := &Cluster{Net: wire.New(cfg.Seed, HealthyLink), Bucket: bucket.New(cfg.Seed, HealthyBucket), cfg: cfg}
 	for i := range cfg.Nodes {
 		c.add(i)
 	}
 	for _, n := range c.Nodes {
-		if err := n.Start(); err != nil {
+		if err := n.Start(ctx); err != nil {
 			return nil, errors.Join(err, c.Close())
 		}
 	}

@@ -17,7 +17,7 @@ import (
 func TestThreeNodesInABubble(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
-		c, err := Start(Config{Dir: dir, Nodes: 3, Seed: 1, Logs: func(string) io.Writer { return os.Stderr }})
+		c, err := Start(t.Context(), Config{Dir: dir, Nodes: 3, Seed: 1, Logs: func(string) io.Writer { return os.Stderr }})
 		require.NoError(t, err)
 		begin := time.Now()
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)

@@ -62,7 +62,7 @@ func (n *Node) Disk() *disk.Disk {
 }
 
 // Start starts the node, on what its last life has left.
-func (n *Node) Start() error {
+func (n *Node) Start(ctx context.Context) error {
 	n.c.mu.Lock()
 	defer n.c.mu.Unlock()
 	if n.current != nil {
@@ -88,7 +88,7 @@ func (n *Node) Start() error {
 		return err
 	}
 	n.c.Net.PowerOn(n.IP)
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	l.cancel = cancel
 	n.current, n.last = l, l
 	n.c.lives = append(n.c.lives, l)

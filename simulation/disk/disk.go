@@ -228,11 +228,11 @@ func (f *file) Close() error { return f.f.Close() }
 type Loss int
 
 const (
-	// Kept: the process died, not the machine. Nothing is lost.
+	// Kept says that the process died, not the machine: nothing is lost.
 	Kept Loss = iota
-	// All: nothing that was not synced is there.
+	// All says that nothing that was not synced is there.
 	All
-	// Torn: of the writes that were not synced, some reached the disk, some did not, and some did in part.
+	// Torn says that of the writes that were not synced, some reached the disk, some did not, and some did in part.
 	Torn
 )
 

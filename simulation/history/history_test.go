@@ -70,6 +70,7 @@ func good(h *History) {
 	h.CreateTopic("n1", "t").Unknown(errFail)
 	h.GetTopic("n3", "t").OK("id2")
 	h.DeleteTopic("n1", "t").OK("")
+	h.GetTopic("n3", "t").OK("id2") // it has not heard of it yet
 	h.DeleteTopic("n1", "t").NotFound()
 	for _, n := range []string{"n1", "n2", "n3"} {
 		h.ReadBack(n, p0, 0, 5, recs(0, "a", "b", "c", "d", "e"))
@@ -80,7 +81,7 @@ func TestGoodHistory(t *testing.T) {
 	h := New()
 	good(h)
 	require.Empty(t, h.Check())
-	require.Equal(t, 11, h.Acked())
+	require.Equal(t, 12, h.Acked())
 }
 
 func TestViolations(t *testing.T) {
@@ -222,7 +223,11 @@ func TestViolations(t *testing.T) {
 		"topic back after its deletion": {NotLinear, func(h *History) {
 			h.CreateTopic("n1", "t").OK("id")
 			h.DeleteTopic("n1", "t").OK("")
+			h.CreateTopic("n2", "t").Exists()
+		}},
+		"topic before its creation": {NotLinear, func(h *History) {
 			h.GetTopic("n2", "t").OK("id")
+			h.CreateTopic("n1", "t").OK("id")
 		}},
 		"topic with another id": {NotLinear, func(h *History) {
 			h.CreateTopic("n1", "t").OK("id")

@@ -1,6 +1,7 @@
 package history
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"math"
@@ -18,13 +19,19 @@ func (c *checker) linearizable() {
 	c.linearizableLogs()
 }
 
+// linearizableTopics takes it that a node says yes from what it has, which may be old, and no only after asking the
+// leader.
 func (c *checker) linearizableTopics() {
 	byName := make(map[string][]porcupine.Operation)
 	for _, t := range c.h.topics {
 		if t.outcome == failed || (t.kind == getTopic && t.outcome != succeeded) {
 			continue
 		}
-		byName[t.name] = append(byName[t.name], porcupine.Operation{Input: t, Call: t.begin, Return: returned(&t.span)})
+		call := t.begin
+		if t.kind == getTopic && t.there {
+			call = 0
+		}
+		byName[t.name] = append(byName[t.name], porcupine.Operation{Input: t, Call: call, Return: returned(&t.span)})
 	}
 	nm := porcupine.NondeterministicModel{
 		Init: func() []any { return []any{noTopic} },
@@ -38,7 +45,8 @@ func (c *checker) linearizableTopics() {
 	}
 	for _, name := range slices.Sorted(maps.Keys(byName)) {
 		if ops := byName[name]; c.search(nm.ToModel(), ops) {
-			c.report(NotLinear, Partition{Topic: name, Number: -1}, "no order explains these answers: %s", c.topicText(ops))
+			c.report(NotLinear, Partition{Topic: name, Number: -1}, "no order explains these answers: %s",
+				c.topicText(c.firstBad(nm.ToModel(), ops)))
 		}
 	}
 }
@@ -63,11 +71,25 @@ func (c *checker) search(m porcupine.Model, ops []porcupine.Operation) bool {
 // mostOps bounds how many operations a violation lists.
 const mostOps = 40
 
+// firstBad sorts operations by their beginning, and returns them up to the first that makes an order impossible.
+func (c *checker) firstBad(m porcupine.Model, ops []porcupine.Operation) []porcupine.Operation {
+	slices.SortFunc(ops, func(a, b porcupine.Operation) int { return cmp.Compare(a.Call, b.Call) })
+	good, bad := 0, len(ops)
+	for good+1 < bad {
+		if mid := (good + bad) / 2; c.search(m, ops[:mid]) {
+			bad = mid
+		} else {
+			good = mid
+		}
+	}
+	return ops[max(0, bad-mostOps):bad]
+}
+
 func (c *checker) topicText(ops []porcupine.Operation) string {
 	var b strings.Builder
-	for i := range ops[max(0, len(ops)-mostOps):] {
-		t := ops[max(0, len(ops)-mostOps)+i].Input.(*TopicOp)
-		answer := "unknown"
+	for _, op := range ops {
+		t := op.Input.(*TopicOp)
+		answer := fmt.Sprintf("unknown (%v)", t.err)
 		if t.outcome == succeeded {
 			answer = fmt.Sprintf("there=%t id=%s", t.there, t.id)
 		}
@@ -123,8 +145,8 @@ func (c *checker) linearizableLogs() {
 		for _, op := range ops[p] {
 			list = append(list, porcupine.Operation{Input: op, Call: op.span.begin, Return: returned(&op.span)})
 		}
-		if c.search(logModel(known[p]), list) {
-			c.report(NotLinear, p, "no order explains these answers: %s", c.logText(ops[p], list, known[p]))
+		if m := logModel(known[p]); c.search(m, list) {
+			c.report(NotLinear, p, "no order explains these answers: %s", c.logText(c.firstBad(m, list)))
 		}
 	}
 }
@@ -167,28 +189,15 @@ func (c *checker) readOp(r *Read) *logOp {
 	return op
 }
 
-// logText lists the operations around the first append that fits nowhere: up to there, an order is found.
-func (c *checker) logText(ops []*logOp, list []porcupine.Operation, known map[int64]bool) string {
-	good, bad := 0, len(list)
-	slices.SortFunc(ops, func(a, b *logOp) int { return int(a.span.begin - b.span.begin) })
-	for good+1 < bad {
-		mid := (good + bad) / 2
-		part := make([]porcupine.Operation, 0, mid)
-		for _, op := range ops[:mid] {
-			part = append(part, porcupine.Operation{Input: op, Call: op.span.begin, Return: returned(&op.span)})
-		}
-		if c.search(logModel(known), part) {
-			bad = mid
-		} else {
-			good = mid
-		}
-	}
+func (c *checker) logText(ops []porcupine.Operation) string {
 	var b strings.Builder
-	for _, op := range ops[max(0, bad-mostOps/2):bad] {
+	for _, o := range ops {
+		op := o.Input.(*logOp)
+		fmt.Fprintf(&b, "\n\t%s…%s %s", c.h.at(op.span.begin), c.h.at(op.span.end), op.text)
 		if op.isAppend {
-			fmt.Fprintf(&b, "\n\t%s…%s %s at %d to %d", c.h.at(op.span.begin), c.h.at(op.span.end), op.text, op.from, op.to-1)
+			fmt.Fprintf(&b, " at %d to %d", op.from, op.to-1)
 		} else {
-			fmt.Fprintf(&b, "\n\t%s…%s %s: the end is from %d to %d", c.h.at(op.span.begin), c.h.at(op.span.end), op.text, op.atLeast, op.atMost)
+			fmt.Fprintf(&b, ": the end is from %d to %d", op.atLeast, op.atMost)
 		}
 	}
 	return b.String()

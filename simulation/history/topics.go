@@ -29,7 +29,7 @@ func (h *History) CreateTopic(node, name string) *TopicOp { return h.topicOp(cre
 // DeleteTopic notes that a node is asked to delete a topic.
 func (h *History) DeleteTopic(node, name string) *TopicOp { return h.topicOp(deleteTopic, node, name) }
 
-// GetTopic notes that a node is asked for a topic.
+// GetTopic notes that a node is asked for a topic. A node says yes from what it has, which may be old.
 func (h *History) GetTopic(node, name string) *TopicOp { return h.topicOp(getTopic, node, name) }
 
 func (h *History) topicOp(kind topicKind, node, name string) *TopicOp {

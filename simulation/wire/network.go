@@ -2,6 +2,7 @@ package wire
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -254,8 +255,8 @@ func tcpAddr(addr string) *net.TCPAddr {
 }
 
 func opErr(op, addr string, err error) error {
-	if _, ok := err.(syscall.Errno); ok {
-		err = os.NewSyscallError(op, err)
+	if no, ok := errors.AsType[syscall.Errno](err); ok {
+		err = os.NewSyscallError(op, no)
 	}
 	return &net.OpError{Op: op, Net: "tcp", Addr: tcpAddr(addr), Err: err}
 }
