@@ -62,6 +62,11 @@ func (n *nemesis) happen(ctx context.Context, f *Fault) error {
 		return n.allDown(ctx, f)
 	case Restart:
 		return n.restart(ctx, f)
+	case LyingDisks:
+		for _, nd := range n.s.c.Nodes {
+			nd.Disk().Lie()
+		}
+		return nil
 	case MoveLeader:
 		return n.moveLeader(ctx, f)
 	default:

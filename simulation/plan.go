@@ -31,7 +31,11 @@ const (
 	MoveLeader   Kind = "move-leader"   // a leadership is handed over
 )
 
-// kinds are all, in the order in which seeds draw them. Append only: else seeds change what they mean.
+// LyingDisks makes the syncs of all disks do nothing from then on. No cluster survives that and a power cut of all nodes: no
+// seed draws it, it is there to show that a loss is seen.
+const LyingDisks Kind = "lying-disks"
+
+// kinds are all others, in the order in which seeds draw them. Append only: else seeds change what they mean.
 var kinds = []Kind{
 	Partition, OneWay, BrokenLink, SlowNetwork, KillNode, PowerCut, PowerCutAll, Restart, WipeNode, FlipBit, DiskFails, SlowDisk,
 	StoreFails, StoreForgets, StoreHangs, MoveLeader,

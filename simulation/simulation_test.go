@@ -4,6 +4,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"iter"
 	"maps"
 	"os"
@@ -18,6 +19,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/streamhouse/streamhouse/simulation/history"
 )
 
 var (
@@ -89,6 +92,38 @@ func chosenSeeds(begin time.Time) iter.Seq[uint64] {
 			}
 		}
 	}
+}
+
+// A loss is seen: with disks that only say that they sync, a power cut of all nodes loses what was acknowledged.
+func TestLossIsSeen(t *testing.T) {
+	plan := Plan{Seed: 1, Lasts: 10 * time.Second, PowerCutAtEnd: true, Faults: []Fault{{Kind: LyingDisks, At: 9500 * time.Millisecond}}}
+	dir := memDir(t)
+	var result *Result
+	synctest.Test(t, func(*testing.T) { result = Run(plan, dir, NewTrace(io.Discard)) })
+	lost := slices.ContainsFunc(result.History.Check(), func(v history.Violation) bool { return v.Kind == history.Lost })
+	// Where a replica sees that it is short it does not vote, and the cluster does not come back: that is an error of the run.
+	require.True(t, lost || result.Err != nil)
+	t.Logf("acknowledged records are missing: %t, the run's error: %v", lost, result.Err)
+}
+
+func TestPlans(t *testing.T) {
+	drawn := make(map[Kind]bool)
+	for seed := range uint64(1000) {
+		p := NewPlan(seed)
+		require.Equal(t, p, NewPlan(seed), "a seed fixes the plan")
+		require.GreaterOrEqual(t, len(p.Kinds()), leastKinds, "%s", p)
+		losses := 0
+		for _, f := range p.Faults {
+			drawn[f.Kind] = true
+			require.NotEqual(t, f.Node, f.Other)
+			require.Less(t, f.At, p.Lasts)
+			if f.Kind.losesReplica() {
+				losses++
+			}
+		}
+		require.LessOrEqual(t, losses, 1, "%s", p)
+	}
+	require.Len(t, drawn, len(kinds))
 }
 
 // runSeed runs a seed, and fails the test with all that is wrong, the trace's file and the command to repeat it.

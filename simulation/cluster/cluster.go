@@ -24,7 +24,7 @@ type Config struct {
 	// Nodes is how many found the cluster.
 	Nodes int
 	Seed  uint64
-	// Logs returns what takes a node's log.
+	// Logs returns what takes a node's log. nil discards logs.
 	Logs func(node string) io.Writer
 	// Flags are settings of the nodes besides those that a simulation needs.
 	Flags map[string]string

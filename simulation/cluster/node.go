@@ -77,7 +77,7 @@ func (n *Node) Start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var logs io.Writer
+	logs := io.Discard
 	if n.c.cfg.Logs != nil {
 		logs = n.c.cfg.Logs(n.ID)
 	}

@@ -1,0 +1,113 @@
+package disk
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/hashicorp/raft-wal/types"
+	"github.com/stretchr/testify/require"
+)
+
+const size = 4096
+
+// written is a disk with a file of which "synced" is safe and "unsynced", over it, is not.
+func written(t *testing.T, seed uint64) (*Disk, types.WritableFile) {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "n1")
+	require.NoError(t, os.Mkdir(dir, 0o755))
+	d := New(dir, seed, Mood{})
+	f, err := d.Create(dir, "f", size)
+	require.NoError(t, err)
+	write(t, f, "synced__")
+	require.NoError(t, f.Sync())
+	write(t, f, "unsynced")
+	t.Cleanup(func() { require.NoError(t, f.Close()) })
+	return d, f
+}
+
+func write(t *testing.T, f types.WritableFile, text string) {
+	t.Helper()
+	_, err := f.WriteAt([]byte(text), 100)
+	require.NoError(t, err)
+}
+
+// crash returns what the file has after a crash, "" where it is gone.
+func crash(t *testing.T, d *Disk, loss Loss) string {
+	t.Helper()
+	to := filepath.Join(t.TempDir(), "n2")
+	_, err := d.Crash(to, loss)
+	require.NoError(t, err)
+	b, err := os.ReadFile(filepath.Join(to, "f"))
+	if os.IsNotExist(err) {
+		return ""
+	}
+	require.NoError(t, err)
+	require.Len(t, b, size)
+	return string(b[100:108])
+}
+
+func TestCrash(t *testing.T) {
+	d, _ := written(t, 1)
+	require.Equal(t, "unsynced", crash(t, d, Kept))
+	d, _ = written(t, 1)
+	require.Equal(t, "synced__", crash(t, d, All))
+	d, f := written(t, 1)
+	require.NoError(t, f.Sync())
+	require.Equal(t, "unsynced", crash(t, d, All))
+
+	torn := make(map[string]bool)
+	for seed := range uint64(60) {
+		d, _ := written(t, seed)
+		torn[crash(t, d, Torn)] = true
+	}
+	require.True(t, torn["synced__"] && torn["unsynced"] && torn["unsyed__"], "%v", torn)
+}
+
+func TestCrashOfNewFile(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "n1")
+	require.NoError(t, os.Mkdir(dir, 0o755))
+	d := New(dir, 1, Mood{})
+	f, err := d.Create(dir, "f", size)
+	require.NoError(t, err)
+	write(t, f, "unsynced")
+	require.NoError(t, f.Close())
+	require.Empty(t, crash(t, d, All))
+}
+
+func TestDiskThatFails(t *testing.T) {
+	d, f := written(t, 1)
+	d.Set(Mood{Err: Broken})
+	require.ErrorIs(t, f.Sync(), Broken)
+	_, err := f.WriteAt([]byte("x"), 0)
+	require.ErrorIs(t, err, Broken)
+	require.ErrorIs(t, d.Commit("db"), Broken)
+	d.Set(Mood{})
+	require.Equal(t, "synced__", crash(t, d, All), "what a failed sync had is not safe")
+	require.ErrorIs(t, f.Sync(), ErrOff, "the disk is off behind a crash")
+	_, err = d.Create(t.TempDir(), "g", size)
+	require.ErrorIs(t, err, ErrOff)
+}
+
+func TestLie(t *testing.T) {
+	d, f := written(t, 1)
+	d.Lie()
+	require.NoError(t, f.Sync())
+	require.Equal(t, "synced__", crash(t, d, All))
+}
+
+func TestFlipBit(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "x.wal")
+	require.NoError(t, os.WriteFile(path, []byte(strings.Repeat("a", 100)), 0o600))
+	file, err := FlipBit(dir, ".wal", 12345)
+	require.NoError(t, err)
+	require.Equal(t, path, file)
+	b, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.Equal(t, 99, strings.Count(string(b), "a"))
+	file, err = FlipBit(dir, ".none", 1)
+	require.NoError(t, err)
+	require.Empty(t, file)
+}
