@@ -76,4 +76,5 @@ require (
 replace (
 	github.com/streamhouse/streamhouse => ..
 	github.com/streamhouse/streamhouse/integration => ../integration
+	github.com/streamhouse/streamhouse/simulation => ../simulation
 )

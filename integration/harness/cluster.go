@@ -29,6 +29,10 @@ type Options struct {
 	Bootstrap int
 	// Network puts one between the nodes, so that they can be cut off from each other.
 	Network bool
+	// Hosts gives each node a host of its own; not together with Network.
+	Hosts bool
+	// DataDir, where it is not nil, says where a node has its data.
+	DataDir func(node string) string
 }
 
 // Cluster is a set of nodes, an S3 server, and a proxy between them.
@@ -37,6 +41,8 @@ type Cluster struct {
 	Proxy   *Proxy
 	// Network is nil unless Options asked for it.
 	Network *Network
+	// Hosts is nil unless Options asked for it.
+	Hosts *Hosts
 	// Nodes in the order in which they were added; stopped ones too.
 	Nodes []*Node
 
@@ -45,6 +51,7 @@ type Cluster struct {
 	dir    string
 	logDir string
 	store  string
+	added  int // nodes so far
 }
 
 // NewCluster prepares a cluster; Start starts it.
@@ -59,11 +66,16 @@ func NewCluster(tb testing.TB, opts Options) *Cluster {
 	c := &Cluster{t: tb, opts: opts, dir: tb.TempDir(), logDir: logDir(tb)}
 	c.Gateway = StartGateway(tb)
 	c.Gateway.CreateBucket(tb, Bucket)
-	c.Proxy = StartProxy(tb, c.Gateway.Addr())
-	c.store = StoreURL(c.Proxy.Addr(), Bucket, "test")
+	proxyAddr := FreeAddr(tb)
 	if opts.Network {
 		c.Network = newNetwork(tb)
 	}
+	if opts.Hosts {
+		c.Hosts = newHosts(tb)
+		proxyAddr = onHost(tb, c.Hosts.Gateway(), proxyAddr)
+	}
+	c.Proxy = startProxyAt(tb, proxyAddr, c.Gateway.Addr())
+	c.store = StoreURL(c.Proxy.Addr(), Bucket, "test")
 	for range opts.Nodes {
 		c.Add()
 	}
@@ -86,7 +98,8 @@ func StartCluster(tb testing.TB, opts Options) *Cluster {
 // Add adds a node that joins the others. It is not started.
 func (c *Cluster) Add() *Node {
 	c.t.Helper()
-	n := newNode(c.t, c, fmt.Sprintf("n%d", len(c.Nodes)+1))
+	c.added++
+	n := newNode(c.t, c, fmt.Sprintf("n%d", c.added))
 	n.SetFlag("object-store", c.store)
 	n.SetFlag("join", c.gossipAddrs(n))
 	c.Nodes = append(c.Nodes, n)
@@ -120,7 +133,7 @@ func (c *Cluster) Start() {
 func (c *Cluster) KillAll() {
 	c.t.Helper()
 	for _, n := range c.Running() {
-		if err := n.proc.Pause(); err != nil { // so that none sees another one's end
+		if err := n.Process().Pause(); err != nil { // so that none sees another one's end
 			c.t.Fatal(err)
 		}
 	}

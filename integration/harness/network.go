@@ -7,6 +7,7 @@ import (
 	"net"
 	"sync"
 	"testing"
+	"time"
 )
 
 // Network stands between the nodes of a cluster: before each node's listeners for gossip and for Raft, which takes all else
@@ -14,10 +15,11 @@ import (
 // spoken to. Its methods are safe for concurrent use.
 type Network struct {
 	mu      sync.Mutex
-	pids    map[int]string    // guarded by mu; ids of nodes by process
-	cut     map[link]bool     // guarded by mu
-	changed chan struct{}     // guarded by mu; closed and replaced with every change of cut
-	conns   map[net.Conn]bool // guarded by mu
+	pids    map[int]string           // guarded by mu; ids of nodes by process
+	cut     map[link]bool            // guarded by mu
+	slow    map[string]time.Duration // guarded by mu; delays by the node that is dialled
+	changed chan struct{}            // guarded by mu; closed and replaced with every change of cut
+	conns   map[net.Conn]bool        // guarded by mu
 
 	cutGossip map[link]bool     // guarded by mu
 	senders   map[string]string // guarded by mu; ids of nodes by the address that they send gossip from
@@ -38,8 +40,8 @@ func between(a, b string) link {
 func newNetwork(tb testing.TB) *Network {
 	tb.Helper()
 	w := &Network{
-		pids: make(map[int]string), cut: make(map[link]bool), changed: make(chan struct{}), conns: make(map[net.Conn]bool),
-		cutGossip: make(map[link]bool), senders: make(map[string]string),
+		pids: make(map[int]string), cut: make(map[link]bool), slow: make(map[string]time.Duration), changed: make(chan struct{}),
+		conns: make(map[net.Conn]bool), cutGossip: make(map[link]bool), senders: make(map[string]string),
 	}
 	tb.Cleanup(func() {
 		w.mu.Lock()
@@ -83,6 +85,20 @@ func (w *Network) Rejoin() {
 func (w *Network) Heal() {
 	w.Rejoin()
 	w.HealGossip()
+}
+
+// Slow delays all that is sent to a node, and what it answers: every read of up to 64 KiB by so much. 0 ends it. Rejoin and
+// Heal do not.
+func (w *Network) Slow(n *Node, by time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.slow[n.ID] = by
+}
+
+func (w *Network) delay(node string) time.Duration {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.slow[node]
 }
 
 func (w *Network) changedLocked() {
@@ -133,7 +149,12 @@ func (w *Network) serve(ctx context.Context, node string, from net.Conn, backend
 	w.mu.Lock()
 	w.conns[to] = true
 	w.mu.Unlock()
-	may := func() error { return pass(ctx, between(dialer, node)) }
+	may := func() error {
+		if d := w.delay(node); d > 0 {
+			wait(ctx, nil, d)
+		}
+		return pass(ctx, between(dialer, node))
+	}
 	var both sync.WaitGroup
 	both.Go(func() { copyWhile(may, to, from) })
 	both.Go(func() { copyWhile(may, from, to) })

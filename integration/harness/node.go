@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -35,7 +36,7 @@ type Node struct {
 	env     []string
 	logDir  string
 	starts  int
-	proc    *Process
+	proc    atomic.Pointer[Process] // of the last start; nil before the first
 }
 
 func newNode(tb testing.TB, c *Cluster, id string) *Node {
@@ -49,8 +50,14 @@ func newNode(tb testing.TB, c *Cluster, id string) *Node {
 		n.flags = make(map[string]string)
 	}
 	n.joinAt = n.GossipAddr
+	if c.opts.DataDir != nil {
+		n.Dir = c.opts.DataDir(id)
+	}
 	if c.Network != nil {
 		n.moveBehindRelay()
+	}
+	if c.Hosts != nil {
+		n.moveToHost()
 	}
 	n.Client = Dial(tb, n.GRPCAddr)
 	return n
@@ -59,18 +66,39 @@ func newNode(tb testing.TB, c *Cluster, id string) *Node {
 // moveBehindRelay gives the node a host of its own, where relays listen instead of its listeners for Raft and gossip.
 func (n *Node) moveBehindRelay() {
 	n.t.Helper()
-	host := fmt.Sprintf("127.0.0.%d", 10+len(n.cluster.Nodes))
-	at := func(addr string) string {
-		_, port, err := net.SplitHostPort(addr)
-		if err != nil {
-			n.t.Fatal(err)
-		}
-		return net.JoinHostPort(host, port)
-	}
+	host := fmt.Sprintf("127.0.0.%d", 9+n.cluster.added)
+	at := func(addr string) string { return onHost(n.t, host, addr) }
 	n.GRPCAddr, n.HTTPAddr, n.joinAt = at(n.GRPCAddr), at(n.HTTPAddr), at(n.GossipAddr)
 	n.SetFlag("advertise-addr", host)
 	n.cluster.Network.relay(n.t, n.ID, at(n.RaftAddr), n.RaftAddr, n.cluster.Network.wait)
 	n.cluster.Network.relayGossip(n.t, n.ID, n.joinAt, n.GossipAddr)
+}
+
+// moveToHost gives the node a host of its own.
+func (n *Node) moveToHost() {
+	n.t.Helper()
+	host := n.cluster.Hosts.add(n.ID)
+	for _, addr := range []*string{&n.GRPCAddr, &n.HTTPAddr, &n.RaftAddr, &n.GossipAddr} {
+		*addr = onHost(n.t, host, *addr)
+	}
+	n.joinAt = n.GossipAddr
+	n.SetFlag("insecure", "true")
+}
+
+// onHost is an address with another host.
+func onHost(tb testing.TB, host, addr string) string {
+	tb.Helper()
+	_, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return net.JoinHostPort(host, port)
+}
+
+// host is where the node listens.
+func (n *Node) host() string {
+	host, _, _ := net.SplitHostPort(n.GRPCAddr) // it was joined
+	return host
 }
 
 // SetFlag sets a flag, without dashes, for the next start. An empty value removes it.
@@ -120,31 +148,35 @@ func (n *Node) Start() {
 		n.t.Fatalf("node %s runs already", n.ID)
 	}
 	n.starts++
-	n.proc = Start(n.t, Command{
-		Name: n.ID, Path: Binary(n.t), Args: n.Args(), Env: n.env,
-		LogPath: n.logPath(n.starts),
-	})
+	path, args := Binary(n.t), n.Args()
+	if n.cluster != nil && n.cluster.Hosts != nil {
+		path, args = n.cluster.Hosts.within(n.ID, path, args)
+	}
+	n.proc.Store(Start(n.t, Command{Name: n.ID, Path: path, Args: args, Env: n.env, LogPath: n.logPath(n.starts)}))
 	if n.cluster != nil && n.cluster.Network != nil {
-		n.cluster.Network.started(n.ID, n.proc.PID())
+		n.cluster.Network.started(n.ID, n.Process().PID())
 	}
 }
 
 // Running reports whether the process runs.
-func (n *Node) Running() bool { return n.proc != nil && n.proc.Running() }
+func (n *Node) Running() bool {
+	p := n.Process()
+	return p != nil && p.Running()
+}
 
-// Process is the process of the last start.
-func (n *Node) Process() *Process { return n.proc }
+// Process is the process of the last start, nil before the first. It may be called by any goroutine.
+func (n *Node) Process() *Process { return n.proc.Load() }
 
 // Kill ends the process as kill -9 does.
 func (n *Node) Kill() {
 	n.t.Helper()
-	n.proc.Kill()
+	n.Process().Kill()
 }
 
 // Stop sends SIGTERM and waits for a clean end.
 func (n *Node) Stop() {
 	n.t.Helper()
-	if err := n.proc.Terminate(stopWithin); err != nil {
+	if err := n.Process().Terminate(stopWithin); err != nil {
 		n.t.Fatalf("stop: %v", err)
 	}
 }

@@ -64,6 +64,11 @@ type activeFault struct {
 // StartProxy starts a proxy before the server at backend, for the time of the test.
 func StartProxy(tb testing.TB, backend string) *Proxy {
 	tb.Helper()
+	return startProxyAt(tb, FreeAddr(tb), backend)
+}
+
+func startProxyAt(tb testing.TB, addr, backend string) *Proxy {
+	tb.Helper()
 	p := &Proxy{}
 	p.backend = &httputil.ReverseProxy{
 		Rewrite: func(r *httputil.ProxyRequest) {
@@ -73,7 +78,7 @@ func StartProxy(tb testing.TB, backend string) *Proxy {
 		ErrorLog: log.New(io.Discard, "", 0),
 	}
 	var lc net.ListenConfig
-	l, err := lc.Listen(tb.Context(), "tcp", FreeAddr(tb))
+	l, err := lc.Listen(tb.Context(), "tcp", addr)
 	if err != nil {
 		tb.Fatal(err)
 	}
