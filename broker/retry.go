@@ -11,12 +11,13 @@ import (
 	"google.golang.org/grpc/peer"
 
 	nodev1 "github.com/streamhouse/streamhouse/api/streamhouse/node/v1"
-	"github.com/streamhouse/streamhouse/internal/pause"
 )
 
 const (
 	minRetryDelay = 10 * time.Millisecond
 	maxRetryDelay = 100 * time.Millisecond
+	// leaderTick is how often a call that waits looks whether this node's replica knows a new leader.
+	leaderTick = 5 * time.Millisecond
 )
 
 // verdict is what follows from a failed attempt.
@@ -91,6 +92,7 @@ func (b *Broker) onLeader(ctx context.Context, call leaderCall, attempt func(con
 	delay := minRetryDelay
 	var last *Error
 	for {
+		known := b.localLeader(call.shard)
 		err := b.attemptOnLeader(ctx, call, hint, func(ctx context.Context, t target) error {
 			t.unclear = unclear
 			return attempt(ctx, t)
@@ -115,7 +117,7 @@ func (b *Broker) onLeader(ctx context.Context, call leaderCall, attempt func(con
 			delay *= 2 // the first hint is followed at once
 			continue
 		}
-		if pause.For(ctx, delay/2+rand.N(delay)) != nil {
+		if b.awaitLeader(ctx, call.shard, known, delay/2+rand.N(delay)) != nil {
 			return gaveUp(ctx, call.shard, unclear, last)
 		}
 		delay = min(2*delay, maxRetryDelay)
@@ -133,6 +135,37 @@ func (b *Broker) attemptOnLeader(ctx context.Context, call leaderCall, hint stri
 		defer cancel()
 	}
 	return attempt(ctx, t)
+}
+
+// localLeader returns the replica that leads a shard as this node's own replica knows it, "" where there is none.
+func (b *Broker) localLeader(shard uint32) string {
+	local, ok := b.cfg.Shards.Local(shard)
+	if !ok {
+		return ""
+	}
+	id, _ := local.Leader()
+	return id
+}
+
+// awaitLeader waits for d, or until this node's replica of the shard knows another leader than it did, so that a call goes
+// on as soon as leadership was handed over. It returns ctx's error.
+func (b *Broker) awaitLeader(ctx context.Context, shard uint32, known string, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	tick := time.NewTicker(leaderTick)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			if id := b.localLeader(shard); id != "" && id != known {
+				return nil
+			}
+		case <-timer.C:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 // gaveUp says what is known when no time is left.

@@ -93,6 +93,25 @@ func runTranscript(t *testing.T, in string) string {
 	return out.String()
 }
 
+// TestCallGoesOnWithANewLeader lets a shard be without a leader for a while: a call that waits goes on as soon as this
+// node's replica knows the next one.
+func TestCallGoesOnWithANewLeader(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t, true)
+		s := f.shards[1]
+		leader := s.leader
+		for _, away := range []time.Duration{60 * time.Millisecond, 170 * time.Millisecond, 333 * time.Millisecond} {
+			s.set(func() { s.leader = "" })
+			time.AfterFunc(away, func() { s.set(func() { s.leader = leader }) })
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			began := time.Now()
+			require.NoError(t, f.onLeader(ctx, leaderCall{shard: 1}, func(context.Context, target) error { return nil }))
+			require.LessOrEqual(t, time.Since(began), away+leaderTick)
+			cancel()
+		}
+	})
+}
+
 func TestOnLeaderEndsWithItsCaller(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFixture(t, true)
