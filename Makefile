@@ -25,7 +25,7 @@ MONITORING := $(BIN)/prometheus $(BIN)/alertmanager $(BIN)/amtool
 
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help build dev observe simulate test test-unit test-arch lint generate verify fuzz bench bench-smoke integration dashboards grafana-check nightly clean
+.PHONY: help build dev observe simulate test test-unit test-arch lint generate verify fuzz bench bench-smoke integration faults dashboards grafana-check nightly clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -80,7 +80,11 @@ bench-smoke: $(BIN)/versitygw ## Run each benchmark once, so that it can't rot
 	cd benchmarks && $(GO) test -bench . -benchtime 1x -short -timeout $(TEST_TIMEOUT) ./...
 
 integration: $(MONITORING) $(BIN)/versitygw ## Test real servers with a real S3 server
-	cd integration && $(GO) test -race -timeout 30m ./...
+	cd integration && tag=$$(../tools/faults.sh) && $(GO) test -race -tags "$$tag" -timeout 30m ./...
+
+faults: $(BIN)/versitygw ## Kill, pause, cut off and fill up real servers, cut their power and more, at length: what nightly does, and no other test
+	cd integration && tag=$$(../tools/faults.sh) && names=$$(grep -ho '^func Test[A-Za-z0-9]*' fault_*_test.go nemesis_test.go | sed 's/^func //' | paste -sd '|' -) && \
+	STREAMHOUSE_NIGHTLY=1 $(GO) test -v -tags "nightly $$tag" -count=1 -timeout 3h -run "^($$names)$$" .
 
 dashboards: $(BIN)/versitygw $(BIN)/prometheus ## Run all that dashboards and rules ask for against real servers and a real Prometheus
 	cd grafana && $(GO) test -race -timeout 10m ./...
@@ -89,7 +93,7 @@ grafana-check: ## Check the types of the dashboards against Grafana's own; witho
 	@grafana/schema/check.sh
 
 nightly: $(MONITORING) $(BIN)/versitygw ## Run what takes too long for each change: hours of faults, servers with the race detector, fuzzing, all benchmarks
-	cd integration && STREAMHOUSE_NIGHTLY=1 STREAMHOUSE_RACE=1 $(GO) test -race -count=1 -timeout 4h ./...
+	cd integration && tag=$$(../tools/faults.sh) && STREAMHOUSE_NIGHTLY=1 STREAMHOUSE_RACE=1 $(GO) test -tags "nightly $$tag" -race -count=1 -timeout 4h ./...
 	$(MAKE) simulate SEEDS=10000
 	$(MAKE) fuzz FUZZTIME=5m
 	$(MAKE) bench

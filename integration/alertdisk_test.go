@@ -1,3 +1,5 @@
+//go:build root
+
 package integration_test
 
 import (
@@ -16,13 +18,13 @@ import (
 	"github.com/streamhouse/streamhouse/integration/harness"
 )
 
-// diskBytes is the size of the disk that fills and stalls.
-const diskBytes = 1 << 30
+// alertDiskBytes is the size of the disk that fills and stalls.
+const alertDiskBytes = 1 << 30
 
 // startDiskCluster starts a node with a disk of its own.
 func startDiskCluster(t *testing.T) *alertWorld {
 	t.Helper()
-	disk := harness.NewDisk(t, diskBytes)
+	disk := harness.NewDisk(t, alertDiskBytes)
 	c := harness.NewCluster(t, harness.Options{Nodes: 1, Flags: quick(map[string]string{
 		"upload-interval": "200ms", "checkpoint-bytes": "64KiB", "log-retain-bytes": "0", "tail-bytes": "0",
 		"cache-bytes":   "8MiB",

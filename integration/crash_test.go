@@ -71,25 +71,8 @@ func TestKillAllNodesUnderLoad(t *testing.T) {
 	ledger.Verify(t, c.Nodes...)
 }
 
-// Nodes that are stopped one after the other hand over and finish what is under way.
-func TestRollingRestartUnderLoad(t *testing.T) {
-	t.Parallel()
-	c := harness.StartCluster(t, harness.Options{Flags: quick(nil)})
-	c.CreateTopic("orders", 6, nil)
-	ledger := harness.NewLedger("orders")
-	p := c.StartProducer(ledger, harness.ProducerConfig{Name: "p", Partitions: 6, Every: 20 * time.Millisecond})
-	for _, n := range c.Nodes {
-		ledger.WaitAcked(t, 300, syncWithin)
-		n.Stop()
-		n.Start()
-		c.WaitInSync(syncWithin)
-	}
-	p.Stop(t)
-	ledger.Verify(t, c.Nodes...)
-}
-
-// A record that was acknowledged through one node is readable through every other at once.
-func TestReadYourAcksThroughEveryNode(t *testing.T) {
+// ack-not-readable: a record that was acknowledged through one node could not be read through another; here it can, at once.
+func TestAckNotReadable(t *testing.T) {
 	t.Parallel()
 	c := harness.StartCluster(t, harness.Options{Flags: quick(nil)})
 	c.CreateTopic("orders", 3, nil)

@@ -35,7 +35,7 @@ const kept = `topic!="short-lived",`
 const attemptTimeout = 30 * time.Second
 
 // limits are the truth of each counter of the contract: of what the script did, and the load l does.
-func (w *workload) limits(l *load, ps *processes) []limit {
+func (w *workload) limits(l *countedLoad, ps *processes) []limit {
 	w.t.Helper()
 	survivor := l.survivors[0]
 	// Each batch is sent once, and so stored once at most.
@@ -116,11 +116,11 @@ func (w *workload) storedObjects(ctx context.Context) (int, error) {
 }
 
 // segmentsPut is how many segments were cut under the load: no object has more than one of each of its partitions.
-func (l *load) segmentsPut() float64 { return 2 * float64(len(l.w.putObjects())-len(l.puts)) }
+func (l *countedLoad) segmentsPut() float64 { return 2 * float64(len(l.w.putObjects())-len(l.puts)) }
 
 // gets is how often S3 was asked for what was uploaded under the load, of which each object is one block: a replica that is
 // behind what is uploaded reads that.
-func (l *load) gets() float64 {
+func (l *countedLoad) gets() float64 {
 	n := 0.0
 	for _, r := range l.w.c.Proxy.Requests() {
 		if r.Method == http.MethodGet && strings.HasSuffix(r.Key, ".seg") && !l.puts[r.Key] {
@@ -131,7 +131,7 @@ func (l *load) gets() float64 {
 }
 
 // segmentsStored is how many segments there are.
-func (l *load) segmentsStored(ctx context.Context) (float64, error) {
+func (l *countedLoad) segmentsStored(ctx context.Context) (float64, error) {
 	n, err := l.w.storedObjects(ctx)
 	return counts(l.w.flushes) + 2*float64(n-l.stored), err
 }

@@ -2,10 +2,13 @@ package integration_test
 
 import (
 	"context"
+	"fmt"
 	"math/rand/v2"
 	"net/http"
 	"os"
+	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -15,69 +18,27 @@ import (
 	"github.com/streamhouse/streamhouse/integration/harness"
 )
 
-// envSeed repeats a run of TestNemesis.
+// envSeed repeats the choices of a run of TestNemesis or TestFaults.
 const envSeed = "STREAMHOUSE_SEED"
 
-// nemesis does harm to a cluster, chosen by chance.
+// nemesis does harm to a cluster, chosen by chance: up to three things at a time, with quiet times in between.
 type nemesis struct {
 	t   *testing.T
 	c   *harness.Cluster
 	rnd *rand.Rand
+	// kinds make harms, by name.
+	kinds map[string]func() choice
+	done  map[string]int // how often each kind was done
 }
 
-// lasting lets a harm last for up to the time given.
-func (n *nemesis) lasting(atMost time.Duration) {
-	ctx, cancel := context.WithTimeout(n.t.Context(), time.Duration(n.rnd.Int64N(int64(atMost))))
-	defer cancel()
-	<-ctx.Done()
+// choice is a harm and what it is about: nothing is harmed by two at a time.
+type choice struct {
+	harm    harness.Harm
+	subject string
 }
 
-func (n *nemesis) node() *harness.Node { return n.c.Nodes[n.rnd.IntN(len(n.c.Nodes))] }
-
-func (n *nemesis) harms() map[string]func() {
-	return map[string]func(){
-		"kill": func() {
-			victim := n.node()
-			victim.Kill()
-			n.lasting(3 * time.Second)
-			victim.Start()
-		},
-		"pause": func() {
-			victim := n.node()
-			require.NoError(n.t, victim.Process().Pause())
-			n.lasting(4 * time.Second)
-			require.NoError(n.t, victim.Process().Resume())
-		},
-		"restart": func() {
-			victim := n.node()
-			harness.Eventually(n.t, 10*time.Second, "the node is live", victim.CheckLive)
-			victim.Stop()
-			victim.Start()
-		},
-		"kill all": func() {
-			n.c.KillAll()
-			n.c.Start()
-		},
-		"transfer": func() {
-			ctx, cancel := context.WithTimeout(n.t.Context(), 5*time.Second)
-			defer cancel()
-			// It may be refused: the target may not be ready.
-			_, _ = n.node().TransferLeader(ctx, &streamhousev1.TransferLeaderRequest{Shard: n.rnd.Uint32N(3), NodeId: n.node().ID})
-		},
-		"S3 down": func() {
-			up := n.c.Proxy.Down()
-			n.lasting(3 * time.Second)
-			up()
-		},
-		"S3 loses answers": func() {
-			n.c.Proxy.Inject(harness.Fault{Methods: []string{http.MethodPut}, LoseAnswer: true, Times: 3})
-		},
-	}
-}
-
-// Everything at once, by chance, for a while: nothing that was acknowledged is lost, doubled or moved.
-func TestNemesis(t *testing.T) {
-	t.Parallel()
+func newNemesis(t *testing.T, c *harness.Cluster) *nemesis {
+	t.Helper()
 	seed := uint64(time.Now().UnixNano())
 	if s := os.Getenv(envSeed); s != "" {
 		var err error
@@ -85,35 +46,160 @@ func TestNemesis(t *testing.T) {
 		require.NoError(t, err)
 	}
 	t.Logf("%s=%d", envSeed, seed)
-	during := 25 * time.Second
-	if harness.Nightly() {
-		during = 15 * time.Minute
+	n := &nemesis{t: t, c: c, rnd: rand.New(rand.NewPCG(seed, seed)), done: make(map[string]int)}
+	n.kinds = map[string]func() choice{
+		"kill": func() choice {
+			return n.about(func(v *harness.Node) harness.Harm { return &harness.Kill{Nodes: []*harness.Node{v}} })
+		},
+		"kill all":          func() choice { return choice{&harness.Kill{Nodes: c.Running()}, everything} },
+		"pause":             func() choice { return n.about(func(v *harness.Node) harness.Harm { return &harness.Pause{Node: v} }) },
+		"restart":           func() choice { return n.about(func(v *harness.Node) harness.Harm { return &harness.Restart{Node: v} }) },
+		"crash in recovery": func() choice { return n.about(n.crashInRecovery) },
+		"transfer":          func() choice { return choice{&transfer{n}, "leaders"} },
+		"drain": func() choice {
+			return n.about(func(v *harness.Node) harness.Harm { return &harness.Drain{Cluster: c, Node: v} })
+		},
+		"S3": func() choice { return choice{&harness.BadS3{Proxy: c.Proxy, Fault: n.badS3()}, "S3"} },
 	}
-	c := harness.StartCluster(t, harness.Options{Flags: early()})
-	c.CreateTopic("orders", 6, nil)
-	ledger := harness.NewLedger("orders")
-	producers := []*harness.Producer{
-		c.StartProducer(ledger, harness.ProducerConfig{Name: "one", Partitions: 6, Every: 25 * time.Millisecond, Window: 5}),
-		c.StartProducer(ledger, harness.ProducerConfig{Name: "two", Partitions: 6, Every: 50 * time.Millisecond, Window: 1, RecordBytes: 2000}),
+	return n
+}
+
+// everything is what a harm is about that leaves nothing for others.
+const everything = "everything"
+
+// node returns one by chance.
+func (n *nemesis) node() *harness.Node { return n.c.Nodes[n.rnd.IntN(len(n.c.Nodes))] }
+
+// about chooses a node for a harm.
+func (n *nemesis) about(f func(*harness.Node) harness.Harm) choice {
+	v := n.node()
+	return choice{f(v), v.ID}
+}
+
+// upTo returns a time by chance.
+func (n *nemesis) upTo(d time.Duration) time.Duration { return time.Duration(n.rnd.Int64N(int64(d))) }
+
+func (n *nemesis) crashInRecovery(v *harness.Node) harness.Harm {
+	times := make([]time.Duration, 1+n.rnd.IntN(4))
+	for i := range times {
+		times[i] = n.upTo(700 * time.Millisecond)
 	}
-	n := &nemesis{t: t, c: c, rnd: rand.New(rand.NewPCG(seed, seed))}
-	harms := n.harms()
-	names := []string{"kill", "pause", "restart", "transfer", "kill", "S3 down", "S3 loses answers", "kill all"}
+	return &harness.CrashInRecovery{Node: v, Times: times}
+}
+
+func (n *nemesis) badS3() harness.Fault {
+	put := []string{http.MethodPut}
+	faults := []harness.Fault{
+		{Drop: true},
+		{Methods: put, LoseAnswer: true, Times: 3},
+		{Status: http.StatusServiceUnavailable, Times: 20},
+		{Methods: put, Status: http.StatusInternalServerError, Times: 3},
+		{Methods: put, Hang: true},
+		{Delay: 300 * time.Millisecond},
+	}
+	return faults[n.rnd.IntN(len(faults))]
+}
+
+// transfer moves the leadership of a shard, where it can be moved just now.
+type transfer struct{ n *nemesis }
+
+func (h *transfer) String() string { return "transfer" }
+
+func (h *transfer) Start() error {
+	ctx, cancel := context.WithTimeout(h.n.t.Context(), 5*time.Second)
+	defer cancel()
+	// It may be refused: the target may not be ready.
+	_, _ = h.n.node().TransferLeader(ctx, &streamhousev1.TransferLeaderRequest{Shard: h.n.rnd.Uint32N(3), NodeId: h.n.node().ID})
+	return nil
+}
+
+func (h *transfer) Heal() error { return nil }
+
+// run does harm for a while. Then all is healed.
+func (n *nemesis) run(during time.Duration, l *load) {
+	n.t.Helper()
 	for start := time.Now(); time.Since(start) < during; {
-		name := names[n.rnd.IntN(len(names))]
-		t.Logf("%v: %s", time.Since(start).Round(time.Millisecond), name)
-		harms[name]()
+		n.round(start)
 		if n.rnd.IntN(2) == 0 {
-			c.WaitInSync(syncWithin)
+			n.settle()
+			l.waitMore(50)
 		}
 	}
-	c.WaitInSync(syncWithin)
-	ledger.WaitAcked(t, 100, syncWithin)
-	for _, p := range producers {
-		p.Stop(t)
+	n.settle()
+	var told []string
+	for kind, times := range n.done {
+		told = append(told, fmt.Sprintf("%s %d×", kind, times))
 	}
-	t.Logf("%d records acknowledged", ledger.Acked())
-	ledger.Verify(t, c.Nodes...)
-	waitUploaded(t, c, "orders")
-	ledger.Verify(t, c.Nodes...)
+	slices.Sort(told)
+	n.t.Logf("done: %s", strings.Join(told, ", "))
+}
+
+// round does up to three harms at a time, which are healed after up to 5 s.
+func (n *nemesis) round(start time.Time) {
+	n.t.Helper()
+	names := make([]string, 0, len(n.kinds))
+	for name := range n.kinds {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	harmed := make(map[string]bool)
+	var under []harness.Harm
+	for range 1 + n.rnd.IntN(3) {
+		name := names[n.rnd.IntN(len(names))]
+		c := n.kinds[name]()
+		if harmed[c.subject] || harmed[everything] || (c.subject == everything && len(harmed) > 0) {
+			continue
+		}
+		harmed[c.subject] = true
+		n.t.Logf("%v: %s", time.Since(start).Round(time.Millisecond), c.harm)
+		require.NoError(n.t, c.harm.Start(), c.harm)
+		n.done[name]++
+		under = append(under, c.harm)
+		n.lasting(time.Second)
+	}
+	n.lasting(4 * time.Second)
+	for _, h := range slices.Backward(under) {
+		require.NoError(n.t, h.Heal(), h)
+	}
+}
+
+// lasting lets harm last for up to the time given.
+func (n *nemesis) lasting(atMost time.Duration) { lasting(n.t, n.upTo(atMost)) }
+
+// settle waits until the cluster is whole. Nodes that have ended because of their disk are started again; no other may end.
+func (n *nemesis) settle() {
+	n.t.Helper()
+	harness.Eventually(n.t, syncWithin, "all nodes run", func(context.Context) error {
+		for _, v := range n.c.Nodes {
+			if v.Running() {
+				continue
+			}
+			require.Containsf(n.t, v.Process().LogTail(), "no space left on device", "%s has ended by itself", v.ID)
+			v.Start() //nolint:contextcheck // it outlives this look
+			return fmt.Errorf("%s had ended", v.ID)
+		}
+		return nil
+	})
+	n.c.WaitInSync(syncWithin)
+}
+
+// faultsFor is for how long a nemesis is at work.
+func faultsFor(short, nightly time.Duration) time.Duration {
+	if harness.Nightly() {
+		return nightly
+	}
+	return short
+}
+
+// Everything that needs no root, by chance, for a while: nothing that was acknowledged is lost, doubled or moved.
+func TestNemesis(t *testing.T) {
+	t.Parallel()
+	c := harness.StartCluster(t, harness.Options{Nodes: 4, Flags: early()})
+	m := watchMemory(t, c)
+	l := startLoad(t, c, loadConfig{partitions: 3, every: 25 * time.Millisecond, hurried: true, topics: true})
+	n := newNemesis(t, c)
+	n.run(faultsFor(15*time.Second, 15*time.Minute), l)
+	waitUploaded(t, c, loadTopic)
+	l.finish()
+	m.stop()
 }

@@ -98,8 +98,8 @@ func (c *tally) seconds() float64 {
 	return all.Seconds()
 }
 
-// load does again and again what moves each counter, through all nodes in turn, dead ones too, and counts what it did.
-type load struct {
+// countedLoad does again and again what moves each counter, through all nodes in turn, dead ones too, and counts what it did.
+type countedLoad struct {
 	w         *workload
 	survivors []*harness.Node // replicas that are not killed
 
@@ -112,12 +112,12 @@ type load struct {
 }
 
 // startLoad starts one, on a topic of its own.
-func (w *workload) startLoad() *load {
+func (w *workload) startLoad() *countedLoad {
 	w.t.Helper()
 	w.c.CreateTopic("feed", 2, nil)
 	w.commit(w.outsider, "churn", "feed", 0)
 	w.commit(w.outsider, "readers", "feed", 0)
-	l := &load{w: w, puts: w.putObjects(), survivors: w.survivors()}
+	l := &countedLoad{w: w, puts: w.putObjects(), survivors: w.survivors()}
 	var err error
 	l.stored, err = w.storedObjects(w.t.Context())
 	require.NoError(w.t, err)
@@ -140,13 +140,13 @@ func (w *workload) startLoad() *load {
 }
 
 // stop ends it. It may be called again.
-func (l *load) stop() {
+func (l *countedLoad) stop() {
 	l.cancel()
 	l.running.Wait()
 }
 
 // again calls f at each tick until ctx ends, with the number of the call.
-func (l *load) again(ctx context.Context, every time.Duration, f func(context.Context, int)) {
+func (l *countedLoad) again(ctx context.Context, every time.Duration, f func(context.Context, int)) {
 	l.running.Go(func() {
 		tick := time.NewTicker(every)
 		defer tick.Stop()
@@ -162,9 +162,9 @@ func (l *load) again(ctx context.Context, every time.Duration, f func(context.Co
 }
 
 // node is the one whose turn it is.
-func (l *load) node(i int) *harness.Node { return l.w.c.Nodes[i%len(l.w.c.Nodes)] }
+func (l *countedLoad) node(i int) *harness.Node { return l.w.c.Nodes[i%len(l.w.c.Nodes)] }
 
-func (l *load) write(ctx context.Context, partition int32, i int) {
+func (l *countedLoad) write(ctx context.Context, partition int32, i int) {
 	req := &streamhousev1.ProduceBatchRequest{Topic: "feed", Partition: &partition}
 	for range loadRecords {
 		req.Records = append(req.Records, &streamhousev1.Record{Value: []byte(strings.Repeat("v", loadValueBytes))})
@@ -179,7 +179,7 @@ func (l *load) write(ctx context.Context, partition int32, i int) {
 }
 
 // read reads from replicas that are not killed: they never need the cache, as one does that is far behind.
-func (l *load) read(ctx context.Context, i int) {
+func (l *countedLoad) read(ctx context.Context, i int) {
 	_ = l.reads.do(ctx, func(ctx context.Context) (int, error) {
 		res, err := l.survivors[i%len(l.survivors)].Consume(ctx, &streamhousev1.ConsumeRequest{Topic: "feed", Group: "readers", MaxRecords: loadReads, Offset: int64(i % 50)})
 		return len(res.GetRecords()), err
@@ -187,7 +187,7 @@ func (l *load) read(ctx context.Context, i int) {
 }
 
 // readHistory reads through the cache of the node that has no replica.
-func (l *load) readHistory(ctx context.Context, _ int) {
+func (l *countedLoad) readHistory(ctx context.Context, _ int) {
 	_ = l.history.do(ctx, func(ctx context.Context) (int, error) {
 		res, err := l.w.outsider.Consume(ctx, &streamhousev1.ConsumeRequest{Topic: "archive", Group: "auditors", MaxBytes: 8 << 20})
 		return len(res.GetRecords()), err
@@ -195,7 +195,7 @@ func (l *load) readHistory(ctx context.Context, _ int) {
 }
 
 // refuse asks for what is not there.
-func (l *load) refuse(ctx context.Context, i int) {
+func (l *countedLoad) refuse(ctx context.Context, i int) {
 	_ = l.refused.do(ctx, func(ctx context.Context) (int, error) {
 		_, err := l.node(i).ProduceBatch(ctx, batchOf("feed", 9, 1))
 		return 0, err
@@ -207,7 +207,7 @@ func (l *load) refuse(ctx context.Context, i int) {
 }
 
 // churn has a member join the group, or leave it: each is a generation.
-func (l *load) churn(ctx context.Context, i int) {
+func (l *countedLoad) churn(ctx context.Context, i int) {
 	ctx, cancel := context.WithTimeout(ctx, callWithin)
 	defer cancel()
 	req := &streamhousev1.GroupHeartbeatRequest{Group: "churn", MemberId: fmt.Sprint("m", i), Sequence: 1, Topics: []string{"feed"}, SessionTimeoutMs: 1_000}
@@ -218,7 +218,7 @@ func (l *load) churn(ctx context.Context, i int) {
 }
 
 // failUploads has S3 ask once to slow down, or refuse once.
-func (l *load) failUploads(_ context.Context, i int) {
+func (l *countedLoad) failUploads(_ context.Context, i int) {
 	status := http.StatusServiceUnavailable
 	if i%2 == 1 {
 		status = http.StatusForbidden
@@ -228,7 +228,7 @@ func (l *load) failUploads(_ context.Context, i int) {
 }
 
 // more waits until much more was done.
-func (l *load) more() {
+func (l *countedLoad) more() {
 	l.w.t.Helper()
 	writes, reads := l.writes.answered(), l.reads.answered()
 	harness.Eventually(l.w.t, syncWithin, "the load goes on", func(context.Context) error {
@@ -240,7 +240,7 @@ func (l *load) more() {
 }
 
 // served waits until a node has answered, and where it is the one without a replica, has read through its cache.
-func (l *load) served(n *harness.Node) {
+func (l *countedLoad) served(n *harness.Node) {
 	l.w.t.Helper()
 	harness.Eventually(l.w.t, syncWithin, n.ID+" serves", func(ctx context.Context) error {
 		err := l.asks.do(ctx, func(ctx context.Context) (int, error) {
