@@ -189,32 +189,39 @@ func transferAll(b *testing.B, c *harness.Cluster, n *harness.Node) {
 // BenchmarkHandover measures for how long a client that writes to a leader's partitions has no acknowledgement, while that
 // node gives its leaderships away in an orderly way. Every record must be acknowledged.
 func BenchmarkHandover(b *testing.B) {
-	for _, h := range handovers() {
-		b.Run("by="+h.name, func(b *testing.B) {
-			// The fourth node is what a drained node's replicas move to.
-			c := harness.StartCluster(b, harness.Options{Nodes: 4, Flags: flags(map[string]string{"shards": "4"})})
-			c.CreateTopic(topicName, handoverPartitions, nil)
-			c.WaitInSync(time.Minute)
-			var s silences
-			stop := s.write(b, c.Client(client.Config{}))
-			var ms []float64
-			for b.Loop() {
+	b.Run("partitions=12/every=4ms", func(b *testing.B) {
+		// The fourth node is what a drained node's replicas move to.
+		c := harness.StartCluster(b, harness.Options{Nodes: 4, Flags: flags(map[string]string{"shards": "4"})})
+		c.CreateTopic(topicName, handoverPartitions, nil)
+		c.WaitInSync(time.Minute)
+		var s silences
+		end := s.write(b, c.Client(client.Config{}))
+		for b.Loop() {
+			for _, h := range handovers() {
+				var ms []float64
 				for range pick(9, 1) {
-					n, partitions := ledBy(c)
-					idle(b.Context(), pick(2*time.Second, 300*time.Millisecond))
-					s.begin()
-					h.away(b, c, n)
-					idle(b.Context(), pick(time.Second, 300*time.Millisecond))
-					ms = append(ms, s.worst(partitions).Seconds()*1e3)
-					h.back(b, c, n)
-					c.WaitInSync(time.Minute)
+					ms = append(ms, h.silence(b, c, &s).Seconds()*1e3)
 				}
+				b.Logf("%s: silences in ms %.0f", h.name, ms)
+				b.ReportMetric(median(ms), "ms-"+h.name)
+				note(b, "silence of a client at a hand-over by "+h.name, median(ms), "ms", h.bound)
+				note(b, "the same: longest", percentile(ms, 100), "ms", nil)
 			}
-			stop()
-			b.Logf("silences in ms %.0f", ms)
-			b.ReportMetric(median(ms), "ms-silence")
-			note(b, "silence of a client at a hand-over by "+h.name, median(ms), "ms", h.bound)
-			note(b, "the same: longest", percentile(ms, 100), "ms", nil)
-		})
-	}
+		}
+		end()
+	})
+}
+
+// silence makes the node that leads the most hand over, and returns the longest silence of its partitions.
+func (h *handover) silence(b *testing.B, c *harness.Cluster, s *silences) time.Duration {
+	b.Helper()
+	n, partitions := ledBy(c)
+	idle(b.Context(), pick(2*time.Second, 300*time.Millisecond))
+	s.begin()
+	h.away(b, c, n)
+	idle(b.Context(), pick(time.Second, 300*time.Millisecond))
+	worst := s.worst(partitions)
+	h.back(b, c, n)
+	c.WaitInSync(time.Minute)
+	return worst
 }

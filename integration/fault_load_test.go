@@ -91,6 +91,7 @@ func startLoad(t *testing.T, c *harness.Cluster, cfg loadConfig) *load {
 	}
 	l.group = startLoadGroup(t, l)
 	l.stopOthers = l.background()
+	l.waitMore(int64(4 * cfg.partitions)) // the first record of a topic fails at once where no node can be reached
 	return l
 }
 

@@ -158,9 +158,18 @@ func (n *nemesis) round(start time.Time) {
 		n.lasting(time.Second)
 	}
 	n.lasting(4 * time.Second)
-	for _, h := range slices.Backward(under) {
+	// Draining is taken back when there is a majority again that can do it.
+	slices.SortStableFunc(under, func(a, b harness.Harm) int { return isDrain(a) - isDrain(b) })
+	for _, h := range under {
 		require.NoError(n.t, h.Heal(), h)
 	}
+}
+
+func isDrain(h harness.Harm) int {
+	if _, ok := h.(*harness.Drain); ok {
+		return 1
+	}
+	return 0
 }
 
 // lasting lets harm last for up to the time given.

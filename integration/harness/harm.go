@@ -312,30 +312,33 @@ type Drain struct {
 
 func (h *Drain) String() string { return "drain " + h.Node.ID }
 
-func (h *Drain) ask(f func(ctx context.Context, c *Client) error) error {
-	ctx, cancel := context.WithTimeout(h.Node.t.Context(), time.Minute)
+func (h *Drain) ask(within time.Duration, f func(ctx context.Context, c *Client) error) error {
+	ctx, cancel := context.WithTimeout(h.Node.t.Context(), within)
 	defer cancel()
-	if err := Retry(ctx, h.Cluster.Clients(), f); err != nil {
+	return Retry(ctx, h.Cluster.Clients(), f)
+}
+
+// Start implements Harm. That it can't be done just now is no error: other nodes may be away. Whether it was done may be
+// unknown then, and Heal takes it back in any case.
+func (h *Drain) Start() error {
+	err := h.ask(5*time.Second, func(ctx context.Context, c *Client) error {
+		_, err := c.DrainNode(ctx, &streamhousev1.DrainNodeRequest{NodeId: h.Node.ID})
+		return err
+	})
+	if err != nil && !MayRetry(err) && Reason(err) != "CANNOT_PLACE_REPLICAS" {
 		return fmt.Errorf("%s: %s", h, Describe(err))
 	}
 	return nil
 }
 
-// Start implements Harm. That it can't be done just now is no error: another node may be away.
-func (h *Drain) Start() error {
-	return h.ask(func(ctx context.Context, c *Client) error {
-		_, err := c.DrainNode(ctx, &streamhousev1.DrainNodeRequest{NodeId: h.Node.ID})
-		if Reason(err) == "CANNOT_PLACE_REPLICAS" {
-			return nil
-		}
-		return err
-	})
-}
-
 // Heal implements Harm.
 func (h *Drain) Heal() error {
-	return h.ask(func(ctx context.Context, c *Client) error {
+	err := h.ask(time.Minute, func(ctx context.Context, c *Client) error {
 		_, err := c.UndrainNode(ctx, &streamhousev1.UndrainNodeRequest{NodeId: h.Node.ID})
 		return err
 	})
+	if err != nil {
+		return fmt.Errorf("take back %q: %s", h, Describe(err))
+	}
+	return nil
 }
