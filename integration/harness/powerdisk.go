@@ -70,17 +70,43 @@ func (d *PowerDisk) Restore() error { return errors.Join(d.detach(), d.attach())
 // filler is what takes the space of a full disk.
 func (d *PowerDisk) filler() string { return filepath.Join(d.mount, "filler") }
 
-// Fill takes all space but these bytes.
+// roughBytes is what Fill leaves for writes to take: the file system needs some space itself for a large file.
+const roughBytes = 4 << 20
+
+// Fill takes all space but about these bytes.
 func (d *PowerDisk) Fill(leave int64) error {
+	free, err := d.free()
+	if err != nil {
+		return err
+	}
+	if rough := free - max(leave, roughBytes); rough > 0 {
+		if err := command("fallocate", "-l", fmt.Sprint(rough), d.filler()); err != nil {
+			return err
+		}
+	}
+	f, err := os.OpenFile(d.filler(), os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	block := make([]byte, 16<<10)
+	for err == nil && free > leave {
+		if _, err = f.Write(block); err == nil {
+			free, err = d.free()
+		}
+	}
+	if errors.Is(err, syscall.ENOSPC) {
+		err = nil // full it is
+	}
+	return errors.Join(err, f.Close())
+}
+
+// free is how many bytes can still be written.
+func (d *PowerDisk) free() (int64, error) {
 	var st syscall.Statfs_t
 	if err := syscall.Statfs(d.mount, &st); err != nil {
-		return fmt.Errorf("free space of %s: %w", d.mount, err)
+		return 0, fmt.Errorf("free space of %s: %w", d.mount, err)
 	}
-	free := int64(st.Bavail) * int64(st.Bsize) //nolint:unconvert // their types differ between systems
-	if free <= leave {
-		return nil
-	}
-	return command("fallocate", "-l", fmt.Sprint(free-leave), d.filler())
+	return int64(st.Bavail) * int64(st.Bsize), nil //nolint:unconvert // its type differs between systems
 }
 
 // Free gives the space back that Fill took.
