@@ -77,7 +77,6 @@ func TestRemovePlusPartition(t *testing.T) {
 		l.waitMore(50) // two of three go on
 		require.NoError(t, cut.Heal())
 	})
-	// What it had must not count, even where it comes back.
 	l.waitMore(200)
 	l.finish()
 }
