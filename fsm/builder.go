@@ -66,6 +66,8 @@ func (b *viewBuilder) header(h *metav1.SnapshotHeader) error {
 		featureLevel:   h.GetFeatureLevel(),
 		nextProducerID: h.GetNextProducerId(),
 		nextPartition:  h.GetNextPartitionId(),
+		recoveryID:     h.GetRecoveryId(),
+		recoveredFrom:  h.GetRecoveredFrom(),
 	}
 	if h.GetShards() > 0 {
 		b.v.shards = make([]*Shard, h.GetShards())

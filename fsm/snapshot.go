@@ -106,6 +106,8 @@ func (sw *snapshotWriter) header(v *View) error {
 		NextPartitionId: v.nextPartition,
 		CreatedMs:       v.createdMs,
 		Index:           v.index,
+		RecoveryId:      v.recoveryID,
+		RecoveredFrom:   v.recoveredFrom,
 	})
 }
 

@@ -20,6 +20,8 @@ type View struct {
 	featureLevel   uint32
 	nextProducerID int64
 	nextPartition  uint64
+	recoveryID     string
+	recoveredFrom  string
 
 	nodes  []*Node  // sorted by id
 	shards []*Shard // by number; nil where the shard is not created yet
@@ -68,6 +70,13 @@ func (v *View) FeatureLevel() uint32 { return v.featureLevel }
 
 // NextProducerID returns the first producer id that was not given out.
 func (v *View) NextProducerID() int64 { return v.nextProducerID }
+
+// RecoveryID names the recovery from the object store that this metadata began with anew, a ULID; empty where there was
+// none.
+func (v *View) RecoveryID() string { return v.recoveryID }
+
+// RecoveredFrom is the name of the newest checkpoint that there was at the recovery; empty where there was none.
+func (v *View) RecoveredFrom() string { return v.recoveredFrom }
 
 // NumShards is the number of shards, whether or not they are created yet; 0 until InitCluster.
 func (v *View) NumShards() uint32 { return uint32(len(v.shards)) }
@@ -192,6 +201,12 @@ func (v *View) ObjectKnown(name string) bool {
 	}
 	_, ok := v.dropped.Get(name)
 	return ok
+}
+
+// SameTopics reports whether nothing has changed between two views in topics, deletions, nodes and the wish for shards:
+// all but what uploads, retention, the janitor and producers do. It costs nothing.
+func (v *View) SameTopics(o *View) bool {
+	return v.SamePlacement(o) && v.topics == o.topics && v.deleted == o.deleted
 }
 
 // SamePlacement reports whether nothing has changed between two views in the

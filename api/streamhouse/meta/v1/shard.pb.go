@@ -240,7 +240,9 @@ type ShardSnapshotHeader struct {
 	Version uint32                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
 	Shard   uint32                 `protobuf:"varint,2,opt,name=shard,proto3" json:"shard,omitempty"`
 	// Time of the last applied entry, milliseconds since the Unix epoch.
-	TimeMs        int64 `protobuf:"varint,3,opt,name=time_ms,json=timeMs,proto3" json:"time_ms,omitempty"`
+	TimeMs int64 `protobuf:"varint,3,opt,name=time_ms,json=timeMs,proto3" json:"time_ms,omitempty"`
+	// The recovery whose offsets the shard has taken over; empty where there was none.
+	RecoveryId    string `protobuf:"bytes,4,opt,name=recovery_id,json=recoveryId,proto3" json:"recovery_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -294,6 +296,13 @@ func (x *ShardSnapshotHeader) GetTimeMs() int64 {
 		return x.TimeMs
 	}
 	return 0
+}
+
+func (x *ShardSnapshotHeader) GetRecoveryId() string {
+	if x != nil {
+		return x.RecoveryId
+	}
+	return ""
 }
 
 type ShardPartition struct {
@@ -730,6 +739,69 @@ func (x *ShardSnapshotEnd) GetItems() uint64 {
 	return 0
 }
 
+// ShardSeed lets a shard that was made anew, after a recovery from the object store, go on where the manifest ends.
+type ShardSeed struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	RecoveryId string                 `protobuf:"bytes,1,opt,name=recovery_id,json=recoveryId,proto3" json:"recovery_id,omitempty"`
+	// Partitions go on at their uploaded end.
+	Partitions []*ShardPartition `protobuf:"bytes,2,rep,name=partitions,proto3" json:"partitions,omitempty"`
+	// The last seed of the recovery: from now on the shard takes records.
+	Done          bool `protobuf:"varint,3,opt,name=done,proto3" json:"done,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShardSeed) Reset() {
+	*x = ShardSeed{}
+	mi := &file_streamhouse_meta_v1_shard_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShardSeed) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShardSeed) ProtoMessage() {}
+
+func (x *ShardSeed) ProtoReflect() protoreflect.Message {
+	mi := &file_streamhouse_meta_v1_shard_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShardSeed.ProtoReflect.Descriptor instead.
+func (*ShardSeed) Descriptor() ([]byte, []int) {
+	return file_streamhouse_meta_v1_shard_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *ShardSeed) GetRecoveryId() string {
+	if x != nil {
+		return x.RecoveryId
+	}
+	return ""
+}
+
+func (x *ShardSeed) GetPartitions() []*ShardPartition {
+	if x != nil {
+		return x.Partitions
+	}
+	return nil
+}
+
+func (x *ShardSeed) GetDone() bool {
+	if x != nil {
+		return x.Done
+	}
+	return false
+}
+
 var File_streamhouse_meta_v1_shard_proto protoreflect.FileDescriptor
 
 const file_streamhouse_meta_v1_shard_proto_rawDesc = "" +
@@ -748,11 +820,13 @@ const file_streamhouse_meta_v1_shard_proto_rawDesc = "" +
 	"groupTopic\x12J\n" +
 	"\fgroup_member\x18\n" +
 	" \x01(\v2%.streamhouse.meta.v1.ShardGroupMemberH\x00R\vgroupMemberB\x06\n" +
-	"\x04item\"^\n" +
+	"\x04item\"\x7f\n" +
 	"\x13ShardSnapshotHeader\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x14\n" +
 	"\x05shard\x18\x02 \x01(\rR\x05shard\x12\x17\n" +
-	"\atime_ms\x18\x03 \x01(\x03R\x06timeMs\"\x84\x01\n" +
+	"\atime_ms\x18\x03 \x01(\x03R\x06timeMs\x12\x1f\n" +
+	"\vrecovery_id\x18\x04 \x01(\tR\n" +
+	"recoveryId\"\x84\x01\n" +
 	"\x0eShardPartition\x12!\n" +
 	"\fpartition_id\x18\x01 \x01(\x04R\vpartitionId\x12\x1f\n" +
 	"\vnext_offset\x18\x02 \x01(\x03R\n" +
@@ -786,7 +860,14 @@ const file_streamhouse_meta_v1_shard_proto_rawDesc = "" +
 	"baseOffset\x12!\n" +
 	"\frecord_batch\x18\x03 \x01(\fR\vrecordBatch\"(\n" +
 	"\x10ShardSnapshotEnd\x12\x14\n" +
-	"\x05items\x18\x01 \x01(\x04R\x05itemsBCZAgithub.com/streamhouse/streamhouse/api/streamhouse/meta/v1;metav1b\x06proto3"
+	"\x05items\x18\x01 \x01(\x04R\x05items\"\x85\x01\n" +
+	"\tShardSeed\x12\x1f\n" +
+	"\vrecovery_id\x18\x01 \x01(\tR\n" +
+	"recoveryId\x12C\n" +
+	"\n" +
+	"partitions\x18\x02 \x03(\v2#.streamhouse.meta.v1.ShardPartitionR\n" +
+	"partitions\x12\x12\n" +
+	"\x04done\x18\x03 \x01(\bR\x04doneBCZAgithub.com/streamhouse/streamhouse/api/streamhouse/meta/v1;metav1b\x06proto3"
 
 var (
 	file_streamhouse_meta_v1_shard_proto_rawDescOnce sync.Once
@@ -800,7 +881,7 @@ func file_streamhouse_meta_v1_shard_proto_rawDescGZIP() []byte {
 	return file_streamhouse_meta_v1_shard_proto_rawDescData
 }
 
-var file_streamhouse_meta_v1_shard_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_streamhouse_meta_v1_shard_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_streamhouse_meta_v1_shard_proto_goTypes = []any{
 	(*ShardSnapshotItem)(nil),     // 0: streamhouse.meta.v1.ShardSnapshotItem
 	(*ShardSnapshotHeader)(nil),   // 1: streamhouse.meta.v1.ShardSnapshotHeader
@@ -811,9 +892,10 @@ var file_streamhouse_meta_v1_shard_proto_goTypes = []any{
 	(*ShardDroppedPartition)(nil), // 6: streamhouse.meta.v1.ShardDroppedPartition
 	(*ShardBatch)(nil),            // 7: streamhouse.meta.v1.ShardBatch
 	(*ShardSnapshotEnd)(nil),      // 8: streamhouse.meta.v1.ShardSnapshotEnd
-	(*ShardGroup)(nil),            // 9: streamhouse.meta.v1.ShardGroup
-	(*GroupTopic)(nil),            // 10: streamhouse.meta.v1.GroupTopic
-	(*ShardGroupMember)(nil),      // 11: streamhouse.meta.v1.ShardGroupMember
+	(*ShardSeed)(nil),             // 9: streamhouse.meta.v1.ShardSeed
+	(*ShardGroup)(nil),            // 10: streamhouse.meta.v1.ShardGroup
+	(*GroupTopic)(nil),            // 11: streamhouse.meta.v1.GroupTopic
+	(*ShardGroupMember)(nil),      // 12: streamhouse.meta.v1.ShardGroupMember
 }
 var file_streamhouse_meta_v1_shard_proto_depIdxs = []int32{
 	1,  // 0: streamhouse.meta.v1.ShardSnapshotItem.header:type_name -> streamhouse.meta.v1.ShardSnapshotHeader
@@ -823,15 +905,16 @@ var file_streamhouse_meta_v1_shard_proto_depIdxs = []int32{
 	6,  // 4: streamhouse.meta.v1.ShardSnapshotItem.dropped_partition:type_name -> streamhouse.meta.v1.ShardDroppedPartition
 	7,  // 5: streamhouse.meta.v1.ShardSnapshotItem.batch:type_name -> streamhouse.meta.v1.ShardBatch
 	8,  // 6: streamhouse.meta.v1.ShardSnapshotItem.end:type_name -> streamhouse.meta.v1.ShardSnapshotEnd
-	9,  // 7: streamhouse.meta.v1.ShardSnapshotItem.group:type_name -> streamhouse.meta.v1.ShardGroup
-	10, // 8: streamhouse.meta.v1.ShardSnapshotItem.group_topic:type_name -> streamhouse.meta.v1.GroupTopic
-	11, // 9: streamhouse.meta.v1.ShardSnapshotItem.group_member:type_name -> streamhouse.meta.v1.ShardGroupMember
+	10, // 7: streamhouse.meta.v1.ShardSnapshotItem.group:type_name -> streamhouse.meta.v1.ShardGroup
+	11, // 8: streamhouse.meta.v1.ShardSnapshotItem.group_topic:type_name -> streamhouse.meta.v1.GroupTopic
+	12, // 9: streamhouse.meta.v1.ShardSnapshotItem.group_member:type_name -> streamhouse.meta.v1.ShardGroupMember
 	4,  // 10: streamhouse.meta.v1.ShardProducer.batches:type_name -> streamhouse.meta.v1.ShardProducerBatch
-	11, // [11:11] is the sub-list for method output_type
-	11, // [11:11] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	2,  // 11: streamhouse.meta.v1.ShardSeed.partitions:type_name -> streamhouse.meta.v1.ShardPartition
+	12, // [12:12] is the sub-list for method output_type
+	12, // [12:12] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_streamhouse_meta_v1_shard_proto_init() }
@@ -858,7 +941,7 @@ func file_streamhouse_meta_v1_shard_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_streamhouse_meta_v1_shard_proto_rawDesc), len(file_streamhouse_meta_v1_shard_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   9,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -307,7 +307,11 @@ type SnapshotHeader struct {
 	NextPartitionId uint64                 `protobuf:"varint,8,opt,name=next_partition_id,json=nextPartitionId,proto3" json:"next_partition_id,omitempty"`
 	CreatedMs       int64                  `protobuf:"varint,9,opt,name=created_ms,json=createdMs,proto3" json:"created_ms,omitempty"`
 	// Index of the last command that is in the snapshot.
-	Index         uint64 `protobuf:"varint,10,opt,name=index,proto3" json:"index,omitempty"`
+	Index uint64 `protobuf:"varint,10,opt,name=index,proto3" json:"index,omitempty"`
+	// Names the recovery from the object store that the metadata began with anew, a ULID; empty where there was none.
+	RecoveryId string `protobuf:"bytes,11,opt,name=recovery_id,json=recoveryId,proto3" json:"recovery_id,omitempty"`
+	// The newest metadata checkpoint that there was at the recovery; empty where there was none.
+	RecoveredFrom string `protobuf:"bytes,12,opt,name=recovered_from,json=recoveredFrom,proto3" json:"recovered_from,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -410,6 +414,20 @@ func (x *SnapshotHeader) GetIndex() uint64 {
 		return x.Index
 	}
 	return 0
+}
+
+func (x *SnapshotHeader) GetRecoveryId() string {
+	if x != nil {
+		return x.RecoveryId
+	}
+	return ""
+}
+
+func (x *SnapshotHeader) GetRecoveredFrom() string {
+	if x != nil {
+		return x.RecoveredFrom
+	}
+	return ""
 }
 
 // SnapshotItem is one of the messages that follow the header.
@@ -1372,7 +1390,7 @@ const file_streamhouse_meta_v1_state_proto_rawDesc = "" +
 	"\x10max_timestamp_ms\x18\x06 \x01(\x03R\x0emaxTimestampMs\x12%\n" +
 	"\x0eindex_position\x18\a \x01(\x04R\rindexPosition\x12\x1f\n" +
 	"\vindex_bytes\x18\b \x01(\x04R\n" +
-	"indexBytes\"\xd7\x02\n" +
+	"indexBytes\"\x9f\x03\n" +
 	"\x0eSnapshotHeader\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x1d\n" +
 	"\n" +
@@ -1386,7 +1404,10 @@ const file_streamhouse_meta_v1_state_proto_rawDesc = "" +
 	"\n" +
 	"created_ms\x18\t \x01(\x03R\tcreatedMs\x12\x14\n" +
 	"\x05index\x18\n" +
-	" \x01(\x04R\x05index\"\xd9\x03\n" +
+	" \x01(\x04R\x05index\x12\x1f\n" +
+	"\vrecovery_id\x18\v \x01(\tR\n" +
+	"recoveryId\x12%\n" +
+	"\x0erecovered_from\x18\f \x01(\tR\rrecoveredFrom\"\xd9\x03\n" +
 	"\fSnapshotItem\x123\n" +
 	"\x04node\x18\x01 \x01(\v2\x1d.streamhouse.meta.v1.NodeItemH\x00R\x04node\x126\n" +
 	"\x05shard\x18\x02 \x01(\v2\x1e.streamhouse.meta.v1.ShardItemH\x00R\x05shard\x126\n" +

@@ -1,0 +1,107 @@
+package fsm
+
+import (
+	"fmt"
+	"math"
+	"slices"
+	"sort"
+)
+
+// extend adds to each partition what newer objects have of it.
+func (rb *rebuild) extend() error {
+	for id, found := range rb.found {
+		p, ok := rb.partitions[id]
+		if !ok {
+			continue // Its number was taken by another partition, or its topic was replaced.
+		}
+		_, known := rb.base.Partition(id)
+		if !known {
+			// Whether the records before the first that was found were lost or removed by retention, nobody knows.
+			p.LogStart = lowestBase(found)
+		}
+		p.Segments = append(p.Segments, chain(rb.in.ClusterID, id, p.NextBase(), found)...)
+		if n := len(p.Segments); n > 0 {
+			p.UploadedEnd = max(p.UploadedEnd, p.Segments[n-1].EndOffset)
+		}
+		if err := times(p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func lowestBase(segments []Segment) int64 {
+	low := int64(math.MaxInt64)
+	for i := range segments {
+		low = min(low, segments[i].BaseOffset)
+	}
+	return low
+}
+
+// times gives a lost run the time of the one before it: retention lets both go together, and nobody looks into it for a
+// time.
+func times(p *Partition) error {
+	for i := range p.Segments {
+		s := &p.Segments[i]
+		if IsLost(s.Object) && i > 0 {
+			s.MaxTimestampMs = p.Segments[i-1].MaxTimestampMs
+		}
+		if s.EndOffset <= s.BaseOffset || s.SizeBytes > maxSegmentBytes {
+			return fmt.Errorf("partition id %d: object %s has a segment of %d bytes from offset %d to %d",
+				p.ID, s.Object, s.SizeBytes, s.BaseOffset, s.EndOffset)
+		}
+	}
+	return nil
+}
+
+// chain returns segments that follow one another from the offset from on to the highest end that was found, with as few
+// lost offsets as can be. Two leaders may have uploaded the same records, and only one of them listed them: both are
+// what was committed, so either is right.
+func chain(clusterID string, partitionID uint64, from int64, found []Segment) []Segment {
+	at := []int64{from}
+	var usable []Segment
+	for _, s := range found {
+		if s.BaseOffset >= from && s.EndOffset > s.BaseOffset {
+			usable = append(usable, s)
+			at = append(at, s.BaseOffset, s.EndOffset)
+		}
+	}
+	slices.Sort(at)
+	at = slices.Compact(at)
+	sort.Slice(usable, func(i, k int) bool {
+		a, b := &usable[i], &usable[k]
+		if a.BaseOffset != b.BaseOffset {
+			return a.BaseOffset < b.BaseOffset
+		}
+		if a.EndOffset != b.EndOffset {
+			return a.EndOffset > b.EndOffset
+		}
+		return a.Object < b.Object
+	})
+	// lost[i] is how many offsets are lost at least from at[i] on, use[i] the segment to take there, -1 for a hole.
+	lost, use := make([]int64, len(at)), make([]int, len(at))
+	s := len(usable) - 1
+	for i := len(at) - 2; i >= 0; i-- {
+		lost[i], use[i] = lost[i+1]+at[i+1]-at[i], -1
+		for ; s >= 0 && usable[s].BaseOffset == at[i]; s-- {
+			end, _ := slices.BinarySearch(at, usable[s].EndOffset)
+			if lost[end] <= lost[i] {
+				lost[i], use[i] = lost[end], s
+			}
+		}
+	}
+	var out []Segment
+	for i := 0; i < len(at)-1; {
+		if use[i] >= 0 {
+			out = append(out, usable[use[i]])
+			i, _ = slices.BinarySearch(at, usable[use[i]].EndOffset)
+			continue
+		}
+		begin := at[i]
+		for i < len(at)-1 && use[i] < 0 {
+			i++
+		}
+		out = append(out, Segment{Object: LostObject(clusterID, partitionID, begin, at[i]), BaseOffset: begin, EndOffset: at[i]})
+	}
+	return out
+}
