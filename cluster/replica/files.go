@@ -3,10 +3,15 @@ package replica
 import (
 	"errors"
 	"fmt"
+	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
 
+	"github.com/hashicorp/raft"
+
 	"github.com/streamhouse/streamhouse/cluster/logstore"
+	"github.com/streamhouse/streamhouse/cluster/transport"
 )
 
 const discardedSuffix = ".discarded"
@@ -29,6 +34,36 @@ func Create(dir string) error {
 		}
 	}
 	return nil
+}
+
+// CreateFrom makes the files of a new replica whose group begins with a state that write writes, in a snapshot of index 1
+// and term 0, before any election, and with this replica as its only voter. It fails where there are some.
+func CreateFrom(dir, id, addr string, write func(io.Writer) error) error {
+	if ok, err := Exists(dir); err != nil || ok {
+		return errors.Join(fmt.Errorf("%s: %w", dir, os.ErrExist), err)
+	}
+	if err := os.MkdirAll(dir, 0o750); err != nil {
+		return err
+	}
+	var failed error
+	s, err := openSnapshots(dir, newHCLog(slog.New(slog.DiscardHandler)), func(err error) { failed = err }, func(uint64) {})
+	if err != nil {
+		return err
+	}
+	_, encoder := raft.NewInmemTransport("") // it only encodes addresses
+	sink, err := s.Create(raft.SnapshotVersionMax, 1, 0, raft.Configuration{Servers: []raft.Server{{
+		Suffrage: raft.Voter, ID: raft.ServerID(id), Address: transport.ServerAddress(id, addr),
+	}}}, 1, encoder)
+	if err != nil {
+		return fmt.Errorf("create a snapshot for %s: %w", id, err)
+	}
+	if err := write(sink); err != nil {
+		return errors.Join(err, sink.Cancel())
+	}
+	if err := errors.Join(sink.Close(), failed); err != nil {
+		return err
+	}
+	return Create(dir)
 }
 
 // Exists says whether dir holds a replica that was created.
