@@ -140,7 +140,7 @@ func FindOffset(ctx context.Context, local LocalShard, req *nodev1.FindOffsetReq
 // findHistory looks through the segments whose newest record is not older.
 func (b *Broker) findHistory(ctx context.Context, p *fsm.Partition, timestampMs int64) (offset, foundMs int64, found bool, err error) {
 	for i := range p.Segments {
-		if p.Segments[i].MaxTimestampMs < timestampMs {
+		if p.Segments[i].MaxTimestampMs < timestampMs || fsm.IsLost(p.Segments[i].Object) {
 			continue
 		}
 		ref := p.Segments[i].Ref(p.ID)

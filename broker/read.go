@@ -3,6 +3,8 @@ package broker
 import (
 	"context"
 	"errors"
+	"fmt"
+	"strconv"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -326,6 +328,9 @@ func (b *Broker) readHistory(ctx context.Context, p *fsm.Partition, offset int64
 	if !ok {
 		return nil, errNotHere
 	}
+	if fsm.IsLost(ref.GetObject()) {
+		return nil, lostError(ref)
+	}
 	ctx, span := b.tracer.Child(ctx, "read history")
 	if span.IsRecording() {
 		span.SetAttributes(attribute.String("streamhouse.object", ref.GetObject()))
@@ -336,6 +341,18 @@ func (b *Broker) readHistory(ctx context.Context, p *fsm.Partition, offset int64
 		return nil, b.historyError(ctx, p, ref, err)
 	}
 	return data, nil
+}
+
+// lostError says that no object had the records when the cluster was recovered, and where to read on.
+func lostError(ref *metav1.SegmentRef) *Error {
+	e := ref.GetEntry()
+	next := strconv.FormatInt(e.GetEndOffset(), 10)
+	return &Error{
+		Reason: reasonCorruptData,
+		Message: fmt.Sprintf("the records from offset %d to %d were lost before the cluster was recovered from the object store; read on from offset %s",
+			e.GetBaseOffset(), e.GetEndOffset()-1, next),
+		Metadata: map[string]string{"next_offset": next},
+	}
 }
 
 // historyError says what is wrong with an object. One that is gone may have been trimmed away since this node's view.

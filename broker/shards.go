@@ -58,11 +58,13 @@ type ShardsConfig struct {
 	UploadInterval time.Duration
 	// GroupOffsetsRetention is for how long a consumer group without members is kept. 0: for ever.
 	GroupOffsetsRetention time.Duration
-	CheckpointBytes       int64
-	RetainBytes           int64
-	MaxLogBytes           int64
-	MinFreeBytes          int64
-	TailBytes             int64
+	// Groups keeps committed offsets of consumer groups in the object store. May be nil.
+	Groups          shard.Groups
+	CheckpointBytes int64
+	RetainBytes     int64
+	MaxLogBytes     int64
+	MinFreeBytes    int64
+	TailBytes       int64
 	// LogWrites watches the writes to the shards' logs. May be nil.
 	LogWrites *logstore.Writes
 	// Disk is what the shards' logs are written through; nil is the operating system's.
@@ -360,6 +362,7 @@ func (s *Shards) shardConfig(view *fsm.View, number uint32, replicaID, dir strin
 		Shard:     number,
 		ClusterID: view.ClusterID(),
 		NodeID:    s.cfg.NodeID,
+		Groups:    s.cfg.Groups,
 		Replica: replica.Config{
 			Dir: dir, Group: transport.Shard(number), ID: replicaID, Addr: s.cfg.RaftAddr,
 			Store: replica.WAL, Transport: s.cfg.Transport, Timeouts: s.cfg.Timeouts, Logger: s.cfg.Logger,

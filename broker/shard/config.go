@@ -23,6 +23,8 @@ type Config struct {
 	Metadata Metadata
 	// Uploads is the object store.
 	Uploads Uploads
+	// Groups keeps committed offsets in the object store. May be nil: then they are not kept there.
+	Groups Groups
 	// Budget bounds the local logs of the node.
 	Budget *Budget
 	// Metrics are shared by the shards of the node.

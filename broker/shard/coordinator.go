@@ -206,6 +206,9 @@ func (s *Shard) CommitOffsets(ctx context.Context, name string, by Committer, of
 	if !s.replica.IsLeader() {
 		return s.notLeader()
 	}
+	if !s.seeded() {
+		return ErrNotReady
+	}
 	data := encodeOffsetCommit(s.nowMs(), c)
 	if by.MemberID != "" {
 		if err := s.checkGroupLevel(); err != nil {

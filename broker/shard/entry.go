@@ -34,6 +34,7 @@ const (
 	kindDrop         entryKind = 4
 	kindGroup        entryKind = 5
 	kindMemberCommit entryKind = 6
+	kindSeed         entryKind = 7
 )
 
 var (
@@ -121,7 +122,7 @@ func entryHeader(data []byte) (kind entryKind, timeMs int64, body []byte, err er
 		return 0, 0, nil, fmt.Errorf("%w: version %d", errEntryVersion, data[0])
 	}
 	kind = entryKind(data[1])
-	if kind < kindAppend || kind > kindMemberCommit {
+	if kind < kindAppend || kind > kindSeed {
 		return 0, 0, nil, fmt.Errorf("%w: kind %d", errEntryVersion, data[1])
 	}
 	return kind, int64(binary.BigEndian.Uint64(data[2:])), data[entryHeaderBytes:], nil

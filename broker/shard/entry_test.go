@@ -5,6 +5,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	metav1 "github.com/streamhouse/streamhouse/api/streamhouse/meta/v1"
 	"github.com/streamhouse/streamhouse/storage/record"
 )
 
@@ -60,7 +61,7 @@ func TestEntryOfFutureVersion(t *testing.T) {
 	data[0] = entryVersion + 1
 	_, _, _, err := entryHeader(data)
 	require.ErrorIs(t, err, errEntryVersion)
-	data[0], data[1] = entryVersion, byte(kindMemberCommit+1)
+	data[0], data[1] = entryVersion, byte(kindSeed+1)
 	_, _, _, err = entryHeader(data)
 	require.ErrorIs(t, err, errEntryVersion)
 }
@@ -73,6 +74,9 @@ func FuzzEntry(f *testing.F) {
 	f.Add(encodeOffsetCommit(5, commit))
 	commit.member, commit.epoch = "m1", 3
 	f.Add(encodeMemberCommit(5, commit))
+	seed, err := encodeSeed(5, &metav1.ShardSeed{RecoveryId: "R", Partitions: []*metav1.ShardPartition{{PartitionId: 1, NextOffset: 3, UploadedEndOffset: 3}}, Done: true})
+	require.NoError(f, err)
+	f.Add(seed)
 	group, err := encodeGroup(5, heartbeat("g", "m1", 0, 1, 1))
 	require.NoError(f, err)
 	f.Add(group)
@@ -117,6 +121,16 @@ func FuzzEntry(f *testing.F) {
 		case kindGroup:
 			if cmd, err := decodeGroup(body); err == nil {
 				_, _ = newState().applyGroup(cmd) // whatever it says, it may be refused and must not panic
+			}
+		case kindSeed:
+			if seed, err := decodeSeed(body); err == nil {
+				again, err := encodeSeed(timeMs, seed)
+				require.NoError(t, err)
+				_, _, body, err := entryHeader(again)
+				require.NoError(t, err)
+				_, err = decodeSeed(body)
+				require.NoError(t, err)
+				newState().seed(seed)
 			}
 		}
 	})

@@ -147,6 +147,10 @@ func (s *Shard) lead(ctx context.Context) {
 		s.log.Info("leadership ended before its barrier", "error", err)
 		return
 	}
+	if err := s.seedUntil(ctx); err != nil {
+		s.log.Info("leadership ended before the shard went on from the recovery", "error", err)
+		return
+	}
 	s.sessions.begin(s.members(), time.Now().Add(inheritedGrace))
 	s.readyTerm.Store(term)
 	defer s.readyTerm.Store(0)
@@ -155,6 +159,7 @@ func (s *Shard) lead(ctx context.Context) {
 	defer wg.Wait()
 	wg.Go(func() { s.runSweeps(ctx) })
 	wg.Go(func() { s.runSessions(ctx) })
+	wg.Go(func() { s.runGroupSaves(ctx) })
 	since := time.Now() // what waits has an age also before the uploader has come to its loop
 	s.waitingSince.Store(since.UnixNano())
 	defer s.waitingSince.Store(0)
@@ -239,6 +244,9 @@ func (s *Shard) BeginAppend(ctx context.Context, batches []AppendBatch, durable 
 	began := clock()
 	if !s.replica.IsLeader() {
 		return nil, s.notLeader()
+	}
+	if !s.seeded() {
+		return nil, ErrNotReady
 	}
 	if err := s.cfg.Budget.Check(); err != nil {
 		return nil, err

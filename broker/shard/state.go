@@ -32,6 +32,8 @@ type state struct {
 	dropped    map[uint64]int64
 	// pendingBytes are the bytes of batches that are not in the object store.
 	pendingBytes int64
+	// recoveryID is the recovery from the object store that the shard goes on from; empty for none.
+	recoveryID string
 }
 
 // partition is the replicated part of one partition's log.

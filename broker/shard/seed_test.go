@@ -1,0 +1,152 @@
+package shard
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	metav1 "github.com/streamhouse/streamhouse/api/streamhouse/meta/v1"
+	"github.com/streamhouse/streamhouse/cluster/replica"
+	"github.com/streamhouse/streamhouse/fsm"
+)
+
+// savedGroups is an object store for committed offsets.
+type savedGroups struct {
+	data  atomic.Pointer[[]byte]
+	fails atomic.Int32 // so many loads fail
+	loads atomic.Int32
+}
+
+func (g *savedGroups) Save(_ context.Context, _ string, _ uint32, _ string, _ uint64, data []byte) error {
+	g.data.Store(&data)
+	return nil
+}
+
+func (g *savedGroups) Load(_ context.Context, _ string, _ uint32, _ string, parse func([]byte) error) (bool, error) {
+	g.loads.Add(1)
+	if g.fails.Add(-1) >= 0 {
+		return false, errors.New("503")
+	}
+	data := g.data.Load()
+	if data == nil {
+		return false, nil
+	}
+	return true, parse(*data)
+}
+
+// recoverCluster makes the metadata anew from what it has and what is uploaded.
+func (n *node) recoverCluster(id string) {
+	n.t.Helper()
+	n.metadata.mu.Lock()
+	defer n.metadata.mu.Unlock()
+	base := n.metadata.state.View()
+	v, _, err := fsm.Recover(&fsm.Recovery{ID: id, Base: base, ClusterID: "C1", ClusterName: "c", Shards: 1})
+	require.NoError(n.t, err)
+	var b bytes.Buffer
+	require.NoError(n.t, fsm.WriteSnapshot(v, &b))
+	require.NoError(n.t, n.metadata.state.Restore(&b))
+}
+
+// wipe begins the shard anew with an empty log.
+func (n *node) wipe() {
+	n.t.Helper()
+	n.end()
+	require.NoError(n.t, os.RemoveAll(n.dir))
+	require.NoError(n.t, replica.Create(n.dir))
+	n.start()
+	require.NoError(n.t, n.shard.Replica().Bootstrap())
+}
+
+func (n *node) mustAppend(partition uint64, records int) int64 {
+	n.t.Helper()
+	var res []AppendResult
+	require.Eventually(n.t, func() bool {
+		var err error
+		res, err = n.shard.Append(n.t.Context(), []AppendBatch{{PartitionID: partition, Topic: "t", Data: plain(n.t, records, "v")}}, false)
+		return err == nil
+	}, 20*time.Second, 5*time.Millisecond)
+	require.Equal(n.t, reasonNone, res[0].Reason)
+	return res[0].BaseOffset
+}
+
+// TestShardGoesOnAfterRecovery: with an empty log it goes on where the manifest ends, with the groups' offsets, once.
+func TestShardGoesOnAfterRecovery(t *testing.T) {
+	groups := &savedGroups{}
+	n := newNode(t, 3, func(c *Config) { c.Groups = groups })
+	require.Zero(t, n.mustAppend(1, 5))
+	require.Zero(t, n.mustAppend(2, 7))
+	n.waitUploaded()
+	require.NoError(t, n.shard.CommitOffsets(t.Context(), "g", Committer{}, []GroupOffset{
+		{PartitionID: 1, Offset: 3, Metadata: "m"}, {PartitionID: 2, Offset: 100}, {PartitionID: 99, Offset: 1},
+	}))
+	require.Eventually(t, func() bool { return groups.data.Load() != nil }, 20*time.Second, 5*time.Millisecond)
+
+	n.recoverCluster("01R")
+	groups.fails.Store(2)
+	n.wipe()
+	require.Equal(t, int64(5), n.mustAppend(1, 2), "no offset is given twice")
+	require.Equal(t, int64(7), n.mustAppend(2, 1))
+	require.Zero(t, n.mustAppend(3, 1))
+	require.Equal(t, int32(3), groups.loads.Load(), "it tries until the object store answers")
+	offsets, err := n.shard.Offsets("g", nil)
+	require.NoError(t, err)
+	require.Equal(t, []GroupOffset{{PartitionID: 1, Offset: 3, Metadata: "m"}, {PartitionID: 2, Offset: 7}}, offsets,
+		"what is beyond the end goes to the end, what is deleted goes")
+	require.NoError(t, n.shard.CommitOffsets(t.Context(), "g", Committer{}, []GroupOffset{{PartitionID: 1, Offset: 6}}))
+
+	n.checkpoint()
+	n.restart()
+	n.waitLeader()
+	require.Equal(t, int64(7), n.mustAppend(1, 1))
+	require.Equal(t, int32(3), groups.loads.Load(), "it is done once")
+	offsets, err = n.shard.Offsets("g", nil)
+	require.NoError(t, err)
+	require.Equal(t, int64(6), offsets[0].Offset)
+}
+
+// TestNothingIsTakenBeforeTheSeed: not a record, and not a commit.
+func TestNothingIsTakenBeforeTheSeed(t *testing.T) {
+	groups := &savedGroups{}
+	n := newNode(t, 1, func(c *Config) { c.Groups = groups })
+	n.mustAppend(1, 5)
+	n.waitUploaded()
+	n.recoverCluster("01R")
+	groups.fails.Store(1 << 30)
+	n.wipe()
+	require.Eventually(t, func() bool { return groups.loads.Load() > 0 }, 20*time.Second, 5*time.Millisecond)
+	_, err := n.shard.Append(t.Context(), []AppendBatch{{PartitionID: 1, Topic: "t", Data: plain(t, 1, "v")}}, false)
+	require.ErrorIs(t, err, ErrNotReady)
+	require.ErrorIs(t, n.shard.CommitOffsets(t.Context(), "g", Committer{}, []GroupOffset{{PartitionID: 1, Offset: 1}}), ErrNotReady)
+	_, err = n.shard.LeaderHighWatermark(1)
+	require.ErrorIs(t, err, ErrNotReady)
+	groups.fails.Store(0)
+	require.Equal(t, int64(5), n.mustAppend(1, 1))
+}
+
+func TestSeedIsAppliedOnce(t *testing.T) {
+	s := newState()
+	seed := &metav1.ShardSeed{RecoveryId: "01R", Partitions: []*metav1.ShardPartition{{PartitionId: 1, NextOffset: 5, UploadedEndOffset: 5}}}
+	require.Equal(t, []uint64{1}, s.seed(seed))
+	require.Empty(t, s.seed(seed), "a second leader begins from the beginning")
+	s.partitions[1].next = 9
+	seed.Done = true
+	s.seed(seed)
+	require.Equal(t, int64(9), s.partitions[1].next)
+	require.Equal(t, "01R", s.recoveryID)
+	seed.Partitions[0].PartitionId = 2
+	require.Empty(t, s.seed(seed), "it is over")
+	s.dropped[3] = 1
+	require.Empty(t, s.seed(&metav1.ShardSeed{RecoveryId: "02R", Partitions: []*metav1.ShardPartition{{PartitionId: 3}}}))
+	for _, bad := range []*metav1.ShardPartition{{NextOffset: -1, UploadedEndOffset: -1}, {NextOffset: 2, UploadedEndOffset: 1}} {
+		data, err := encodeSeed(1, &metav1.ShardSeed{Partitions: []*metav1.ShardPartition{bad}})
+		require.NoError(t, err)
+		_, err = decodeSeed(data[entryHeaderBytes:])
+		require.ErrorIs(t, err, errEntryCorrupt)
+	}
+}
