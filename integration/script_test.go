@@ -53,6 +53,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits": scriptExits, "json": scriptJSON, "retry": scriptRetry, "untiljson": scriptUntilJSON,
+			"store":  func(ts *testscript.TestScript, _ bool, args []string) { ts.Setenv(args[0], c.ObjectStore()) },
 			"object": func(ts *testscript.TestScript, _ bool, args []string) { scriptObject(ts, c, args) },
 		},
 	})

@@ -43,6 +43,7 @@ stopped and its disk wiped. It is refused where no other node could take the rep
   streamhouse cluster decommission n2 --wait --timeout 10m`,
 		}),
 		a.transferLeader(),
+		a.clusterRecover(),
 	)
 }
 

@@ -9,6 +9,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/streamhouse/streamhouse/cluster/gossip"
+	"github.com/streamhouse/streamhouse/cluster/recovery"
+	"github.com/streamhouse/streamhouse/fsm"
 	"github.com/streamhouse/streamhouse/storage/object"
 )
 
@@ -55,7 +57,11 @@ func (f fakeMembership) Changed() <-chan struct{} { return nil }
 type fakeFiles struct{ created []string }
 
 func (f *fakeFiles) Create(id string) error { f.created = append(f.created, id); return nil }
-func (f *fakeFiles) Discard(string) error   { return nil }
+func (f *fakeFiles) CreateFrom(id, _ string, _ *fsm.View) error {
+	f.created = append(f.created, id+" recovered")
+	return nil
+}
+func (f *fakeFiles) Discard(string) error { return nil }
 
 func newTestFormer(t *testing.T, b object.Bucket, expect int, others ...gossip.Member) (*former, *fakeFiles) {
 	t.Helper()
@@ -66,6 +72,7 @@ func newTestFormer(t *testing.T, b object.Bucket, expect int, others ...gossip.M
 	return &former{
 		cfg: &Config{NodeID: "n1", BootstrapExpect: expect, Shards: 6, ObjectStore: "url"}, identity: id,
 		gossip: fakeMembership(append(others, self)), bucket: b, files: files, waits: func(string) {},
+		self: func() gossip.Member { return self },
 		join: func(context.Context, string, string) error { return nil }, log: slog.New(slog.DiscardHandler),
 	}, files
 }
@@ -118,4 +125,67 @@ func TestJoinWantsTheClustersStore(t *testing.T) {
 	require.Equal(t, "c1", id.ClusterID)
 	require.False(t, id.Founding)
 	require.Equal(t, []string{id.MetadataReplicaID}, files.created)
+}
+
+// recoverable is an object store whose cluster is gone, with a recovery prepared in it.
+func recoverable(t *testing.T, id string) object.Bucket {
+	t.Helper()
+	b := object.NewMemory()
+	require.NoError(t, createClusterFile(t.Context(), b, &clusterFile{
+		Version: 1, ClusterID: id, ClusterName: "name", FounderIncarnation: "gone", Shards: 6,
+	}))
+	cluster, err := RecoverableCluster(t.Context(), b, "url")
+	require.NoError(t, err)
+	plan, err := recovery.NewPlan(t.Context(), b, cluster)
+	require.NoError(t, err)
+	require.NoError(t, plan.Execute(t.Context(), b))
+	return b
+}
+
+// A recovered cluster is begun by one fresh node; those of its life before are refused.
+func TestRecoveredClusterIsBegunOnce(t *testing.T) {
+	b := recoverable(t, "c1")
+	f, files := newTestFormer(t, b, 1)
+	require.NoError(t, f.form(t.Context()))
+	id := f.identity.get()
+	require.Equal(t, "c1", id.ClusterID)
+	require.NotEmpty(t, id.RecoveryID)
+	require.False(t, id.Founding)
+	require.Equal(t, []string{id.MetadataReplicaID + " recovered"}, files.created)
+
+	require.NoError(t, f.identity.update(func(id *identity) { id.MetadataReplicaID = "" }))
+	require.NoError(t, f.form(t.Context()), "after a crash it goes on")
+	require.Len(t, files.created, 2)
+
+	late, _ := newTestFormer(t, b, 1)
+	require.ErrorContains(t, late.form(t.Context()), "has it already", "whoever has begun it is not here")
+	joins, _ := newTestFormer(t, b, 0, gossip.Member{NodeID: "n2", ClusterID: "c1"})
+	require.NoError(t, joins.form(t.Context()))
+	require.Equal(t, id.RecoveryID, joins.identity.get().RecoveryID)
+
+	check := &storeChecker{bucket: b, url: "url", clusterID: "c1", log: slog.New(slog.DiscardHandler)}
+	_, err := check.first(t.Context())
+	require.ErrorIs(t, err, recovery.ErrSuperseded)
+	require.ErrorIs(t, check.run(t.Context()), recovery.ErrSuperseded)
+	check.recoveryID = id.RecoveryID
+	sure, err := check.first(t.Context())
+	require.NoError(t, err)
+	require.True(t, sure)
+}
+
+func TestRecoveredClusterKeepsItsName(t *testing.T) {
+	b := recoverable(t, "c1")
+	f, files := newTestFormer(t, b, 1)
+	require.NoError(t, f.identity.update(func(id *identity) { id.ClusterName = "other" }))
+	require.ErrorContains(t, f.form(t.Context()), "cluster c1 (name) has it already")
+	require.Empty(t, files.created)
+}
+
+func TestRecoverableCluster(t *testing.T) {
+	b := object.NewMemory()
+	_, err := RecoverableCluster(t.Context(), b, "url")
+	require.ErrorContains(t, err, "no cluster to recover")
+	require.NoError(t, createClusterFile(t.Context(), b, &clusterFile{Version: 1, ClusterID: "c1"}))
+	_, err = RecoverableCluster(t.Context(), b, "url")
+	require.ErrorContains(t, err, "0 shards")
 }

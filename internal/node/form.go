@@ -12,6 +12,7 @@ import (
 
 	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
 	"github.com/streamhouse/streamhouse/cluster/gossip"
+	"github.com/streamhouse/streamhouse/cluster/recovery"
 	"github.com/streamhouse/streamhouse/fsm"
 	"github.com/streamhouse/streamhouse/storage/object"
 )
@@ -84,6 +85,7 @@ type former struct {
 	gossip   membership
 	bucket   object.Bucket
 	join     func(ctx context.Context, clusterID, replicaID string) error
+	self     func() gossip.Member
 	files    replicaFiles
 	// waits is told what the node waits for.
 	waits func(string)
@@ -93,6 +95,7 @@ type former struct {
 // replicaFiles makes and removes the files of a metadata replica.
 type replicaFiles interface {
 	Create(replicaID string) error
+	CreateFrom(replicaID, raftAddr string, view *fsm.View) error
 	Discard(replicaID string) error
 }
 
@@ -166,7 +169,7 @@ func (f *former) found(ctx context.Context) (done bool, err error) {
 		CreatedMs:          time.Now().UnixMilli(),
 	})
 	if errors.Is(err, object.ErrExists) {
-		return false, f.lostRace(ctx)
+		return f.recover(ctx)
 	}
 	if err != nil {
 		return false, fmt.Errorf("--object-store %s: %w", f.cfg.ObjectStore, err)
@@ -182,24 +185,59 @@ func (f *former) found(ctx context.Context) (done bool, err error) {
 	return true, nil
 }
 
-// lostRace forgets the attempt to begin a cluster. When the one who has begun it
-// is not here, the object store belongs to a cluster that this node can't reach.
-func (f *former) lostRace(ctx context.Context) error {
+// recover begins the cluster that the object store belongs to again, where an operator has recovered it and this node
+// is the first to claim that.
+func (f *former) recover(ctx context.Context) (done bool, err error) {
 	there, err := readClusterFile(ctx, f.bucket)
 	if err != nil {
-		return fmt.Errorf("--object-store %s: %w", f.cfg.ObjectStore, err)
+		return false, fmt.Errorf("--object-store %s: %w", f.cfg.ObjectStore, err)
 	}
-	err = f.identity.update(func(id *identity) { id.ClusterID, id.Founding = "", false })
+	id := f.identity.get()
+	if there.ClusterName != id.ClusterName {
+		return false, f.lostRace(there, there.FounderIncarnation)
+	}
+	self := f.self()
+	view, by, err := recovery.Take(ctx, f.bucket, there.ClusterID, recovery.Claim{
+		NodeID: id.NodeID, Incarnation: id.Incarnation, RaftAddr: self.RaftAddr,
+	})
+	switch {
+	case errors.Is(err, recovery.ErrClaimed):
+		return false, f.lostRace(there, by.Incarnation)
+	case err != nil:
+		return false, fmt.Errorf("--object-store %s: %w", f.cfg.ObjectStore, err)
+	case view == nil:
+		return false, f.lostRace(there, there.FounderIncarnation)
+	}
+	replicaID := newReplicaID(id.NodeID)
+	if err := f.files.CreateFrom(replicaID, self.RaftAddr, view); err != nil {
+		return false, err
+	}
+	err = f.identity.update(func(id *identity) {
+		id.ClusterID, id.MetadataReplicaID, id.RecoveryID, id.Founding = there.ClusterID, replicaID, view.RecoveryID(), false
+	})
+	if err != nil {
+		return false, err
+	}
+	f.log.Warn("begins the recovered cluster", "cluster_id", there.ClusterID, "recovery", view.RecoveryID(),
+		"topics", view.NumTopics(), "partitions", view.NumPartitions())
+	return true, nil
+}
+
+// lostRace forgets the attempt to begin a cluster. When the one who has begun it
+// is not here, the object store belongs to a cluster that this node can't reach.
+func (f *former) lostRace(there *clusterFile, founderIncarnation string) error {
+	err := f.identity.update(func(id *identity) { id.ClusterID, id.Founding = "", false })
 	if err != nil {
 		return err
 	}
 	founderIsHere := slices.ContainsFunc(f.gossip.Members(), func(m gossip.Member) bool {
-		return m.Incarnation == there.FounderIncarnation
+		return m.Incarnation == founderIncarnation
 	})
 	if founderIsHere {
 		return nil
 	}
-	return fmt.Errorf("--object-store %s: cluster %s (%s) has it already: join that cluster with --join HOST:PORT, or give a prefix of its own",
+	return fmt.Errorf("--object-store %s: cluster %s (%s) has it already: join that cluster with --join HOST:PORT, or give a prefix of its own; "+
+		"if all of its nodes are gone for good, see streamhouse cluster recover",
 		f.cfg.ObjectStore, there.ClusterID, there.ClusterName)
 }
 
@@ -210,6 +248,11 @@ func (f *former) joinCluster(ctx context.Context, clusterID string) error {
 	if err := checkStore(ctx, f.bucket, f.cfg.ObjectStore, clusterID); err != nil {
 		return err
 	}
+	// The cluster lives, so its newest life is the one that is joined.
+	recoveryID, err := recovery.Newest(ctx, f.bucket, clusterID)
+	if err != nil {
+		return fmt.Errorf("--object-store %s: %w", f.cfg.ObjectStore, err)
+	}
 	replicaID := newReplicaID(f.cfg.NodeID)
 	f.log.Info("joins the cluster", "cluster_id", clusterID)
 	if err := f.joinUntil(ctx, clusterID, replicaID); err != nil {
@@ -219,7 +262,7 @@ func (f *former) joinCluster(ctx context.Context, clusterID string) error {
 		return err
 	}
 	return f.identity.update(func(id *identity) {
-		id.ClusterID, id.MetadataReplicaID, id.Founding = clusterID, replicaID, false
+		id.ClusterID, id.MetadataReplicaID, id.RecoveryID, id.Founding = clusterID, replicaID, recoveryID, false
 	})
 }
 

@@ -34,6 +34,9 @@ type identity struct {
 	// Founding is set while this node begins the cluster: until then nobody else
 	// is in it.
 	Founding bool `json:"founding,omitempty"`
+	// RecoveryID is the recovery of the cluster from its object store that this node began or joined after; empty for the
+	// cluster's first life.
+	RecoveryID string `json:"recovery_id,omitempty"`
 	// MetadataVoters and Peers are the others as last seen: a hint for finding
 	// them again, and for whether a damaged replica can be rebuilt from them.
 	MetadataVoters []string   `json:"metadata_voters,omitempty"`

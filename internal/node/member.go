@@ -12,6 +12,7 @@ import (
 	metav1 "github.com/streamhouse/streamhouse/api/streamhouse/meta/v1"
 	"github.com/streamhouse/streamhouse/cluster/gossip"
 	"github.com/streamhouse/streamhouse/cluster/metadata"
+	"github.com/streamhouse/streamhouse/cluster/recovery"
 	"github.com/streamhouse/streamhouse/fsm"
 	"github.com/streamhouse/streamhouse/storage/object"
 )
@@ -178,18 +179,33 @@ type storeChecker struct {
 	bucket    object.Bucket
 	url       string
 	clusterID string
-	log       *slog.Logger
+	// recoveryID is the life of the cluster that this node belongs to.
+	recoveryID string
+	log        *slog.Logger
+}
+
+// check looks once.
+func (c *storeChecker) check(ctx context.Context) error {
+	if err := checkStore(ctx, c.bucket, c.url, c.clusterID); err != nil {
+		return err
+	}
+	return recovery.Superseded(ctx, c.bucket, c.clusterID, c.recoveryID)
+}
+
+// forGood tells an error that does not pass.
+func (c *storeChecker) forGood(err error) bool {
+	return errors.Is(err, errWrongStore) || errors.Is(err, recovery.ErrSuperseded)
 }
 
 // first looks once. It fails only on a wrong store; sure is false when the store does not answer.
 func (c *storeChecker) first(ctx context.Context) (sure bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, storeFirstLook)
 	defer cancel()
-	err = checkStore(ctx, c.bucket, c.url, c.clusterID)
+	err = c.check(ctx)
 	if err == nil {
 		return true, nil
 	}
-	if errors.Is(err, errWrongStore) {
+	if c.forGood(err) {
 		return false, err
 	}
 	c.log.Warn("object store does not answer; this node starts without it and tries again", "error", err)
@@ -203,12 +219,12 @@ func (c *storeChecker) run(ctx context.Context) error {
 		if err := pause(ctx, delay, nil); err != nil {
 			return nil //nolint:nilerr // The node stops.
 		}
-		err := checkStore(ctx, c.bucket, c.url, c.clusterID)
+		err := c.check(ctx)
 		if err == nil {
 			c.log.Info("object store answers")
 			return nil
 		}
-		if errors.Is(err, errWrongStore) {
+		if c.forGood(err) {
 			return err
 		}
 		c.log.Debug("object store does not answer", "error", err)

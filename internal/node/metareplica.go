@@ -3,6 +3,7 @@ package node
 import (
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"path/filepath"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"github.com/streamhouse/streamhouse/cluster/logstore"
 	"github.com/streamhouse/streamhouse/cluster/metadata"
 	"github.com/streamhouse/streamhouse/cluster/replica"
+	"github.com/streamhouse/streamhouse/fsm"
 )
 
 // metaFiles keeps the files of metadata replicas: <data-dir>/meta/<ULID>.
@@ -26,6 +28,15 @@ func (f metaFiles) dir(replicaID string) string {
 func (f metaFiles) Create(replicaID string) error {
 	if err := replica.Create(f.dir(replicaID)); err != nil {
 		return fmt.Errorf("create metadata replica %s: %w", replicaID, err)
+	}
+	return nil
+}
+
+// CreateFrom makes the files of a replica that begins the metadata group with a state, alone.
+func (f metaFiles) CreateFrom(replicaID, raftAddr string, view *fsm.View) error {
+	err := replica.CreateFrom(f.dir(replicaID), replicaID, raftAddr, func(w io.Writer) error { return fsm.WriteSnapshot(view, w) })
+	if err != nil {
+		return fmt.Errorf("create metadata replica %s from the recovered metadata: %w", replicaID, err)
 	}
 	return nil
 }

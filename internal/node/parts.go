@@ -16,6 +16,7 @@ import (
 	"github.com/streamhouse/streamhouse/broker/rpc"
 	"github.com/streamhouse/streamhouse/cluster/controller"
 	"github.com/streamhouse/streamhouse/cluster/gossip"
+	"github.com/streamhouse/streamhouse/cluster/recovery"
 	"github.com/streamhouse/streamhouse/storage/segment"
 )
 
@@ -28,6 +29,7 @@ func (n *Node) startShards(ctx context.Context, st *stack) error {
 		NodeID: n.cfg.NodeID, Dir: n.shardsDir(), RaftAddr: n.self().RaftAddr,
 		Metadata: n.group, Peers: n.peers, Transport: n.transport, Uploads: n.bucket, Timeouts: n.timeouts(shardCommit),
 		UploadBytes: n.cfg.UploadBytes, UploadInterval: n.cfg.UploadInterval, GroupOffsetsRetention: n.cfg.GroupOffsetsRetention,
+		Groups:          &recovery.Groups{Bucket: n.bucket, Grace: n.cfg.ObjectGrace},
 		CheckpointBytes: n.cfg.CheckpointBytes, RetainBytes: n.cfg.LogRetainBytes,
 		MaxLogBytes: n.cfg.LogMaxBytes, MinFreeBytes: n.cfg.DiskMinFree, TailBytes: n.cfg.TailBytes,
 		LogWrites: n.logs.Shards, Disk: n.edges.Disk, TracerProvider: n.tracing.Provider(),
@@ -147,6 +149,20 @@ func (s stayers) IncarnationAlive(nodeID, incarnation string) bool {
 	return slices.ContainsFunc(s.Members(), func(m gossip.Member) bool {
 		return m.NodeID == nodeID && m.Incarnation == incarnation && !m.Leaving
 	})
+}
+
+// startCheckpoints keeps the metadata in the object store, where this node leads the metadata group.
+func (n *Node) startCheckpoints(ctx context.Context, st *stack) error {
+	c, err := recovery.NewCheckpointer(recovery.Config{
+		Metadata: n.group, Bucket: n.bucket, Grace: n.cfg.ObjectGrace, Superseded: func(err error) {
+			n.fatal(fmt.Errorf("%w: empty --data-dir %s to let this node join anew", err, n.cfg.DataDir))
+		}, Logger: n.log, Registerer: n.reg,
+	})
+	if err != nil {
+		return err
+	}
+	st.push("metadata checkpoints", serve(ctx, "metadata checkpoints", n.fatal, c.Run).stop)
+	return nil
 }
 
 // startController changes the cluster, where this node leads the metadata group.

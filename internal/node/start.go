@@ -48,6 +48,7 @@ func (n *Node) start(ctx context.Context, st *stack) error {
 		n.startShards,
 		n.startBroker,
 		n.startCalls,
+		n.startCheckpoints,
 		n.startController,
 		n.startMember,
 	}
@@ -160,7 +161,7 @@ func (n *Node) startStore(ctx context.Context, st *stack) error {
 		}
 		return nil
 	}
-	check := &storeChecker{bucket: n.bucket, url: n.cfg.ObjectStore, clusterID: id.ClusterID, log: n.log.With("logger", "node")}
+	check := &storeChecker{bucket: n.bucket, url: n.cfg.ObjectStore, clusterID: id.ClusterID, recoveryID: id.RecoveryID, log: n.log.With("logger", "node")}
 	sure, err := check.first(ctx)
 	if err != nil || sure {
 		return err
@@ -236,7 +237,7 @@ func (n *Node) startCluster(ctx context.Context, _ *stack) error {
 	log := n.log.With("logger", "node")
 	f := &former{
 		cfg: &n.cfg, identity: n.identity, gossip: n.gossip, bucket: n.bucket,
-		join: n.registrar(nil).register, files: metaFiles{n.cfg.DataDir}, log: log,
+		join: n.registrar(nil).register, self: n.self, files: metaFiles{n.cfg.DataDir}, log: log,
 		waits: func(what string) { n.waitsFor.Store(&what) },
 	}
 	if err := f.form(ctx); err != nil {
