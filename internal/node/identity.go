@@ -1,7 +1,6 @@
 package node
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -41,6 +40,8 @@ type identity struct {
 	// them again, and for whether a damaged replica can be rebuilt from them.
 	MetadataVoters []string   `json:"metadata_voters,omitempty"`
 	Peers          []peerAddr `json:"peers,omitempty"`
+	// Sum is the CRC32C of the file; see encodeIdentity.
+	Sum string `json:"crc32c,omitempty"`
 }
 
 // peerAddr is another node as last seen.
@@ -77,8 +78,8 @@ func openIdentity(dir, nodeID, clusterName string) (*identityFile, error) {
 	if err != nil {
 		return nil, fmt.Errorf("--data-dir %s: %w", dir, err)
 	}
-	var id identity
-	if err := json.Unmarshal(data, &id); err != nil {
+	id, err := decodeIdentity(data)
+	if err != nil {
 		return nil, fmt.Errorf("%s is damaged: %w: restore it, or empty the directory to let the node join anew", path, err)
 	}
 	switch {
@@ -142,12 +143,12 @@ func (f *identityFile) update(change func(*identity)) error {
 
 // writeIdentity replaces node.json in one step that survives a power cut.
 func writeIdentity(dir string, id *identity) error {
-	data, err := json.MarshalIndent(id, "", "  ")
+	data, err := encodeIdentity(id)
 	if err != nil {
-		return fmt.Errorf("encode %s: %w", identityName, err)
+		return err
 	}
 	path := filepath.Join(dir, identityName)
-	if err := writeFileSync(path+".tmp", append(data, '\n')); err != nil {
+	if err := writeFileSync(path+".tmp", data); err != nil {
 		return fmt.Errorf("--data-dir %s: %w", dir, err)
 	}
 	if err := os.Rename(path+".tmp", path); err != nil {

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"bytes"
 	"os"
 	"path/filepath"
 	"testing"
@@ -81,4 +82,46 @@ func TestHasOtherVoters(t *testing.T) {
 	require.False(t, id.hasOtherVoters(), "an earlier replica of this node is no other voter")
 	id.MetadataVoters = []string{"n1/a", "n2/a"}
 	require.True(t, id.hasOtherVoters())
+}
+
+// TestTrapBitFlipInIdentity: no flipped bit of node.json makes the node somebody else.
+func TestTrapBitFlipInIdentity(t *testing.T) {
+	dir := t.TempDir()
+	f, err := openIdentity(dir, "n1", "c")
+	require.NoError(t, err)
+	require.NoError(t, f.update(func(id *identity) { id.ClusterID, id.MetadataReplicaID = "cluster", "n1/x" }))
+	path := filepath.Join(dir, identityName)
+	whole, err := os.ReadFile(path)
+	require.NoError(t, err)
+	want := f.get()
+	for bit := range 8 * len(whole) {
+		damaged := bytes.Clone(whole)
+		damaged[bit/8] ^= 1 << (bit % 8)
+		got, err := decodeIdentity(damaged)
+		if err == nil { // such as in the name of the sum itself
+			require.Equal(t, want, got, "bit %d", bit)
+		}
+	}
+	for n := range whole[:len(whole)-2] {
+		require.NoError(t, os.WriteFile(path, whole[:n], 0o600))
+		_, err := openIdentity(dir, "n1", "c")
+		require.ErrorContains(t, err, path, "cut to %d bytes", n)
+	}
+}
+
+func FuzzDecodeIdentity(f *testing.F) {
+	whole, err := encodeIdentity(&identity{Version: 1, NodeID: "n1", Incarnation: "i", ClusterName: "c"})
+	require.NoError(f, err)
+	f.Add(whole)
+	f.Add([]byte(`{"version":1,"node_id":"n1","incarnation":"i","cluster_name":"c"}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		id, err := decodeIdentity(data)
+		if err != nil {
+			return
+		}
+		again, err := encodeIdentity(&id)
+		require.NoError(t, err)
+		_, err = decodeIdentity(again)
+		require.NoError(t, err)
+	})
 }
