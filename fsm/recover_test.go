@@ -377,3 +377,24 @@ func TestRecoverAnyHistory(t *testing.T) {
 		}
 	}
 }
+
+// TestTrapOrphanDeleteKnows: only what is proven to be superfluous is.
+func TestTrapOrphanDeleteKnows(t *testing.T) {
+	p := newPast(t)
+	p.create("gone", "u1", 1)
+	p.put("deleted", "gone", 0, 0, 10)
+	p.create("orders", "u2", 1)
+	p.delete("gone", "u1")
+	p.upload("listed", "orders", 0, 0, 10)
+	p.put("a lost race", "orders", 0, 0, 8)
+	p.put("not listed yet, or forgotten", "orders", 0, 10, 12)
+	damaged := p.state.View() // a metadata that has lost what follows
+	p.create("late", "u3", 1)
+	p.put("of a topic that is not known", "late", 0, 0, 5)
+	for _, o := range p.objects {
+		want := o.Name == "deleted" || o.Name == "listed" || o.Name == "a lost race"
+		require.Equal(t, want, damaged.Superfluous(o.Footer), o.Name)
+	}
+	foreign := &metav1.ObjectFooter{ClusterId: "D"}
+	require.False(t, damaged.Superfluous(foreign))
+}

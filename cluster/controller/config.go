@@ -3,6 +3,7 @@ package controller
 import (
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"time"
 
@@ -47,6 +48,8 @@ type Peers interface {
 // Bucket is where the objects are. object.Bucket is one. Safe for concurrent use.
 type Bucket interface {
 	object.Lister
+	// Get reads length bytes from offset. The caller closes the reader.
+	Get(ctx context.Context, name string, offset, length int64) (io.ReadCloser, error)
 	// Delete removes an object; one that is not there is no error.
 	Delete(ctx context.Context, name string) error
 }
@@ -59,6 +62,9 @@ type Config struct {
 	Gossip   Gossip
 	Peers    Peers
 	Bucket   Bucket
+	// Superseded returns an error unless it is sure that the cluster was not recovered from its object store without this
+	// node, whose metadata then says nothing about objects any more. May be nil.
+	Superseded func(ctx context.Context) error
 	// ReplaceAfter is how long a node is away before its replicas are placed elsewhere. Default 10 min.
 	ReplaceAfter time.Duration
 	// ObjectGrace is how long an object stays after nothing refers to it any more. Default 1 h.

@@ -4,12 +4,10 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"strings"
 	"time"
 
 	metav1 "github.com/streamhouse/streamhouse/api/streamhouse/meta/v1"
 	"github.com/streamhouse/streamhouse/fsm"
-	"github.com/streamhouse/streamhouse/storage/object"
 )
 
 const (
@@ -68,6 +66,14 @@ func newJanitor(cfg *Config, m *metrics) *janitor {
 
 // round does all once. What fails is logged, and tried again in the next round.
 func (j *janitor) round(ctx context.Context) {
+	if j.cfg.Superseded != nil {
+		if err := j.cfg.Superseded(ctx); err != nil {
+			if ctx.Err() == nil {
+				j.cfg.Logger.Warn("janitor does not begin: it can't be sure that the cluster was not recovered without this node", "error", err)
+			}
+			return
+		}
+	}
 	steps := []struct {
 		name string
 		do   func(context.Context) error
@@ -110,39 +116,6 @@ func (j *janitor) drop(ctx context.Context, names []string) error {
 // dropUnused condemns what retention, topic deletion and lost races have left.
 func (j *janitor) dropUnused(ctx context.Context) error {
 	return j.drop(ctx, slices.Collect(j.cfg.Metadata.View().UnusedObjects()))
-}
-
-// dropOrphans condemns objects that are older than the grace period and that the
-// metadata has never heard of. It lists the object store once a grace period.
-func (j *janitor) dropOrphans(ctx context.Context) error {
-	now := j.cfg.Now()
-	clusterID := j.cfg.Metadata.View().ClusterID()
-	if clusterID == "" || now.Sub(j.listedLast) < j.cfg.ObjectGrace {
-		return nil
-	}
-	var old []string
-	err := object.All(ctx, j.cfg.Bucket, clusterID+"/", func(a object.Attributes) error {
-		if strings.HasSuffix(a.Name, segmentSuffix) && now.Sub(a.ModTime) > j.cfg.ObjectGrace &&
-			!j.cfg.Metadata.View().ObjectKnown(a.Name) {
-			old = append(old, a.Name)
-		}
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	// What was listed while the view was old is known by now.
-	barrier, cancel := context.WithTimeout(ctx, roundTimeout)
-	defer cancel()
-	if err := j.cfg.Metadata.Barrier(barrier); err != nil {
-		return err
-	}
-	view := j.cfg.Metadata.View()
-	if err := j.drop(ctx, slices.DeleteFunc(old, view.ObjectKnown)); err != nil {
-		return err
-	}
-	j.listedLast = now
-	return nil
 }
 
 // deleteDropped deletes what was condemned longer than the grace period ago. It is

@@ -15,6 +15,8 @@ import (
 
 	metav1 "github.com/streamhouse/streamhouse/api/streamhouse/meta/v1"
 	"github.com/streamhouse/streamhouse/storage/object"
+	"github.com/streamhouse/streamhouse/storage/record"
+	"github.com/streamhouse/streamhouse/storage/segment"
 )
 
 const hour = time.Hour
@@ -119,27 +121,58 @@ func TestRetentionByBytes(t *testing.T) {
 	})
 }
 
-// TestOrphans: what was uploaded and never listed is removed after the grace period, and nothing else is.
-func TestOrphans(t *testing.T) {
+// putSegment puts an object with ten records of a partition, and does not list it.
+func (s *stored) putSegment(name string, partition uint64, base int64) {
+	s.t.Helper()
+	b := record.NewBuilder(record.BuilderConfig{ProducerID: -1})
+	for range 10 {
+		b.Append(record.Record{Value: []byte("v")})
+	}
+	batch, err := b.Build()
+	require.NoError(s.t, err)
+	w := segment.NewWriter(segment.Source{ClusterID: s.View().ClusterID(), NodeID: "n1"})
+	w.Begin(segment.Partition{ID: partition, Topic: "t", TopicUUID: [16]byte([]byte("uuid-of-topic-01"))})
+	w.Append(batch, base)
+	o, err := w.Finish()
+	require.NoError(s.t, err)
+	require.NoError(s.t, s.bucket.Put(s.t.Context(), name, o.Body(), o.SizeBytes))
+}
+
+// trim moves the log start of a partition, so that nobody needs what is before it.
+func (s *stored) trim(partition uint64, start int64) {
+	s.t.Helper()
+	_, err := s.Propose(s.t.Context(), &metav1.Command{Command: &metav1.Command_TrimPartition{
+		TrimPartition: &metav1.TrimPartition{PartitionId: partition, LogStartOffset: start},
+	}})
+	require.NoError(s.t, err)
+}
+
+// TestTrapOrphanDelete: what was uploaded and never listed is removed after the grace period where the metadata proves that
+// it is superfluous. What the metadata lacks stays: absence deletes nothing.
+func TestTrapOrphanDelete(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newStored(t, nil)
-		s.put("C/00/0/orphan.seg")
+		s.putSegment("C/00/0/orphan.seg", 1, 0)
+		s.put("C/00/0/unreadable.seg")
+		s.putSegment("C/00/0/not-listed.seg", 1, 10)
+		s.putSegment("C/00/0/unknown.seg", 3, 0)
 		s.put("C/snapshot")
 		s.put("cluster.json")
 		s.put("D/00/0/foreign.seg")
 		s.upload("C/00/0/listed.seg", 1, 0)
 		pass(30 * time.Minute)
-		require.Len(t, s.names(), 5)
+		require.Len(t, s.names(), 8)
 		require.Zero(t, s.View().NumDroppedObjects(), "it may be listed any moment")
 		pass(hour)
 		require.Equal(t, 1, s.View().NumDroppedObjects())
 		require.Contains(t, s.names(), "C/00/0/orphan.seg", "condemned, not deleted yet")
 		pass(2 * hour)
-		require.Equal(t, []string{"C/00/0/listed.seg", "C/snapshot", "D/00/0/foreign.seg", "cluster.json"}, s.names())
+		kept := []string{"C/00/0/not-listed.seg", "C/00/0/unknown.seg", "C/00/0/unreadable.seg", "C/snapshot", "D/00/0/foreign.seg", "cluster.json"}
+		require.Equal(t, append([]string{"C/00/0/listed.seg"}, kept...), s.names(), "what the metadata lacks may be needed")
 		require.True(t, s.View().ObjectKnown("C/00/0/orphan.seg"), "the name is refused for long")
 		pass(8 * 24 * hour)
 		require.False(t, s.View().ObjectKnown("C/00/0/orphan.seg"))
-		require.Equal(t, []string{"C/snapshot", "D/00/0/foreign.seg", "cluster.json"}, s.names(), "seven days of retention are over")
+		require.Equal(t, kept, s.names(), "seven days of retention are over")
 	})
 }
 
@@ -163,7 +196,8 @@ func TestDeletedTopicsObjectsGo(t *testing.T) {
 func TestObjectStoreAway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newStored(t, nil)
-		s.put("C/00/0/orphan.seg")
+		s.trim(1, 10)
+		s.putSegment("C/00/0/orphan.seg", 1, 0)
 		pass(90 * time.Minute)
 		require.Equal(t, 1, s.View().NumDroppedObjects())
 		require.Len(t, s.names(), 1)
@@ -182,7 +216,8 @@ func TestObjectStoreAway(t *testing.T) {
 func TestJanitorRacesCommit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newStored(t, nil)
-		s.put("C/00/0/late.seg")
+		s.trim(1, 10)
+		s.putSegment("C/00/0/late.seg", 1, 0)
 		pass(90 * time.Minute)
 		require.Len(t, s.names(), 1)
 		_, err := s.Propose(t.Context(), &metav1.Command{Command: &metav1.Command_CommitSegments{CommitSegments: &metav1.CommitSegments{

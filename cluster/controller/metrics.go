@@ -11,6 +11,7 @@ type metrics struct {
 	trims          prometheus.Counter
 	objectsDropped prometheus.Counter
 	objectsDeleted prometheus.Counter
+	objectsKept    prometheus.Gauge
 }
 
 var actionKinds = []string{"propose", "membership", "transfer"}
@@ -37,6 +38,10 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		objectsDeleted: f.NewCounter(prometheus.CounterOpts{
 			Name: "streamhouse_janitor_objects_deleted_total",
 			Help: "Condemned objects that were deleted from the object store.",
+		}),
+		objectsKept: f.NewGauge(prometheus.GaugeOpts{
+			Name: "streamhouse_janitor_objects_kept",
+			Help: "Objects that the metadata does not know and that may be needed, as the leader of the metadata group saw last.",
 		}),
 	}
 	for _, k := range actionKinds {

@@ -169,6 +169,10 @@ func (n *Node) startCheckpoints(ctx context.Context, st *stack) error {
 func (n *Node) startController(ctx context.Context, st *stack) error {
 	c := controller.New(controller.Config{
 		NodeID: n.cfg.NodeID, Metadata: n.group, Gossip: stayers{n.gossip}, Peers: n.peers, Bucket: n.bucket,
+		Superseded: func(ctx context.Context) error {
+			view := n.group.View()
+			return recovery.Superseded(ctx, n.bucket, view.ClusterID(), view.RecoveryID())
+		},
 		ReplaceAfter: n.cfg.ReplaceAfter, ObjectGrace: n.cfg.ObjectGrace, Logger: n.log, Registerer: n.reg,
 	})
 	st.push("controller", serve(ctx, "controller", n.fatal, c.Run).stop)
