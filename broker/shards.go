@@ -97,6 +97,7 @@ type Shards struct {
 
 	mu      sync.RWMutex
 	running map[uint32]*hosted
+	reopen  map[uint32]string // replicas to be closed and opened again, by shard
 }
 
 // hosted is a running replica.
@@ -120,6 +121,7 @@ func NewShards(cfg ShardsConfig) *Shards {
 		budget:  shard.NewBudget(cfg.Dir, cfg.MaxLogBytes, cfg.MinFreeBytes),
 		metrics: shard.NewMetrics(cfg.Registerer),
 		running: make(map[uint32]*hosted),
+		reopen:  make(map[uint32]string),
 	}
 	if cfg.Registerer != nil {
 		cfg.Registerer.MustRegister(newShardsCollector(s))
@@ -215,6 +217,8 @@ func (s *Shards) reconcileShard(ctx context.Context, view *fsm.View, sh *fsm.Sha
 	h := s.running[sh.Number]
 	s.mu.RUnlock()
 	switch {
+	case s.toReopen(sh.Number, h):
+		return s.closeDamaged(ctx, sh.Number, h)
 	case h != nil && mine != nil && h.replicaID == mine.GetReplicaId():
 		return nil
 	case h != nil:

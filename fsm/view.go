@@ -203,6 +203,12 @@ func (v *View) ObjectKnown(name string) bool {
 	return ok
 }
 
+// ObjectBytes returns the size of an object of the manifest when it was written.
+func (v *View) ObjectBytes(name string) (uint64, bool) {
+	o, ok := v.objects.Get(name)
+	return o.bytes, ok
+}
+
 // SameTopics reports whether nothing has changed between two views in topics, deletions, nodes and the wish for shards:
 // all but what uploads, retention, the janitor and producers do. It costs nothing.
 func (v *View) SameTopics(o *View) bool {

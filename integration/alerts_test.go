@@ -83,6 +83,7 @@ func TestEveryAlertHasAScenario(t *testing.T) {
 			have = append(have, s.alerts...)
 		}
 	}
+	have = append(have, "ObjectDamaged") // TestScrubberRepairs
 	require.ElementsMatch(t, slices.Collect(maps.Keys(alertsOf(t))), have)
 }
 

@@ -209,6 +209,34 @@ func (s *Store) GetLog(index uint64, out *raft.Log) error {
 	}
 }
 
+// Check reads an entry from the files, whatever is in memory, and returns its bytes. A damaged one is a *CorruptError that
+// names the file, and does not end the node. raft.ErrLogNotFound says that the log does not have it.
+func (s *Store) Check(index uint64) (bytes int, err error) {
+	for try := 1; ; try++ {
+		var l raft.Log
+		if s.closed.Load() {
+			return 0, ErrClosed
+		}
+		if _, has := s.cached(index, &l); !has {
+			return 0, raft.ErrLogNotFound
+		}
+		err := s.read(index, &l)
+		if err == nil {
+			return logBytes(&l), nil
+		}
+		if errors.Is(err, os.ErrClosed) && try < maxReadTries {
+			continue
+		}
+		if s.closed.Load() {
+			return 0, ErrClosed
+		}
+		if _, has := s.cached(index, &l); !has {
+			return 0, raft.ErrLogNotFound
+		}
+		return 0, err
+	}
+}
+
 // read reads an entry from the files and takes its CRC off.
 func (s *Store) read(index uint64, out *raft.Log) error {
 	file := s.inner.file(index)

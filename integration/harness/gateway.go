@@ -88,6 +88,12 @@ func StoreURL(addr, bucket, prefix string) string {
 	return fmt.Sprintf("s3://%s/%s?%s", bucket, prefix, q.Encode())
 }
 
+// Delete removes an object behind the cluster's back.
+func (g *Gateway) Delete(ctx context.Context, bucket, key string) error {
+	_, err := g.client.DeleteObject(ctx, &s3.DeleteObjectInput{Bucket: aws.String(bucket), Key: aws.String(key)})
+	return err
+}
+
 // Objects lists the keys of a bucket under a prefix with their sizes.
 func (g *Gateway) Objects(ctx context.Context, bucket, prefix string) (map[string]int64, error) {
 	objects := make(map[string]int64)

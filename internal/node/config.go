@@ -50,6 +50,9 @@ type Config struct {
 	ReplaceAfter time.Duration
 	ObjectGrace  time.Duration
 
+	ScrubBytesPerSecond int64
+	ScrubInterval       time.Duration
+
 	Insecure  bool
 	LogFormat string
 	LogLevel  string
@@ -120,6 +123,9 @@ func (c *Config) settings() []setting {
 
 		{"replace-after", duration(&c.ReplaceAfter, time.Second, 30*24*time.Hour), "10m", "move the replicas of a node that is away for this long to a spare node"},
 		{"object-grace", duration(&c.ObjectGrace, time.Second, 365*24*time.Hour), "1h", "delete an object so long after nothing refers to it any more"},
+
+		{"scrub-bytes-per-second", size(&c.ScrubBytesPerSecond, 0, tib), "8MiB", "read so much of logs and objects a second to check it; 0 never does"},
+		{"scrub-interval", duration(&c.ScrubInterval, time.Second, 365*24*time.Hour), "168h", "time from the beginning of one check of all logs and objects to that of the next"},
 
 		{"log-format", choice(&c.LogFormat, "text", "json"), "text", "format of the log"},
 		{"log-level", choice(&c.LogLevel, "debug", "info", "warn", "error"), "info", "least level that is logged"},

@@ -50,6 +50,7 @@ func (n *Node) start(ctx context.Context, st *stack) error {
 		n.startCalls,
 		n.startCheckpoints,
 		n.startController,
+		n.startScrubber,
 		n.startMember,
 	}
 	for _, step := range steps {

@@ -1,0 +1,40 @@
+package scrub
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+)
+
+type metrics struct {
+	bytes   *prometheus.CounterVec
+	damaged *prometheus.CounterVec
+	objects prometheus.Gauge
+	rounds  prometheus.Counter
+}
+
+func newMetrics(reg prometheus.Registerer) *metrics {
+	f := promauto.With(reg)
+	m := &metrics{
+		bytes: f.NewCounterVec(prometheus.CounterOpts{
+			Name: "streamhouse_scrub_bytes_total",
+			Help: "Bytes of logs and objects that the scrubber has read and checked.",
+		}, []string{"kind"}),
+		damaged: f.NewCounterVec(prometheus.CounterOpts{
+			Name: "streamhouse_scrub_damaged_total",
+			Help: "Times that the scrubber found a replica or an object damaged.",
+		}, []string{"kind"}),
+		objects: f.NewGauge(prometheus.GaugeOpts{
+			Name: "streamhouse_scrub_damaged_objects",
+			Help: "Objects of the shards that this node leads that are damaged or missing, as the last round found.",
+		}),
+		rounds: f.NewCounter(prometheus.CounterOpts{
+			Name: "streamhouse_scrub_rounds_total",
+			Help: "Rounds in which the scrubber has read all that this node answers for.",
+		}),
+	}
+	for _, kind := range []string{"log", "object"} {
+		m.bytes.WithLabelValues(kind)
+		m.damaged.WithLabelValues(kind)
+	}
+	return m
+}
