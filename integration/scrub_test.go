@@ -11,11 +11,12 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
 	"github.com/streamhouse/streamhouse/integration/harness"
 )
 
 // A flipped bit in the log of a running node is found before anybody reads it, and the replica is rebuilt from the others
-// while the node runs on. An object that is gone is told.
+// while the node runs on. An object that is gone is told, until nothing needs it.
 func TestScrubberRepairs(t *testing.T) {
 	t.Parallel()
 	c := harness.StartCluster(t, harness.Options{Flags: quick(map[string]string{
@@ -79,4 +80,8 @@ func TestScrubberRepairs(t *testing.T) {
 		return err
 	})
 	prometheus.WaitValue(syncWithin, `count(ALERTS{alertname="ObjectDamaged",alertstate="firing"})`, 1)
+
+	_, err = c.Nodes[0].DeleteTopic(call(t), &streamhousev1.DeleteTopicRequest{Name: "orders"})
+	require.NoError(t, err)
+	prometheus.WaitValue(syncWithin, `count(ALERTS{alertname="ObjectDamaged",alertstate="firing"}) or vector(0)`, 0)
 }

@@ -10,6 +10,7 @@ import (
 
 	metav1 "github.com/streamhouse/streamhouse/api/streamhouse/meta/v1"
 	"github.com/streamhouse/streamhouse/fsm"
+	"github.com/streamhouse/streamhouse/internal/pause"
 )
 
 // After a recovery from the object store the metadata has the manifest, and every shard begins with an empty log. Its
@@ -106,7 +107,7 @@ func (s *Shard) seedUntil(ctx context.Context) error {
 			return err
 		}
 		s.log.Warn("the shard does not go on from the recovery yet, trying again", "error", err)
-		if err := sleep(ctx, minUploadRetry); err != nil {
+		if err := pause.For(ctx, minUploadRetry); err != nil {
 			return err
 		}
 	}
