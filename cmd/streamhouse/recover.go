@@ -15,6 +15,7 @@ import (
 	"github.com/streamhouse/streamhouse/cmd/streamhouse/internal/output"
 	"github.com/streamhouse/streamhouse/fsm"
 	"github.com/streamhouse/streamhouse/internal/node"
+	"github.com/streamhouse/streamhouse/internal/pause"
 	"github.com/streamhouse/streamhouse/storage/object"
 )
 
@@ -149,7 +150,7 @@ func (a *app) executeRecovery(ctx context.Context, bucket object.Bucket, plan *r
 	if err := plan.CheckGone(ctx); err != nil {
 		return err
 	}
-	if err := pause(ctx, settle); err != nil {
+	if err := pause.For(ctx, settle); err != nil {
 		return err
 	}
 	if err := plan.CheckQuiet(ctx, bucket); err != nil {
