@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/proto"
 
 	metav1 "github.com/streamhouse/streamhouse/api/streamhouse/meta/v1"
 )
@@ -397,4 +398,25 @@ func TestTrapOrphanDeleteKnows(t *testing.T) {
 	}
 	foreign := &metav1.ObjectFooter{ClusterId: "D"}
 	require.False(t, damaged.Superfluous(foreign))
+}
+
+// FuzzRecover: whatever a footer says, there is a view that holds together, or an error.
+func FuzzRecover(f *testing.F) {
+	seed, err := proto.Marshal(&metav1.ObjectFooter{Version: 1, ClusterId: "C", Segments: []*metav1.FooterSegment{{
+		Entry: &metav1.SegmentEntry{PartitionId: 3, EndOffset: 5, SizeBytes: 10}, Topic: "t", TopicUuid: uuidNamed("u"), Partition: 1,
+	}}})
+	require.NoError(f, err)
+	f.Add(seed)
+	f.Fuzz(func(t *testing.T, data []byte) {
+		footer := &metav1.ObjectFooter{}
+		if proto.Unmarshal(data, footer) != nil {
+			return
+		}
+		v, report, err := Recover(&Recovery{ID: "R", ClusterID: "C", ClusterName: "c", Shards: 3, Objects: []FoundObject{{Name: "o", SizeBytes: 9, Footer: footer}}})
+		if err == nil {
+			require.NoError(t, v.Check())
+			report.Records()
+			report.LostRecords()
+		}
+	})
 }

@@ -49,8 +49,18 @@ func TestScrubberRepairs(t *testing.T) {
 	before := replicasOf(c, n)
 	p := c.StartProducer(ledger, harness.ProducerConfig{Name: "p", Partitions: 2, Every: 50 * time.Millisecond})
 	require.NoError(t, harness.FlipBit(largest(t, filepath.Join(n.Dir, "shards"), isWAL)))
-	harness.Eventually(t, syncWithin, "the damaged replica is replaced", func(context.Context) error {
-		if now := replicasOf(c, n); len(now) != 1 || slices.Equal(now, before) {
+	harness.Eventually(t, syncWithin, "the damaged replica is replaced", func(ctx context.Context) error {
+		st, err := c.AskStatus(ctx)
+		if err != nil {
+			return err
+		}
+		var now []string
+		for _, r := range st.GetShards()[0].GetReplicas() {
+			if r.GetNodeId() == n.ID {
+				now = append(now, r.GetReplicaId())
+			}
+		}
+		if len(now) != 1 || slices.Equal(now, before) {
 			return fmt.Errorf("replicas %v", now)
 		}
 		return nil
