@@ -160,9 +160,11 @@ func TestTwoNodesLoseTheirDisks(t *testing.T) {
 }
 
 // replicasOf returns the ids of a node's replicas of shards.
-func replicasOf(c *harness.Cluster, n *harness.Node) []string {
+func replicasOf(c *harness.Cluster, n *harness.Node) []string { return replicasIn(c.Status(), n) }
+
+func replicasIn(st *streamhousev1.GetClusterStatusResponse, n *harness.Node) []string {
 	var ids []string
-	for _, s := range c.Status().GetShards() {
+	for _, s := range st.GetShards() {
 		for _, r := range s.GetReplicas() {
 			if r.GetNodeId() == n.ID {
 				ids = append(ids, r.GetReplicaId())
