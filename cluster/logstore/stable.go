@@ -1,6 +1,7 @@
 package logstore
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -18,8 +19,18 @@ var (
 	keyLastVoteCand = []byte("LastVoteCand")
 )
 
-// Set implements raft.StableStore. A failure ends the node.
+// Set implements raft.StableStore. A failure ends the node. Of a term that can't be saved Raft is not told: the library
+// panics at the error, and takes the process with it before the node has ended in order. It can do nothing with the term,
+// since behind a failed write neither a vote nor an entry is saved, and what is not saved is not answered with yes.
 func (s *Store) Set(key, val []byte) error {
+	err := s.set(key, val)
+	if err != nil && s.failure.Load() != nil && bytes.Equal(key, keyCurrentTerm) {
+		return nil
+	}
+	return err
+}
+
+func (s *Store) set(key, val []byte) error {
 	s.stableMu.Lock()
 	defer s.stableMu.Unlock()
 	if err := s.usable(); err != nil {

@@ -326,13 +326,32 @@ func TestTrapFailedSyncIsNotRetried(t *testing.T) {
 	fail = false
 	before := syncs
 	require.ErrorIs(t, s.StoreLog(entry(4, 100)), errDisk)
-	require.ErrorIs(t, s.SetUint64(keyCurrentTerm, 9), errDisk, "it does not vote either")
+	require.ErrorIs(t, s.SetUint64(keyLastVoteTerm, 9), errDisk, "it does not vote either")
 	require.ErrorIs(t, s.DeleteRange(1, 2), errDisk)
 	require.Equal(t, before, syncs)
 	require.EqualValues(t, 1, calls.Load())
 	term, err := s.GetUint64(keyCurrentTerm)
 	require.NoError(t, err)
 	require.EqualValues(t, 1, term)
+}
+
+// The library panics where a term can't be saved, and takes the process with it before the node has ended in order.
+func TestTermThatCantBeSaved(t *testing.T) {
+	cfg := config(t)
+	var fail bool
+	var syncs int
+	cfg.Disk = faultyFS{osDisk{walfs.New()}, &fail, &syncs}
+	calls, _ := fatals(&cfg)
+	s := openStore(t, OpenWAL, cfg)
+	fail = true
+	require.ErrorIs(t, s.StoreLog(entry(1, 100)), errDisk)
+	require.NoError(t, s.SetUint64(keyCurrentTerm, 9))
+	require.ErrorIs(t, s.SetUint64(keyLastVoteTerm, 9), errDisk, "it does not vote")
+	require.ErrorIs(t, s.StoreLog(entry(1, 100)), errDisk)
+	require.EqualValues(t, 1, calls.Load(), "the node ends")
+	term, err := s.GetUint64(keyCurrentTerm)
+	require.NoError(t, err)
+	require.Zero(t, term)
 }
 
 // raft-wal only logs that it could not change to the next segment.
