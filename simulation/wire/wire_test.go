@@ -63,8 +63,7 @@ func TestConnection(t *testing.T) {
 		require.ErrorIs(t, err, io.EOF)
 		_, err = far.Read(make([]byte, 1))
 		require.ErrorIs(t, err, net.ErrClosed)
-		_, err = near.Write([]byte("x"))
-		require.ErrorIs(t, err, io.ErrClosedPipe)
+		send(t, near, "to nobody") // as into a socket's buffer
 	})
 }
 
