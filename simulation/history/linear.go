@@ -73,7 +73,13 @@ const mostOps = 40
 
 // firstBad sorts operations by their beginning, and returns them up to the first that makes an order impossible.
 func (c *checker) firstBad(m porcupine.Model, ops []porcupine.Operation) []porcupine.Operation {
-	slices.SortFunc(ops, func(a, b porcupine.Operation) int { return cmp.Compare(a.Call, b.Call) })
+	begin := func(op porcupine.Operation) int64 {
+		if t, ok := op.Input.(*TopicOp); ok {
+			return t.begin
+		}
+		return op.Call
+	}
+	slices.SortFunc(ops, func(a, b porcupine.Operation) int { return cmp.Compare(begin(a), begin(b)) })
 	good, bad := 0, len(ops)
 	for good+1 < bad {
 		if mid := (good + bad) / 2; c.search(m, ops[:mid]) {
