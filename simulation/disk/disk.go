@@ -288,11 +288,8 @@ func (d *Disk) takeBack(path string, s *state, loss Loss) (int, error) {
 			switch d.rand.IntN(3) {
 			case 0:
 				continue
-			case 1: // the end of the write is missing, at a sector as a rule
-				keep := d.rand.IntN(len(u.old) + 1)
-				if keep > 512 {
-					keep -= keep % 512
-				}
+			case 1: // the end of the write is missing
+				keep := d.keptOf(u)
 				u.offset, u.old = u.offset+int64(keep), u.old[keep:]
 			}
 		}
@@ -300,6 +297,18 @@ func (d *Disk) takeBack(path string, s *state, loss Loss) (int, error) {
 		_, err = f.WriteAt(u.old, u.offset)
 	}
 	return n, errors.Join(err, f.Close())
+}
+
+// sectorBytes are written as a whole or not at all.
+const sectorBytes = 512
+
+// keptOf chooses how much of a write reached the disk: up to the end of a sector.
+func (d *Disk) keptOf(u undo) int {
+	first := sectorBytes - int(u.offset%sectorBytes)
+	if first >= len(u.old) {
+		return 0
+	}
+	return first + sectorBytes*d.rand.IntN((len(u.old)-first-1)/sectorBytes+1)
 }
 
 // Off makes every later write and sync fail.

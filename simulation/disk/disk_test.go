@@ -10,7 +10,11 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-const size = 4096
+// at is in front of the end of a sector.
+const (
+	size = 4096
+	at   = sectorBytes - 4
+)
 
 // written is a disk with a file of which "synced" is safe and "unsynced", over it, is not.
 func written(t *testing.T, seed uint64) (*Disk, types.WritableFile) {
@@ -29,7 +33,7 @@ func written(t *testing.T, seed uint64) (*Disk, types.WritableFile) {
 
 func write(t *testing.T, f types.WritableFile, text string) {
 	t.Helper()
-	_, err := f.WriteAt([]byte(text), 100)
+	_, err := f.WriteAt([]byte(text), at)
 	require.NoError(t, err)
 }
 
@@ -45,7 +49,7 @@ func crash(t *testing.T, d *Disk, loss Loss) string {
 	}
 	require.NoError(t, err)
 	require.Len(t, b, size)
-	return string(b[100:108])
+	return string(b[at : at+8])
 }
 
 func TestCrash(t *testing.T) {
