@@ -153,8 +153,8 @@ func TestConsumePollsEndWithTheNode(t *testing.T) {
 	}
 }
 
-// TestConsumeWhatWasAcknowledged reads through a node whose replica lags behind the leader.
-func TestConsumeWhatWasAcknowledged(t *testing.T) {
+// ack-not-readable: what was acknowledged is read through a node whose replica lags behind the leader.
+func TestAckNotReadable(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFixture(t, true)
 		f.meta.createTopic(t, "t", 2, nil)

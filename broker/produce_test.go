@@ -258,7 +258,8 @@ func TestProduceAcrossElection(t *testing.T) {
 	})
 }
 
-func TestProduceUnclear(t *testing.T) {
+// vague-error: a write of unknown outcome is told as such, and sent again only where it carries a producer id.
+func TestVagueError(t *testing.T) {
 	f := newFixture(t, true)
 	f.meta.createTopic(t, "t", 1, nil)
 	lost := func() error { return shard.ErrUnknownOutcome }

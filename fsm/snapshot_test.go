@@ -184,8 +184,8 @@ func assemble(tb testing.TB, items ...proto.Message) []byte {
 	return deflate(tb, buf.Bytes()[len(prefix):])
 }
 
-// TestSnapshotRunsBesideApply holds that a view can be written while commands are applied.
-func TestSnapshotRunsBesideApply(t *testing.T) {
+// snapshot-stops-world: a view can be written while commands are applied.
+func TestSnapshotStopsWorld(t *testing.T) {
 	m := sample(t)
 	v := m.state.View()
 	want := dump(v)

@@ -53,7 +53,8 @@ func TestApplyGivesDenseOffsets(t *testing.T) {
 	require.Equal(t, int64(2), m.fsm.highWatermarkLocked(8))
 }
 
-func TestTrapRetryDuplicates(t *testing.T) {
+// retry-duplicates: a batch that is sent again is stored once, and answered as it was the first time.
+func TestRetryDuplicates(t *testing.T) {
 	m := newMachine(t)
 	first := m.append(1, 7, batchConfig{n: 3, id: 5, value: "a"})
 	require.Equal(t, AppendResult{BaseOffset: 0}, first)

@@ -76,8 +76,8 @@ func TestProducerCheck(t *testing.T) {
 	}
 }
 
-// A sequence that was used in an older epoch is new in the next one (trap dedupe-eats-new).
-func TestTrapDedupeEatsNew(t *testing.T) {
+// dedupe-eats-new: a sequence that was used in an older epoch is new in the next one.
+func TestDedupeEatsNew(t *testing.T) {
 	ps := written(producerBatch{epoch: 1, baseSequence: 0, records: 10})
 	require.Equal(t, AppendResult{}, ps.check(testKey, 2, 0, 10))
 	ps.record(testKey, 2, producerBatch{epoch: 2, baseSequence: 0, records: 10, baseOffset: 110})

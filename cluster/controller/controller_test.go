@@ -304,7 +304,8 @@ func TestDeadNodeIsReplacedAfterAWhile(t *testing.T) {
 	})
 }
 
-func TestSlowReplicaIsNotPromoted(t *testing.T) {
+// counts-too-early: a replica that has not caught up gets no vote, however long that takes.
+func TestCountsTooEarly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFakeCluster(boot(t, 1, "n1", "n2"))
 		started(t, f, nil)

@@ -147,9 +147,9 @@ func (s *stored) trim(partition uint64, start int64) {
 	require.NoError(s.t, err)
 }
 
-// TestTrapOrphanDelete: what was uploaded and never listed is removed after the grace period where the metadata proves that
-// it is superfluous. What the metadata lacks stays: absence deletes nothing.
-func TestTrapOrphanDelete(t *testing.T) {
+// leaked-objects: what was uploaded and never listed is removed after the grace period, where the metadata proves that nothing
+// needs it. What the metadata lacks stays: absence deletes nothing.
+func TestLeakedObjects(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newStored(t, nil)
 		s.putSegment("C/00/0/orphan.seg", 1, 0)
@@ -211,7 +211,7 @@ func TestObjectStoreAway(t *testing.T) {
 	})
 }
 
-// TestJanitorRacesCommit is the key janitor-races-commit: an upload that was
+// janitor-races-commit: an upload that was
 // paused for long can't list its object once it is condemned.
 func TestJanitorRacesCommit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -337,8 +337,9 @@ func TestUnknownGroupIsLeftAlone(t *testing.T) {
 	s.requireWhole(3)
 }
 
-// TestVoterStaysWithoutALiveMajority holds that no voter is removed when the rest could not decide.
-func TestVoterStaysWithoutALiveMajority(t *testing.T) {
+// TestLastOneStanding holds that no voter is removed when the rest could not decide.
+// last-one-standing: no voter is taken away unless a majority of those that are left lives.
+func TestLastOneStanding(t *testing.T) {
 	o := &Observation{Alive: map[string]bool{"a": true, "b": true}, Groups: map[GroupID]*Group{}}
 	g := &Group{Leader: "a/1", Servers: []Server{{ReplicaID: "a/1", Voter: true}, {ReplicaID: "b/1", Voter: true}, {ReplicaID: "c/1", Voter: true}, {ReplicaID: "d/1", Voter: true}}}
 	alive := func(id string) bool { return o.Alive[fsm.NodeOf(id)] }

@@ -86,8 +86,8 @@ func TestWritesAreTimed(t *testing.T) {
 	}
 }
 
-// A write that hangs is seen by its age, and one that failed is not timed.
-func TestAgeOfTheOldestWrite(t *testing.T) {
+// healthy-but-wedged: a write that hangs is seen by its age while it hangs, and one that failed is not timed.
+func TestHealthyButWedged(t *testing.T) {
 	w := NewMetrics(nil).Shards
 	first, began := w.begin()
 	second, later := w.begin()
@@ -311,7 +311,7 @@ func (f faultyFile) Sync() error {
 }
 
 // A failed fsync ends the node, once, with the file's name, and is never tried again.
-func TestTrapFailedSyncIsNotRetried(t *testing.T) {
+func TestFailedSyncIsNotRetried(t *testing.T) {
 	cfg := config(t)
 	var fail bool
 	var syncs int
@@ -395,8 +395,8 @@ func TestFailedBoltWriteEndsTheNode(t *testing.T) {
 	require.Contains(t, last.Load(), boltName)
 }
 
-// An entry that is found changed while the node runs ends it.
-func TestTrapBitFlipAtRunTime(t *testing.T) {
+// bit-flip: an entry that is found changed while the node runs ends it.
+func TestBitFlipAtRunTime(t *testing.T) {
 	cfg := config(t)
 	cfg.CacheBytes = 1
 	calls, last := fatals(&cfg)

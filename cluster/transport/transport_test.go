@@ -191,8 +191,8 @@ func TestConnectionsAreRefused(t *testing.T) {
 	}
 }
 
-// TestTrapWipedReplica: what was meant for a replica never reaches the one that was made anew in its place.
-func TestTrapWipedReplica(t *testing.T) {
+// TestWipedReplica: what was meant for a replica never reaches the one that was made anew in its place.
+func TestWipedReplica(t *testing.T) {
 	r := &addresses{}
 	here, there := listen(t, r, "C"), listen(t, r, "C")
 	leader := answering(t, here, Shard(1), "n1/A")
@@ -203,7 +203,8 @@ func TestTrapWipedReplica(t *testing.T) {
 	require.NoError(t, err)
 }
 
-func TestNodeThatMoved(t *testing.T) {
+// new-addresses: a node is dialed where it is now, and not where it was when it was added.
+func TestNewAddresses(t *testing.T) {
 	r := &addresses{}
 	here, old := listen(t, r, "C"), listen(t, r, "C")
 	leader := answering(t, here, Shard(1), "n1/A")

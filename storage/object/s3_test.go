@@ -74,7 +74,8 @@ func startS3(t *testing.T, answers ...http.HandlerFunc) (object.Bucket, *fakeS3,
 	}), f, reg
 }
 
-func TestS3Retries(t *testing.T) {
+// only-minio-tested: what real stores do and a small test server does not: slow down, fail, answer late or never.
+func TestOnlyMinioTested(t *testing.T) {
 	five := bytes.NewReader([]byte("12345"))
 	for name, tt := range map[string]struct {
 		answers  []http.HandlerFunc
@@ -113,6 +114,17 @@ func TestS3Retries(t *testing.T) {
 			`, tt.failed, tt.retries)), "streamhouse_s3_errors_total"))
 		})
 	}
+}
+
+// zombie-upload: S3 is told never to replace an object.
+func TestZombieUploadToS3(t *testing.T) {
+	conditions := make(chan string, 1)
+	b, _, _ := startS3(t, func(w http.ResponseWriter, r *http.Request) {
+		conditions <- r.Header.Get("If-None-Match")
+		w.WriteHeader(http.StatusPreconditionFailed)
+	})
+	require.ErrorIs(t, b.Put(t.Context(), "o", bytes.NewReader([]byte("12345")), 5), object.ErrExists)
+	require.Equal(t, "*", <-conditions)
 }
 
 // Who gives up waiting, as a leader does that hands over, is no failure of the store.
