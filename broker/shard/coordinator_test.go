@@ -192,7 +192,7 @@ func TestUnusedGroupExpires(t *testing.T) {
 // counted from; a group that has nothing else goes with it. Deleting a group takes the rest.
 func TestDeletedTopicLeavesNoOffsets(t *testing.T) {
 	n := newNode(t, 2, nil)
-	n.propose(&metav1.Command{Command: &metav1.Command_CreateTopic{CreateTopic: &metav1.CreateTopic{
+	n.metadata.do(t, &metav1.Command{Command: &metav1.Command_CreateTopic{CreateTopic: &metav1.CreateTopic{
 		Name: "other", Uuid: []byte("uuid-of-other-one"[:16]), Partitions: 1,
 	}}})
 	other, ok := n.metadata.View().Topic("other")
@@ -212,7 +212,7 @@ func TestDeletedTopicLeavesNoOffsets(t *testing.T) {
 		{"only", 1, 0}, {"only", 2, 0}, {"both", 1, 0}, {"both", other.PartitionIDs[0], 0}, {"live", 1, 0}, {"live", 2, -1},
 	}, n.shard.Progress())
 
-	n.propose(&metav1.Command{Command: &metav1.Command_DeleteTopic{DeleteTopic: &metav1.DeleteTopic{Name: "t", Uuid: []byte("uuid-of-the-topic"[:16])}}})
+	n.metadata.do(t, &metav1.Command{Command: &metav1.Command_DeleteTopic{DeleteTopic: &metav1.DeleteTopic{Name: "t", Uuid: []byte("uuid-of-the-topic"[:16])}}})
 	require.Eventually(t, func() bool { return len(n.metadata.View().DeletedTopics()) == 0 }, 20*time.Second, 10*time.Millisecond)
 	require.Empty(t, n.run(heartbeat("live", "a", 1, 2, 1, 2)).Assigned)
 	n.run(heartbeat("live", "a", 1, 3))

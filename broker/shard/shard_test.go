@@ -39,6 +39,17 @@ type metadata struct {
 	index uint64
 
 	silent atomic.Bool // nobody answers a barrier
+
+	// before, where it is set, is called with every command; its error ends the command, which then does nothing. after is
+	// called when a command was done; its error is answered all the same.
+	before, after func(*metav1.Command) error
+}
+
+// set changes the double.
+func (m *metadata) set(change func(*metadata)) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	change(m)
 }
 
 var _ Metadata = (*metadata)(nil)
@@ -59,13 +70,24 @@ func (m *metadata) Barrier(context.Context) error {
 func (m *metadata) Propose(_ context.Context, cmd *metav1.Command) (*metav1.Result, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.before != nil {
+		if err := m.before(cmd); err != nil {
+			return nil, err
+		}
+	}
 	m.index++
-	return m.state.Apply(m.index, cmd)
+	res, err := m.state.Apply(m.index, cmd)
+	if m.after != nil {
+		err = errors.Join(err, m.after(cmd))
+	}
+	return res, err
 }
 
-// node has the only replica of shard 0, and what there is around it.
+// node has a replica of shard 0, the only one as a rule, and what there is around it.
 type node struct {
 	t        *testing.T
+	id       string
+	peers    map[string]string // where the others listen
 	metadata *metadata
 	bucket   *object.Memory
 	blocks   *cache.Cache
@@ -78,18 +100,48 @@ type node struct {
 	stop  func()
 }
 
-// RaftAddr implements transport.Resolver: there is nobody else.
-func (n *node) RaftAddr(string) (string, bool) { return "", false }
+// RaftAddr implements transport.Resolver.
+func (n *node) RaftAddr(id string) (string, bool) {
+	addr, ok := n.peers[id]
+	return addr, ok
+}
+
+func (n *node) replicaID() string { return n.id + "/A" }
 
 // newNode starts a shard that has these many partitions of the topic "t".
 func newNode(t *testing.T, partitions uint32, change func(*Config)) *node {
 	t.Helper()
-	n := &node{t: t, metadata: &metadata{state: fsm.New()}, bucket: object.NewMemory(), dir: filepath.Join(t.TempDir(), "replica"), change: change}
-	n.propose(&metav1.Command{Command: &metav1.Command_InitCluster{InitCluster: &metav1.InitCluster{ClusterId: "C1", ClusterName: "c", Shards: 1}}})
-	n.propose(&metav1.Command{Command: &metav1.Command_SetFeatureLevel{SetFeatureLevel: &metav1.SetFeatureLevel{Level: fsm.FeatureLevel}}})
-	n.propose(&metav1.Command{Command: &metav1.Command_CreateTopic{CreateTopic: &metav1.CreateTopic{
-		Name: "t", Uuid: []byte("uuid-of-the-topic"[:16]), Partitions: partitions,
-	}}})
+	n := newIdleNode(t, "n1", newMetadata(t, partitions), object.NewMemory(), change)
+	n.start()
+	require.NoError(t, n.shard.Replica().Bootstrap())
+	n.waitLeader()
+	return n
+}
+
+// newMetadata returns metadata with a topic "t" that has these many partitions; with 0 there is no topic.
+func newMetadata(t *testing.T, partitions uint32) *metadata {
+	t.Helper()
+	m := &metadata{state: fsm.New()}
+	m.do(t, &metav1.Command{Command: &metav1.Command_InitCluster{InitCluster: &metav1.InitCluster{ClusterId: "C1", ClusterName: "c", Shards: 1}}})
+	m.do(t, &metav1.Command{Command: &metav1.Command_SetFeatureLevel{SetFeatureLevel: &metav1.SetFeatureLevel{Level: fsm.FeatureLevel}}})
+	if partitions > 0 {
+		m.do(t, &metav1.Command{Command: &metav1.Command_CreateTopic{CreateTopic: &metav1.CreateTopic{
+			Name: "t", Uuid: []byte("uuid-of-the-topic"[:16]), Partitions: partitions,
+		}}})
+	}
+	return m
+}
+
+func (m *metadata) do(t *testing.T, cmd *metav1.Command) {
+	t.Helper()
+	_, err := m.Propose(t.Context(), cmd)
+	require.NoError(t, err)
+}
+
+// newIdleNode makes the files of a replica that is not started yet.
+func newIdleNode(t *testing.T, id string, m *metadata, bucket *object.Memory, change func(*Config)) *node {
+	t.Helper()
+	n := &node{t: t, id: id, metadata: m, bucket: bucket, dir: filepath.Join(t.TempDir(), "replica"), change: change}
 	n.blocks = cache.New(n.bucket, cache.Config{})
 	n.history = segment.NewReader(n.blocks, 1<<20)
 	tr, err := transport.Listen(t.Context(), transport.Config{Addr: "127.0.0.1:0", Resolver: n})
@@ -105,25 +157,20 @@ func newNode(t *testing.T, partitions uint32, change func(*Config)) *node {
 		require.NoError(t, n.blocks.Close())
 	})
 	require.NoError(t, replica.Create(n.dir))
-	n.start()
-	require.NoError(t, n.shard.Replica().Bootstrap())
-	n.waitLeader()
 	return n
 }
 
-func (n *node) propose(cmd *metav1.Command) {
-	n.t.Helper()
-	_, err := n.metadata.Propose(n.t.Context(), cmd)
-	require.NoError(n.t, err)
+func replicaTimeouts(heartbeat time.Duration) replica.Timeouts {
+	return replica.Timeouts{Heartbeat: heartbeat, Election: heartbeat, Lease: heartbeat / 2, Commit: 50 * time.Millisecond}
 }
 
 func (n *node) start() {
 	n.t.Helper()
 	cfg := Config{
-		ClusterID: "C1", NodeID: "n1",
+		ClusterID: "C1", NodeID: n.id,
 		Replica: replica.Config{
-			Dir: n.dir, Group: transport.Shard(0), ID: "n1/A", Addr: n.tr.Addr().String(), Store: replica.WAL,
-			Transport: n.tr, Timeouts: replica.Timeouts{Heartbeat: 100 * time.Millisecond, Election: 100 * time.Millisecond, Lease: 50 * time.Millisecond, Commit: 50 * time.Millisecond},
+			Dir: n.dir, Group: transport.Shard(0), ID: n.replicaID(), Addr: n.tr.Addr().String(), Store: replica.WAL,
+			Transport: n.tr, Timeouts: replicaTimeouts(100 * time.Millisecond),
 			Fatal: func(err error) { n.t.Errorf("fatal: %v", err) },
 		},
 		Metadata: n.metadata, Uploads: n.bucket, Budget: NewBudget(n.t.TempDir(), 1<<40, 0), Metrics: NewMetrics(nil),
@@ -436,49 +483,6 @@ func TestClosedShardRefuses(t *testing.T) {
 	require.ErrorIs(t, s.WaitHighWatermark(t.Context(), 1, 1), ErrClosed)
 }
 
-// An object store that fails, or loses its answers, holds uploads up and nothing else; each record is uploaded once.
-func TestUploadsThroughFaults(t *testing.T) {
-	n := newNode(t, 2, nil)
-	var mu sync.Mutex
-	fail := true
-	errDown := errors.New("down")
-	n.end()
-	n.bucket.Before = func(_ context.Context, op, _ string) error {
-		mu.Lock()
-		defer mu.Unlock()
-		if op == "PUT" && fail {
-			return errDown
-		}
-		return nil
-	}
-	n.start()
-	n.waitLeader()
-	logs := map[uint64]log{}
-	for i := range 20 {
-		p := uint64(1 + i%2)
-		_, err := n.shard.Append(t.Context(), []AppendBatch{{PartitionID: p, Topic: "t", Data: plain(t, 2, fmt.Sprintf("%d/", i))}}, false)
-		require.NoError(t, err)
-		logs[p] = append(logs[p], fmt.Sprintf("%d/0", i), fmt.Sprintf("%d/1", i))
-	}
-	// A checkpoint keeps what the object store has not.
-	n.checkpoint()
-	n.restart()
-	for p, want := range logs {
-		n.requireLog(p, 0, want)
-	}
-	mu.Lock()
-	fail = false
-	mu.Unlock()
-	n.waitUploaded()
-	n.checkpoint()
-	for p, want := range logs {
-		n.requireLog(p, 0, want)
-		part, _ := n.metadata.View().Partition(p)
-		require.EqualValues(t, len(want), part.UploadedEnd)
-		require.EqualValues(t, 0, part.Segments[0].BaseOffset)
-	}
-}
-
 // acks=durable returns once the manifest has the record, whether it is new or a duplicate.
 func TestDurableAppend(t *testing.T) {
 	n := newNode(t, 1, func(c *Config) { c.UploadInterval, c.UploadBytes = time.Hour, 1<<30 })
@@ -499,7 +503,7 @@ func TestDeletedTopicIsDropped(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, n.shard.CommitOffsets(t.Context(), "g", Committer{}, []GroupOffset{{PartitionID: 1, Offset: 2}}))
 	require.Contains(t, n.shard.Rebalances(), "g")
-	n.propose(&metav1.Command{Command: &metav1.Command_DeleteTopic{DeleteTopic: &metav1.DeleteTopic{
+	n.metadata.do(t, &metav1.Command{Command: &metav1.Command_DeleteTopic{DeleteTopic: &metav1.DeleteTopic{
 		Name: "t", Uuid: []byte("uuid-of-the-topic"[:16]),
 	}}})
 	require.Eventually(t, func() bool { return len(n.metadata.View().DeletedTopics()) == 0 }, 20*time.Second, 5*time.Millisecond)
@@ -514,7 +518,8 @@ func TestDeletedTopicIsDropped(t *testing.T) {
 func TestRestartKeepsEverything(t *testing.T) {
 	for name, checkpoint := range map[string]bool{"from the log": false, "from a snapshot": true} {
 		t.Run(name, func(t *testing.T) {
-			n := newNode(t, 1, func(c *Config) { c.UploadInterval, c.UploadBytes = time.Hour, 1<<30 })
+			n := newNode(t, 1, late)
+			n.write(1, 1, "u", true) // lets this leader upload whatever it has
 			b := AppendBatch{PartitionID: 1, Topic: "t", Data: buildBatch(t, batchConfig{n: 2, id: 1, value: "v"})}
 			_, err := n.shard.Append(t.Context(), []AppendBatch{b}, false)
 			require.NoError(t, err)
@@ -523,13 +528,13 @@ func TestRestartKeepsEverything(t *testing.T) {
 				n.checkpoint()
 			}
 			n.restart()
-			n.requireLog(1, 0, log{"v0", "v1"})
+			n.requireLog(1, 0, log{"u0", "v0", "v1"})
 			offsets, err := n.shard.Offsets("g", nil)
 			require.NoError(t, err)
 			require.Equal(t, []GroupOffset{{PartitionID: 1, Offset: 2, Metadata: "m"}}, offsets)
 			results, err := n.shard.Append(t.Context(), []AppendBatch{b}, false)
 			require.NoError(t, err)
-			require.Equal(t, []AppendResult{{Duplicate: true}}, results)
+			require.Equal(t, []AppendResult{{BaseOffset: 1, Duplicate: true}}, results)
 		})
 	}
 }

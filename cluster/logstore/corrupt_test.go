@@ -44,8 +44,9 @@ func change(tb testing.TB, dir, pattern string, fn func([]byte) []byte) {
 
 const corruptEntries = 40
 
-// The table of corruptions: each is found before Raft starts, or what is there is whole.
-func TestTrapSilentWALCut(t *testing.T) {
+// silent-wal-cut: the table of corruptions. Each is found before Raft starts, with the file and the entry; nothing behind a
+// damaged entry is dropped without a word.
+func TestSilentWALCut(t *testing.T) {
 	const find = "entry number 7 "
 	// The frame header of an entry stands before its payload, which begins with index, term, type and length.
 	frameOf := func(b []byte, index uint64) int {
@@ -57,11 +58,7 @@ func TestTrapSilentWALCut(t *testing.T) {
 	set := func(index uint64, at int, v byte) func([]byte) []byte {
 		return func(b []byte) []byte { b[frameOf(b, index)+at] = v; return b }
 	}
-	cases := map[string]struct {
-		pattern string
-		change  func([]byte) []byte // nil removes the file
-		index   uint64
-	}{
+	for name, d := range map[string]damage{
 		"frame type to end":       {"*.wal", set(7, 0, 0), 7},
 		"frame type to commit":    {"*.wal", set(7, 0, 3), 7},
 		"frame type unknown":      {"*.wal", set(7, 0, 9), 7},
@@ -85,41 +82,59 @@ func TestTrapSilentWALCut(t *testing.T) {
 		"segment empty":           {"*.wal", func([]byte) []byte { return nil }, 0},
 		"segment removed":         {"*.wal", nil, 0},
 		"meta removed":            {"wal-meta.db", nil, 0},
-		"meta empty":              {"wal-meta.db", func([]byte) []byte { return nil }, 0},
-		"meta cut":                {"wal-meta.db", func(b []byte) []byte { return b[:9000] }, 0},
 		"durable index removed":   {"durable", nil, 0},
 		"durable index empty":     {"durable", func([]byte) []byte { return nil }, 0},
 		"durable index both bad":  {"durable", func(b []byte) []byte { b[13] ^= 1; b[slotAt+13] ^= 1; return b }, 0},
 		"database removed":        {"raft.db", nil, 0},
 		"database empty":          {"raft.db", func([]byte) []byte { return nil }, 0},
-		"database cut":            {"raft.db", func(b []byte) []byte { return b[:9000] }, 0},
 		"database data":           {"raft.db", func(b []byte) []byte { return bytes.ReplaceAll(b, []byte(find), []byte("entry number 9 ")) }, 7},
 		"database key of another": {"raft.db", swapKeys, 0},
+	} {
+		t.Run(name, d.requireFound)
 	}
-	for name, c := range cases {
-		t.Run(name, func(t *testing.T) {
-			cfg := config(t)
-			open := OpenWAL
-			if c.pattern == "raft.db" {
-				open = OpenBolt
-			}
-			s := openStore(t, open, cfg)
-			fill(t, s, 1, corruptEntries, 100)
-			require.NoError(t, s.Close())
-			if c.change == nil {
-				require.NoError(t, os.Remove(only(t, cfg.Dir, c.pattern)))
-			} else {
-				change(t, cfg.Dir, c.pattern, c.change)
-			}
-			_, err := openVerified(open, cfg)
-			corrupt, ok := errors.AsType[*CorruptError](err)
-			require.True(t, ok, "%v", err)
-			require.Contains(t, corrupt.File, cfg.Dir)
-			require.ErrorContains(t, err, cfg.Dir)
-			if c.index > 0 {
-				require.Equal(t, c.index, corrupt.Index, err)
-			}
-		})
+}
+
+// damage is done to the file of a pattern.
+type damage struct {
+	pattern string
+	change  func([]byte) []byte // nil removes the file
+	index   uint64              // of the entry that the error names, 0 for none
+}
+
+// requireFound damages a store, which then does not open or is not verified, with an error that names the file.
+func (d damage) requireFound(t *testing.T) {
+	cfg := config(t)
+	open := OpenWAL
+	if d.pattern == "raft.db" {
+		open = OpenBolt
+	}
+	s := openStore(t, open, cfg)
+	fill(t, s, 1, corruptEntries, 100)
+	require.NoError(t, s.Close())
+	if d.change == nil {
+		require.NoError(t, os.Remove(only(t, cfg.Dir, d.pattern)))
+	} else {
+		change(t, cfg.Dir, d.pattern, d.change)
+	}
+	_, err := openVerified(open, cfg)
+	corrupt, ok := errors.AsType[*CorruptError](err)
+	require.True(t, ok, "%v", err)
+	require.Contains(t, corrupt.File, cfg.Dir)
+	require.ErrorContains(t, err, cfg.Dir)
+	if d.index > 0 {
+		require.Equal(t, d.index, corrupt.Index, err)
+	}
+}
+
+// boot-panic: damage on which the libraries panic, or read memory that is not there, is an error that names the file.
+func TestBootPanic(t *testing.T) {
+	cut := func(b []byte) []byte { return b[:9000] }
+	for name, d := range map[string]damage{
+		"meta empty":   {"wal-meta.db", func([]byte) []byte { return nil }, 0},
+		"meta cut":     {"wal-meta.db", cut, 0},
+		"database cut": {"raft.db", cut, 0},
+	} {
+		t.Run(name, d.requireFound)
 	}
 }
 
@@ -154,8 +169,8 @@ func TestSegmentInTheMiddleIsDamaged(t *testing.T) {
 	}
 }
 
-// Any one byte changed anywhere in any file: found, or everything is whole.
-func TestTrapBitFlip(t *testing.T) {
+// bit-flip: any one bit changed anywhere in any file is found, or everything is whole.
+func TestBitFlip(t *testing.T) {
 	for name, open := range both {
 		t.Run(name, func(t *testing.T) {
 			cfg := config(t)
@@ -233,8 +248,8 @@ func intact(tb testing.TB, open opener, dir, name string, at int) bool {
 	return true
 }
 
-// A log that lost its end does not pass for one whose last write was torn.
-func TestTrapLostTailVotes(t *testing.T) {
+// lost-tail-votes: a log that lost its end does not pass for one whose last write was torn, and so does not vote.
+func TestLostTailVotes(t *testing.T) {
 	for name, open := range both {
 		t.Run(name, func(t *testing.T) {
 			cfg := config(t)
@@ -244,14 +259,16 @@ func TestTrapLostTailVotes(t *testing.T) {
 			old := filepath.Join(t.TempDir(), "old")
 			require.NoError(t, os.CopyFS(old, os.DirFS(cfg.Dir)))
 			s = openStore(t, open, cfg)
-			fill(t, s, 11, 20, 100)
+			require.NoError(t, s.StoreLogs(entries(11, 20, 100)))
 			require.NoError(t, s.Close())
 			durable, err := os.ReadFile(filepath.Join(cfg.Dir, durableName))
 			require.NoError(t, err)
 			require.NoError(t, os.WriteFile(filepath.Join(old, durableName), durable, 0o600))
 			cfg.Dir = old
 			_, err = openVerified(open, cfg)
-			require.ErrorIs(t, err, ErrCorrupt)
+			lost, ok := errors.AsType[*CorruptError](err)
+			require.True(t, ok, "%v", err)
+			require.EqualValues(t, 11, lost.Index)
 			s, err = open(cfg)
 			require.NoError(t, err)
 			require.ErrorIs(t, s.Verify(15, 1), ErrCorrupt, "nor behind a snapshot that does not cover it")
