@@ -25,7 +25,7 @@ MONITORING := $(BIN)/prometheus $(BIN)/alertmanager $(BIN)/amtool
 
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help build dev observe simulate test test-unit test-arch lint generate verify fuzz bench bench-smoke integration faults dashboards grafana-check nightly clean
+.PHONY: help build dev observe simulate test test-unit test-arch lint generate verify fuzz bench bench-smoke integration faults dashboards grafana-check mutants nightly clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -92,9 +92,13 @@ dashboards: $(BIN)/versitygw $(BIN)/prometheus ## Run all that dashboards and ru
 grafana-check: ## Check the types of the dashboards against Grafana's own; without npm say that they were not
 	@grafana/schema/check.sh
 
-nightly: $(MONITORING) $(BIN)/versitygw ## Run what takes too long for each change: hours of faults, servers with the race detector, fuzzing, all benchmarks
+mutants: ## Remove each guard and plant each bug, one at a time, and check that a test notices
+	$(GO) run ./tools/mutate
+
+nightly: $(MONITORING) $(BIN)/versitygw ## Run what takes too long for each change: hours of faults, servers with the race detector, mutants, fuzzing, all benchmarks
 	cd integration && tag=$$(../tools/faults.sh) && STREAMHOUSE_NIGHTLY=1 STREAMHOUSE_RACE=1 $(GO) test -tags "nightly $$tag" -race -count=1 -timeout 4h ./...
 	$(MAKE) simulate SEEDS=10000
+	$(MAKE) mutants
 	$(MAKE) fuzz FUZZTIME=5m
 	$(MAKE) bench
 

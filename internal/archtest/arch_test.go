@@ -41,6 +41,7 @@ var areas = []area{
 	{"broker", 31},
 	{"internal/node", 40},
 	{"cmd/", 50},
+	{"tools/", 50},
 }
 
 // wiring are the areas that may import observability: all others take a
