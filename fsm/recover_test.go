@@ -379,8 +379,8 @@ func TestRecoverAnyHistory(t *testing.T) {
 	}
 }
 
-// TestTrapOrphanDeleteKnows: only what is proven to be superfluous is.
-func TestTrapOrphanDeleteKnows(t *testing.T) {
+// TestOrphanDeleteIsProven: only what is proven to be superfluous is.
+func TestOrphanDeleteIsProven(t *testing.T) {
 	p := newPast(t)
 	p.create("gone", "u1", 1)
 	p.put("deleted", "gone", 0, 0, 10)

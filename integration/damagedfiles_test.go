@@ -25,7 +25,7 @@ func isNewestMeta(path string) bool {
 
 // Every kind of file of a node, each with a flipped bit, cut, and gone: the cluster goes on, and the node heals, or refuses
 // with the file's name. The largest log and the snapshot of a shard are in TestDamagedReplicaHeals.
-func TestTrapBitFlipInEveryFile(t *testing.T) {
+func TestBitFlipInEveryFile(t *testing.T) {
 	t.Parallel()
 	c := harness.StartCluster(t, harness.Options{Flags: quick(map[string]string{
 		"shards": "1", "checkpoint-bytes": "64KiB", "log-retain-bytes": "64MiB",

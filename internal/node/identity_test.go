@@ -84,8 +84,8 @@ func TestHasOtherVoters(t *testing.T) {
 	require.True(t, id.hasOtherVoters())
 }
 
-// TestTrapBitFlipInIdentity: no flipped bit of node.json makes the node somebody else.
-func TestTrapBitFlipInIdentity(t *testing.T) {
+// TestBitFlipInIdentity: no flipped bit of node.json makes the node somebody else.
+func TestBitFlipInIdentity(t *testing.T) {
 	dir := t.TempDir()
 	f, err := openIdentity(dir, "n1", "c")
 	require.NoError(t, err)
