@@ -26,7 +26,8 @@ type TopicOp struct {
 // CreateTopic notes that a node is asked to create a topic.
 func (h *History) CreateTopic(node, name string) *TopicOp { return h.topicOp(createTopic, node, name) }
 
-// DeleteTopic notes that a node is asked to delete a topic.
+// DeleteTopic notes that a node is asked to delete a topic. It deletes the one that it knows: where that is gone already it
+// says yes all the same, as to a call that is tried again.
 func (h *History) DeleteTopic(node, name string) *TopicOp { return h.topicOp(deleteTopic, node, name) }
 
 // GetTopic notes that a node is asked for a topic. A node says yes from what it has, which may be old.
@@ -76,9 +77,7 @@ func (t *TopicOp) step(id string) []string {
 			return []string{id, noTopic}
 		case !known:
 			return []string{id}
-		case t.there && id != noTopic:
-			return []string{noTopic}
-		case !t.there && id == noTopic:
+		case t.there || id == noTopic: // a node may delete a life of the topic that is gone already
 			return []string{noTopic}
 		}
 	case getTopic:
