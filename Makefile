@@ -17,7 +17,9 @@ TEST_TIMEOUT ?= 15m
 SEED         ?= 0
 SEEDS        ?= 0
 FIRST        ?= 1
-BUDGET       ?= 150s
+BUDGET       ?= 90s
+# Integration tests at once: mostly they wait for timers of their servers.
+PARALLEL     ?= 4
 DEV_ARGS     ?=
 
 # What watches a cluster, in tests and by make observe.
@@ -49,7 +51,7 @@ test-unit:
 test-arch:
 	$(GO) test -count=1 ./internal/archtest
 
-simulate: ## Run clusters on a virtual clock with faults: SEEDS=n, SEED=n, or as many as BUDGET (150s) holds
+simulate: ## Run clusters on a virtual clock with faults: SEEDS=n, SEED=n, or as many as BUDGET (90s) holds
 	cd simulation && $(GO) test -count=1 -timeout 24h -run '^TestSimulation$$' -seed $(SEED) -seeds $(SEEDS) -first $(FIRST) -budget $(BUDGET)
 
 lint: $(BIN)/golangci-lint $(BIN)/buf ## Run all linters
@@ -80,7 +82,7 @@ bench-smoke: $(BIN)/versitygw ## Run each benchmark once, so that it can't rot
 	cd benchmarks && $(GO) test -bench . -benchtime 1x -short -timeout $(TEST_TIMEOUT) ./...
 
 integration: $(MONITORING) $(BIN)/versitygw ## Test real servers with a real S3 server
-	cd integration && tag=$$(../tools/faults.sh) && $(GO) test -race -tags "$$tag" -timeout 30m ./...
+	cd integration && tag=$$(../tools/faults.sh) && $(GO) test -race -tags "$$tag" -parallel $(PARALLEL) -timeout 40m ./...
 
 faults: $(BIN)/versitygw ## Kill, pause, cut off and fill up real servers, cut their power and more, at length: what nightly does, and no other test
 	cd integration && tag=$$(../tools/faults.sh) && names=$$(grep -ho '^func Test[A-Za-z0-9]*' fault_*_test.go nemesis_test.go | sed 's/^func //' | paste -sd '|' -) && \

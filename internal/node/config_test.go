@@ -41,6 +41,7 @@ func TestLoadDefaults(t *testing.T) {
 		MaxRecordBytes: 8 << 20, MaxRequestBytes: 16 << 20,
 		RaftHeartbeatTimeout: time.Second, RaftElectionTimeout: time.Second, RaftLeaseTimeout: 500 * time.Millisecond,
 		ReplaceAfter: 10 * time.Minute, ObjectGrace: time.Hour,
+		ScrubBytesPerSecond: 8 << 20, ScrubInterval: 7 * 24 * time.Hour,
 		LogFormat: "text", LogLevel: "info",
 	}, c)
 }
