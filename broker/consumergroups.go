@@ -173,12 +173,31 @@ func groupNotFound(name string) *Error {
 	return newError(reasonGroupNotFound, "there is no consumer group %q: it has neither members nor committed offsets", name)
 }
 
+// groupShard returns the shard that a group belongs to. A node that has just started may not know the cluster's shards; it must
+// not guess one, or a group has two coordinators that give its partitions to two members.
+func (b *Broker) groupShard(ctx context.Context, name string) (uint32, error) {
+	if number, ok := b.meta.View().GroupShard(name); ok {
+		return number, nil
+	}
+	if err := b.meta.Barrier(ctx); err != nil {
+		return 0, err
+	}
+	number, ok := b.meta.View().GroupShard(name)
+	if !ok {
+		return 0, newError(reasonNoLeader, "the cluster has no shards yet")
+	}
+	return number, nil
+}
+
 // runGroup applies a command on the group's coordinator. A heartbeat and a leave do no harm twice; nor does a delete,
 // whose second attempt finds no group.
 func (b *Broker) runGroup(ctx context.Context, cmd *metav1.GroupCommand) (group.Answer, error) {
-	number := b.meta.View().GroupShard(cmd.GetGroup())
 	var answer group.Answer
-	err := b.onLeader(ctx, leaderCall{shard: number, repeatable: true, attemptTimeout: appendAttempt}, func(ctx context.Context, t target) error {
+	number, err := b.groupShard(ctx, cmd.GetGroup())
+	if err != nil {
+		return answer, err
+	}
+	err = b.onLeader(ctx, leaderCall{shard: number, repeatable: true, attemptTimeout: appendAttempt}, func(ctx context.Context, t target) error {
 		if t.local != nil {
 			var err error
 			answer, err = t.local.RunGroup(ctx, cmd)
@@ -335,6 +354,11 @@ func (b *Broker) shardGroups(ctx context.Context, number uint32, names ...string
 
 // ListGroups returns all consumer groups of the cluster.
 func (b *Broker) ListGroups(ctx context.Context, _ *streamhousev1.ListGroupsRequest) (*streamhousev1.ListGroupsResponse, error) {
+	if b.meta.View().NumShards() == 0 { // none is known yet
+		if err := b.meta.Barrier(ctx); err != nil {
+			return nil, err
+		}
+	}
 	shards := min(b.meta.View().NumShards(), fsm.GroupSlots)
 	found := make([][]*metav1.ShardGroup, shards)
 	eg, egCtx := errgroup.WithContext(ctx)
@@ -377,7 +401,10 @@ func (b *Broker) DescribeGroup(ctx context.Context, req *streamhousev1.DescribeG
 	if err := checkGroup(req.GetGroup()); err != nil {
 		return nil, err
 	}
-	number := b.meta.View().GroupShard(req.GetGroup())
+	number, err := b.groupShard(ctx, req.GetGroup())
+	if err != nil {
+		return nil, err
+	}
 	groups, coordinator, err := b.shardGroups(ctx, number, req.GetGroup())
 	if err != nil {
 		return nil, err

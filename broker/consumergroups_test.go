@@ -12,6 +12,8 @@ import (
 	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
 	"github.com/streamhouse/streamhouse/broker/group"
 	"github.com/streamhouse/streamhouse/broker/shard"
+	"github.com/streamhouse/streamhouse/cluster/metadata"
+	"github.com/streamhouse/streamhouse/fsm"
 )
 
 // joining is a member's first heartbeat.
@@ -33,12 +35,40 @@ func (f *fixture) describe(t *testing.T, name string) *streamhousev1.DescribeGro
 	return res
 }
 
+// A node that has just started knows no shards. It does not take the first one for the coordinator of every group: two
+// coordinators would give a partition to two members.
+func TestGroupOnANodeThatKnowsNoShards(t *testing.T) {
+	f := newFixture(t, true)
+	topic := f.meta.createTopic(t, "t", 2, nil)
+	name := ""
+	for i := 0; name == ""; i++ {
+		if g := fmt.Sprint("g", i); f.coordinator(t, g) == 1 {
+			name = g
+		}
+	}
+	f.shards[1].groupTopics = map[string][]uint64{"t": topic.PartitionIDs}
+	join := joining()
+	join.Group = name
+	f.meta.lag, f.meta.visible = true, fsm.New().View()
+	f.meta.down = metadata.ErrNoLeader
+	_, err := f.GroupHeartbeat(t.Context(), join, "host")
+	requireReason(t, reasonNoLeader, err)
+	_, err = f.ListGroups(t.Context(), &streamhousev1.ListGroupsRequest{})
+	requireReason(t, reasonNoLeader, err)
+
+	f.meta.down = nil
+	_, err = f.GroupHeartbeat(t.Context(), join, "host")
+	require.NoError(t, err)
+	require.Empty(t, f.shards[0].members)
+	require.Contains(t, f.shards[1].members, name)
+}
+
 // A member joins through any node, and the group is shown with what it owns, its offsets and its lag.
 func TestGroupThroughAnyNode(t *testing.T) {
 	for _, replicas := range []bool{true, false} {
 		f := newFixture(t, replicas)
 		topic := f.meta.createTopic(t, "t", 2, nil)
-		coordinator := f.meta.View().GroupShard("g")
+		coordinator := f.coordinator(t, "g")
 		f.shards[coordinator].groupTopics = map[string][]uint64{"t": topic.PartitionIDs}
 		f.produce(t, 0, "0", "1", "2")
 

@@ -259,6 +259,14 @@ func newFixture(t *testing.T, replicas bool) *fixture {
 	return f
 }
 
+// coordinator returns the shard of a group.
+func (f *fixture) coordinator(t *testing.T, group string) uint32 {
+	t.Helper()
+	number, ok := f.meta.View().GroupShard(group)
+	require.True(t, ok)
+	return number
+}
+
 // requireReason checks why a call failed, and returns the metadata of the reason.
 func requireReason(t *testing.T, want Reason, err error) map[string]string {
 	t.Helper()

@@ -29,9 +29,12 @@ func (b *Broker) CommitOffset(ctx context.Context, req *streamhousev1.CommitOffs
 		offsets = append(offsets, shard.GroupOffset{PartitionID: at.partition.ID, Offset: o.GetOffset(), Metadata: o.GetMetadata()})
 	}
 	by := shard.Committer{MemberID: req.GetMemberId(), Epoch: req.GetMemberEpoch()}
-	number := b.meta.View().GroupShard(req.GetGroup())
+	number, err := b.groupShard(ctx, req.GetGroup())
+	if err != nil {
+		return nil, err
+	}
 	// An older commit must not come after a newer one, so it is not made twice where it may have happened.
-	err := b.onLeader(ctx, leaderCall{shard: number}, func(ctx context.Context, t target) error {
+	err = b.onLeader(ctx, leaderCall{shard: number}, func(ctx context.Context, t target) error {
 		if t.local != nil {
 			return t.local.CommitOffsets(ctx, req.GetGroup(), by, offsets)
 		}
@@ -120,10 +123,13 @@ func (b *Broker) GetOffset(ctx context.Context, req *streamhousev1.GetOffsetRequ
 func sameTopic(p *fsm.Partition, t *fsm.Topic) bool { return p.TopicUUID == t.UUID }
 
 func (b *Broker) groupOffsets(ctx context.Context, group string, ids []uint64) ([]shard.GroupOffset, error) {
-	number := b.meta.View().GroupShard(group)
+	number, err := b.groupShard(ctx, group)
+	if err != nil {
+		return nil, err
+	}
 	var offsets []shard.GroupOffset
 	call := leaderCall{shard: number, repeatable: true, read: true, attemptTimeout: appendAttempt}
-	err := b.onLeader(ctx, call, func(ctx context.Context, t target) error {
+	err = b.onLeader(ctx, call, func(ctx context.Context, t target) error {
 		if t.local != nil {
 			var err error
 			offsets, err = t.local.Offsets(group, ids)

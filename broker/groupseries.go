@@ -70,8 +70,9 @@ func (b *Broker) syncGroups(ctx context.Context) {
 	byShard := make(map[uint32][]string)
 	view := b.meta.View()
 	for _, name := range b.metrics.groups() {
-		number := view.GroupShard(name)
-		byShard[number] = append(byShard[number], name)
+		if number, ok := view.GroupShard(name); ok {
+			byShard[number] = append(byShard[number], name)
+		}
 	}
 	for number, names := range byShard {
 		found, _, err := b.shardGroups(ctx, number, names...)

@@ -52,7 +52,7 @@ func TestSeriesComeWithTheGroup(t *testing.T) {
 	topic := f.meta.createTopic(t, "t", 1, nil)
 	f.syncTopics()
 	before := testutil.CollectAndCount(f.metrics.consumerRecords)
-	coordinator := f.shards[f.meta.View().GroupShard("g")]
+	coordinator := f.shards[f.coordinator(t, "g")]
 	coordinator.set(func() {
 		coordinator.offsets["g"] = []shard.GroupOffset{{PartitionID: topic.PartitionIDs[0], Offset: 1}}
 	})
@@ -69,7 +69,7 @@ func TestCountsWaitForTheCoordinator(t *testing.T) {
 	f.meta.createTopic(t, "t", 1, nil)
 	f.syncTopics()
 	f.beat(t, joining())
-	coordinator := f.shards[f.meta.View().GroupShard("g")]
+	coordinator := f.shards[f.coordinator(t, "g")]
 	leader := coordinator.leader
 	coordinator.set(func() { coordinator.leader = "" })
 	f.consumed("t", "g", 5)

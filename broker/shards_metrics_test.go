@@ -57,7 +57,7 @@ func TestScrapedLagIsTheDescribedOne(t *testing.T) {
 	f := newFixture(t, false)
 	topic := f.meta.createTopic(t, "t", 1, nil)
 	id := topic.PartitionIDs[0]
-	coordinator := f.shards[f.meta.View().GroupShard("g")]
+	coordinator := f.shards[f.coordinator(t, "g")]
 	coordinator.groupTopics = map[string][]uint64{"t": topic.PartitionIDs}
 	f.produce(t, 0, "0", "1", "2", "3", "4")
 	f.beat(t, joining())

@@ -116,14 +116,15 @@ func (v *View) Shards() []*Shard {
 	return all
 }
 
-// GroupShard returns the shard that a consumer group belongs to.
-func (v *View) GroupShard(group string) uint32 {
+// GroupShard returns the shard that a consumer group belongs to. It is false until InitCluster is applied: a replica that has
+// just started and not heard of a leader yet knows no shards.
+func (v *View) GroupShard(group string) (number uint32, ok bool) {
 	if len(v.shards) == 0 {
-		return 0
+		return 0, false
 	}
 	h := fnv.New32a()
 	_, _ = h.Write([]byte(group)) // A hash never fails.
-	return h.Sum32() % GroupSlots % uint32(len(v.shards))
+	return h.Sum32() % GroupSlots % uint32(len(v.shards)), true
 }
 
 // Topic returns a topic by its name.

@@ -83,14 +83,18 @@ func TestFindSegment(t *testing.T) {
 }
 
 func TestGroupShardIsSpreadAndStays(t *testing.T) {
-	require.Zero(t, New().View().GroupShard("g"))
+	_, ok := New().View().GroupShard("g")
+	require.False(t, ok, "no shard is known yet")
 	m := newMachine(t)
 	m.ok(initCluster(6))
 	v := m.state.View()
-	require.Equal(t, uint32(2), v.GroupShard("orders"))
+	number, ok := v.GroupShard("orders")
+	require.True(t, ok)
+	require.Equal(t, uint32(2), number)
 	seen := make(map[uint32]bool)
 	for i := range 200 {
-		seen[v.GroupShard(fmt.Sprintf("group-%d", i))] = true
+		number, _ := v.GroupShard(fmt.Sprintf("group-%d", i))
+		seen[number] = true
 	}
 	require.Len(t, seen, 6)
 }

@@ -36,13 +36,8 @@ var kept = map[uint64]string{
 	1:  "a node with a slow disk told a smaller high watermark than before",
 	2:  "with the check of producers' sequences taken out: records are stored twice",
 	14: "with raft-wal's fsyncs taken out: offsets are given twice",
+	4:  "a node that had just started knew no shards, and took the first one for the coordinator of every group: a partition had two owners",
 	3:  "a node that was cut off knows of a deleted topic: so the checker takes a yes for old",
-}
-
-// unmended are seeds that fail by what is known and not mended yet. They run where they are asked for by -seed only, and
-// every run names them.
-var unmended = map[uint64]string{
-	4: "two members have a partition for some milliseconds, when both join anew at once after the coordinator was away",
 }
 
 // memDir returns a directory in memory where there is one.
@@ -95,10 +90,6 @@ func chosenSeeds(begin time.Time) iter.Seq[uint64] {
 			}
 		}
 		for seed, n := *first, 0; *seeds == 0 && time.Since(begin) < *budget || n < *seeds; seed, n = seed+1, n+1 {
-			if why, is := unmended[seed]; is {
-				fmt.Printf("simulation: seed %d is left out, it fails: %s\n", seed, why)
-				continue
-			}
 			if _, was := kept[seed]; !was && !yield(seed) {
 				return
 			}
