@@ -22,7 +22,7 @@ type Committed struct {
 
 // Commit commits the positions of all partitions: all that Poll has returned counts as processed. It fails with
 // ErrNotOwned where a partition was lost since the last Poll, and with ErrMaxPollInterval too where that was the reason;
-// nothing of its topic is committed then. Without a group it does nothing.
+// nothing of its topic is committed then, unless by an attempt before, whose answer was lost. Without a group it does nothing.
 func (r *Consumer) Commit(ctx context.Context) error {
 	r.mu.Lock()
 	for _, p := range r.partitions {
@@ -82,7 +82,8 @@ func (r *Consumer) CommitRecords(ctx context.Context, records ...Record) error {
 }
 
 // CommitOffsets commits these offsets, of partitions that the consumer reads; else it fails with ErrNotOwned, and with
-// ErrOffsetOutOfRange above the high watermark. All offsets of one topic are committed, or none, up to 10,000.
+// ErrOffsetOutOfRange above the high watermark. All offsets of one topic are committed, or none, up to 10,000. As with
+// Commit, an attempt whose answer was lost may have committed what the error is about.
 func (r *Consumer) CommitOffsets(ctx context.Context, offsets map[TopicPartition]Committed) error {
 	owned := make(map[*partition]Committed, len(offsets))
 	r.mu.Lock()

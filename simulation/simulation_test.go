@@ -134,7 +134,7 @@ func runSeed(t *testing.T, seed uint64) {
 	t.Helper()
 	plan := NewPlan(seed)
 	require.NoError(t, os.MkdirAll(*traces, 0o755))
-	path := filepath.Join(*traces, fmt.Sprintf("seed-%d.trace", seed))
+	path := filepath.Join(*traces, fmt.Sprintf("seed-%d-%d.trace", seed, os.Getpid()))
 	file, err := os.Create(path)
 	require.NoError(t, err)
 	trace := NewTrace(file)

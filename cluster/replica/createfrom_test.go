@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -13,7 +14,7 @@ import (
 // TestCreateFrom: a group begins with a state, takes entries, and gives all of it to others.
 func TestCreateFrom(t *testing.T) {
 	for _, store := range []Store{Bolt, WAL} {
-		g := &group{addrs: make(map[string]string)}
+		g := &group{addrs: make(map[string]string), heartbeat: 300 * time.Millisecond}
 		m := &member{t: t, group: g, id: "n1/A", dir: filepath.Join(t.TempDir(), "n1", "A"), store: store}
 		write := func(w io.Writer) error { _, err := io.WriteString(w, "a\nb"); return err }
 		require.NoError(t, CreateFrom(m.dir, m.id, "127.0.0.1:1", write))
