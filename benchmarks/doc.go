@@ -7,11 +7,11 @@
 // What the instrumentation costs is measured in three ways, each of which stands a machine that others use too:
 //
 //   - BenchmarkInstrumentation: nanoseconds of CPU and allocations of a batch on each way, from the benchmarks of the parts
-//     beside the code; the best of 60 short runs. Each path of a batch ends in the same few counters, so this is the cost
-//     on against off.
+//     beside the code; the best of 60 short runs. Each path of a batch ends in the same few counters, so this is what
+//     they add.
 //   - BenchmarkShare: the part of the instrumentation in CPU profiles of three nodes at work, of metrics and logs and of
-//     tracing, without an endpoint and with 1 % of the requests sampled. With -v it lists the functions. The metrics of
-//     hashicorp/raft are in it, which the library makes for every entry of a log, whoever looks at them. A part
+//     tracing, without an endpoint and with 1 % of the requests sampled. With -v it lists the functions. Of the metrics
+//     of hashicorp/raft it has what our sink does: the library calls go-metrics for every entry, whether anybody listens or not. A part
 //     of 1 % of the 30 seconds of CPU that are sampled for each path is exact to a fifth of it.
 //   - BenchmarkTracing: CPU time of a node that samples 1 % against one that does not, in pairs of short turns; the median,
 //     and the interval that it is in.

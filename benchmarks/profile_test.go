@@ -18,9 +18,10 @@ import (
 )
 
 // What makes up the instrumentation, by the names of functions. A sample belongs to it when one of these is anywhere in its
-// stack; of a wrapper, through which the work itself goes, only where it is the innermost.
+// stack; of a wrapper, through which the work itself goes, only where it is the innermost. hashicorp/raft calls go-metrics
+// whether anybody listens or not: what listens is ours, the rest is not.
 var (
-	instrumentation = regexp.MustCompile(`^github\.com/(prometheus/client_golang|hashicorp/go-metrics|armon/go-metrics)/` +
+	instrumentation = regexp.MustCompile(`^github\.com/prometheus/client_golang/` +
 		`|^log/slog\.|^go\.opentelemetry\.io/|^google\.golang\.org/grpc/(stats|internal/stats)\.` +
 		`|^github\.com/streamhouse/streamhouse/(` +
 		`observability\.\(\*(handler|sampler|redactor|raftSink)\)` +
@@ -30,7 +31,7 @@ var (
 		`|broker/shard\.(\(\*Metrics\)|\(\*batchCounts\)|\(\*proposer\)\.mark|\(\*waitingTraces\)|clock))`)
 	wrapper = regexp.MustCompile(`^github\.com/streamhouse/streamhouse/(` +
 		`internal/tracing\.|broker/rpc\.\(\*counting\)|broker/shard\.\(\*proposer\)\.traceCommit|storage/object\.\(\*(metered|traced))`)
-	ofRaft    = regexp.MustCompile(`^github\.com/(hashicorp|armon)/go-metrics/`)
+	ofRaft    = regexp.MustCompile(`^github\.com/streamhouse/streamhouse/observability\.\(\*raftSink\)`)
 	ofTracing = regexp.MustCompile(`^go\.opentelemetry\.io/|^github\.com/streamhouse/streamhouse/internal/tracing\.`)
 )
 
