@@ -105,8 +105,15 @@ func (b *Broker) AlterTopic(ctx context.Context, req *streamhousev1.AlterTopicRe
 	return &streamhousev1.AlterTopicResponse{Topic: b.describeTopic(ctx, t)}, nil
 }
 
-// DeleteTopic deletes the topic that this node knows by the name; one created anew in the meantime is left alone.
+// DeleteTopic deletes the topic that has the name when the call comes; one created anew meanwhile is left alone. A node that is
+// behind may know the name's topic before this one, which is gone: so it waits for all that was committed.
 func (b *Broker) DeleteTopic(ctx context.Context, req *streamhousev1.DeleteTopicRequest) (*streamhousev1.DeleteTopicResponse, error) {
+	if err := fsm.ValidateName(req.GetName()); err != nil {
+		return nil, InvalidField("topic", "%s", err)
+	}
+	if err := b.meta.Barrier(ctx); err != nil {
+		return nil, err
+	}
 	t, err := b.topic(ctx, req.GetName())
 	if err != nil {
 		return nil, err

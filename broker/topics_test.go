@@ -93,6 +93,24 @@ func TestTopicCreatedElsewhere(t *testing.T) {
 	require.Len(t, list.GetTopics(), 2)
 }
 
+// TestDeleteOfATopicCreatedAnew deletes the topic that there is, not the one of the same name that a node that is behind knows.
+func TestDeleteOfATopicCreatedAnew(t *testing.T) {
+	f := newFixture(t, true)
+	first := f.meta.createTopic(t, "t", 1, nil)
+	f.meta.lag = true
+	f.meta.must(t, &metav1.Command{Command: &metav1.Command_DeleteTopic{DeleteTopic: &metav1.DeleteTopic{Name: "t", Uuid: first.UUID[:], TimeMs: 2}}})
+	f.meta.must(t, &metav1.Command{Command: &metav1.Command_CreateTopic{CreateTopic: &metav1.CreateTopic{
+		Name: "t", Uuid: []byte("another-topic-01"), Partitions: 1, TimeMs: 3,
+	}}})
+	known, ok := f.meta.View().Topic("t")
+	require.True(t, ok)
+	require.Equal(t, first.UUID, known.UUID, "the node is behind")
+	_, err := f.DeleteTopic(t.Context(), &streamhousev1.DeleteTopicRequest{Name: "t"})
+	require.NoError(t, err)
+	_, ok = f.meta.state.View().Topic("t")
+	require.False(t, ok)
+}
+
 // TestTopicNamesLeadersOfOtherNodes finds the leaders of shards that this node has no replica of, and hears of new ones
 // though no call of its own fails: a client goes where it is told.
 func TestTopicNamesLeadersOfOtherNodes(t *testing.T) {
