@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -113,12 +112,8 @@ type pacedRanges struct {
 func (r pacedRanges) ReadRange(ctx context.Context, name string, offset, length int64) ([]byte, error) {
 	call, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	rc, err := r.bucket.Get(call, name, offset, length)
+	data, err := object.Ranges{Getter: r.bucket}.ReadRange(call, name, offset, length)
 	if err != nil {
-		return nil, err
-	}
-	data, err := io.ReadAll(io.LimitReader(rc, length))
-	if err = errors.Join(err, rc.Close()); err != nil {
 		return nil, err
 	}
 	return data, r.pace(ctx, int64(len(data)))

@@ -3,7 +3,6 @@ package controller
 import (
 	"context"
 	"errors"
-	"io"
 	"strings"
 
 	"github.com/streamhouse/streamhouse/fsm"
@@ -86,7 +85,7 @@ func (j *janitor) provenSuperfluous(ctx context.Context, view *fsm.View, o orpha
 	}
 	attempt, cancel := context.WithTimeout(ctx, roundTimeout)
 	defer cancel()
-	footer, err := segment.ReadFooter(attempt, bucketRanges{j.cfg.Bucket}, o.name, o.sizeBytes)
+	footer, err := segment.ReadFooter(attempt, object.Ranges{Getter: j.cfg.Bucket}, o.name, o.sizeBytes)
 	switch {
 	case err == nil:
 		return view.Superfluous(footer), nil
@@ -95,17 +94,4 @@ func (j *janitor) provenSuperfluous(ctx context.Context, view *fsm.View, o orpha
 	default:
 		return false, err
 	}
-}
-
-// bucketRanges reads ranges of objects.
-type bucketRanges struct{ bucket Bucket }
-
-// ReadRange returns length bytes from offset, fewer where the object ends.
-func (r bucketRanges) ReadRange(ctx context.Context, name string, offset, length int64) ([]byte, error) {
-	rc, err := r.bucket.Get(ctx, name, offset, length)
-	if err != nil {
-		return nil, err
-	}
-	data, err := io.ReadAll(io.LimitReader(rc, length))
-	return data, errors.Join(err, rc.Close())
 }

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"strings"
 	"time"
@@ -191,7 +190,7 @@ func readFooter(ctx context.Context, b Bucket, o *fsm.FoundObject) error {
 	var err error
 	for range footerTries {
 		attempt, cancel := context.WithTimeout(ctx, callTimeout)
-		o.Footer, err = segment.ReadFooter(attempt, ranges{b}, o.Name, o.SizeBytes)
+		o.Footer, err = segment.ReadFooter(attempt, object.Ranges{Getter: b}, o.Name, o.SizeBytes)
 		cancel()
 		if err == nil || ctx.Err() != nil {
 			return ctx.Err()
@@ -202,19 +201,6 @@ func readFooter(ctx context.Context, b Bucket, o *fsm.FoundObject) error {
 		}
 	}
 	return fmt.Errorf("read the footer of %s: %w", o.Name, err)
-}
-
-// ranges reads ranges of objects.
-type ranges struct{ b Bucket }
-
-// ReadRange returns length bytes from offset, fewer where the object ends.
-func (r ranges) ReadRange(ctx context.Context, name string, offset, length int64) ([]byte, error) {
-	rc, err := r.b.Get(ctx, name, offset, length)
-	if err != nil {
-		return nil, err
-	}
-	data, err := io.ReadAll(io.LimitReader(rc, length))
-	return data, errors.Join(err, rc.Close())
 }
 
 // ErrAlive says that a node of the cluster lives.

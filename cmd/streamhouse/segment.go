@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/url"
 	"os"
 	"path"
@@ -101,7 +100,7 @@ func (a *app) inspect(ctx context.Context, rawURL string, f output.Format) error
 	if err != nil {
 		return err
 	}
-	in, err := segment.Inspect(ctx, ranges{bucket}, name, attrs.SizeBytes)
+	in, err := segment.Inspect(ctx, object.Ranges{Getter: bucket}, name, attrs.SizeBytes)
 	if in == nil {
 		return err
 	}
@@ -170,17 +169,4 @@ func splitObjectURL(raw string) (store, name string, err error) {
 	}
 	u.Path, u.RawPath = strings.TrimSuffix(dir, "/"), ""
 	return u.String(), name, nil
-}
-
-// ranges reads ranges straight from the object store.
-type ranges struct{ bucket object.Bucket }
-
-// ReadRange returns length bytes from offset, fewer at the end of the object.
-func (r ranges) ReadRange(ctx context.Context, name string, offset, length int64) ([]byte, error) {
-	body, err := r.bucket.Get(ctx, name, offset, length)
-	if err != nil {
-		return nil, err
-	}
-	data, err := io.ReadAll(io.LimitReader(body, length))
-	return data, errors.Join(err, body.Close())
 }
