@@ -176,17 +176,26 @@ func groupNotFound(name string) *Error {
 // groupShard returns the shard that a group belongs to. A node that has just started may not know the cluster's shards; it must
 // not guess one, or a group has two coordinators that give its partitions to two members.
 func (b *Broker) groupShard(ctx context.Context, name string) (uint32, error) {
-	if number, ok := b.meta.View().GroupShard(name); ok {
-		return number, nil
-	}
-	if err := b.meta.Barrier(ctx); err != nil {
+	view, err := b.viewOfShards(ctx)
+	if err != nil {
 		return 0, err
 	}
-	number, ok := b.meta.View().GroupShard(name)
+	number, ok := view.GroupShard(name)
 	if !ok {
 		return 0, newError(reasonNoLeader, "the cluster has no shards yet")
 	}
 	return number, nil
+}
+
+// viewOfShards returns a view that knows the cluster's shards, if it has any yet.
+func (b *Broker) viewOfShards(ctx context.Context) (*fsm.View, error) {
+	if view := b.meta.View(); view.NumShards() > 0 {
+		return view, nil
+	}
+	if err := b.meta.Barrier(ctx); err != nil {
+		return nil, err
+	}
+	return b.meta.View(), nil
 }
 
 // runGroup applies a command on the group's coordinator. A heartbeat and a leave do no harm twice; nor does a delete,
@@ -354,12 +363,11 @@ func (b *Broker) shardGroups(ctx context.Context, number uint32, names ...string
 
 // ListGroups returns all consumer groups of the cluster.
 func (b *Broker) ListGroups(ctx context.Context, _ *streamhousev1.ListGroupsRequest) (*streamhousev1.ListGroupsResponse, error) {
-	if b.meta.View().NumShards() == 0 { // none is known yet
-		if err := b.meta.Barrier(ctx); err != nil {
-			return nil, err
-		}
+	view, err := b.viewOfShards(ctx)
+	if err != nil {
+		return nil, err
 	}
-	shards := min(b.meta.View().NumShards(), fsm.GroupSlots)
+	shards := min(view.NumShards(), fsm.GroupSlots)
 	found := make([][]*metav1.ShardGroup, shards)
 	eg, egCtx := errgroup.WithContext(ctx)
 	eg.SetLimit(listParallel)
