@@ -96,19 +96,7 @@ func decommission(t *testing.T, c *harness.Cluster, n *harness.Node, harm func()
 		return err
 	})
 	harm()
-	harness.Eventually(t, syncWithin, "the node is gone from the cluster", func(ctx context.Context) error {
-		st, err := c.Nodes[0].ClusterStatus(ctx)
-		if err != nil {
-			return err
-		}
-		if s := nodeStatus(st, n.ID); s != nil {
-			return fmt.Errorf("it is there: %v", s)
-		}
-		return nil
-	})
-	if n.Running() {
-		require.NoError(t, n.Process().Terminate(30*time.Second))
-	}
+	waitGone(t, c, n)
 	c.Forget(n)
 }
 

@@ -87,6 +87,23 @@ func TestFourthNodeComesAndGoes(t *testing.T) {
 		_, err := cl.DecommissionNode(ctx, &streamhousev1.DecommissionNodeRequest{NodeId: n.ID})
 		return err
 	})
+	waitGone(t, c, n)
+	ledger.WaitAcked(t, 300, syncWithin)
+	p.Stop(t)
+	t.Logf("%d acknowledged, %d retries", ledger.Acked(), p.Retries())
+	ledger.Verify(t, c.Nodes[:3]...)
+
+	t.Run("a node whose replicas have no other place stays", func(t *testing.T) {
+		_, err := c.Nodes[0].DecommissionNode(call(t), &streamhousev1.DecommissionNodeRequest{NodeId: "n2"})
+		require.True(t, harness.IsCode(err, codes.FailedPrecondition, "CANNOT_PLACE_REPLICAS"), harness.Describe(err))
+		_, err = c.Nodes[0].DrainNode(call(t), &streamhousev1.DrainNodeRequest{NodeId: "n2"})
+		require.True(t, harness.IsCode(err, codes.FailedPrecondition, "CANNOT_PLACE_REPLICAS"), harness.Describe(err))
+	})
+}
+
+// waitGone waits until a node that is decommissioned has left the cluster, and ends its process.
+func waitGone(t *testing.T, c *harness.Cluster, n *harness.Node) {
+	t.Helper()
 	harness.Eventually(t, syncWithin, "the node is gone from the cluster", func(ctx context.Context) error {
 		st, err := c.Nodes[0].ClusterStatus(ctx)
 		if err != nil {
@@ -100,17 +117,6 @@ func TestFourthNodeComesAndGoes(t *testing.T) {
 	if n.Running() {
 		require.NoError(t, n.Process().Terminate(30*time.Second))
 	}
-	ledger.WaitAcked(t, 300, syncWithin)
-	p.Stop(t)
-	t.Logf("%d acknowledged, %d retries", ledger.Acked(), p.Retries())
-	ledger.Verify(t, c.Nodes[:3]...)
-
-	t.Run("a node whose replicas have no other place stays", func(t *testing.T) {
-		_, err := c.Nodes[0].DecommissionNode(call(t), &streamhousev1.DecommissionNodeRequest{NodeId: "n2"})
-		require.True(t, harness.IsCode(err, codes.FailedPrecondition, "CANNOT_PLACE_REPLICAS"), harness.Describe(err))
-		_, err = c.Nodes[0].DrainNode(call(t), &streamhousev1.DrainNodeRequest{NodeId: "n2"})
-		require.True(t, harness.IsCode(err, codes.FailedPrecondition, "CANNOT_PLACE_REPLICAS"), harness.Describe(err))
-	})
 }
 
 // A cluster that began as one node becomes three, and the first is not restarted.
