@@ -129,13 +129,30 @@ func (d damage) requireFound(t *testing.T) {
 // boot-panic: damage on which the libraries panic, or read memory that is not there, is an error that names the file.
 func TestBootPanic(t *testing.T) {
 	cut := func(b []byte) []byte { return b[:9000] }
+	freeTheRoot := func(b []byte) []byte {
+		meta, err := readBoltMeta(bytes.NewReader(b))
+		require.NoError(t, err)
+		binary.LittleEndian.PutUint64(b[int64(meta.freelist)*meta.pageBytes+boltHeaderBytes:], meta.root)
+		return b
+	}
 	for name, d := range map[string]damage{
-		"meta empty":   {"wal-meta.db", func([]byte) []byte { return nil }, 0},
-		"meta cut":     {"wal-meta.db", cut, 0},
-		"database cut": {"raft.db", cut, 0},
+		"meta empty":                 {"wal-meta.db", func([]byte) []byte { return nil }, 0},
+		"meta cut":                   {"wal-meta.db", cut, 0},
+		"meta that frees itself":     {"wal-meta.db", freeTheRoot, 0},
+		"database cut":               {"raft.db", cut, 0},
+		"database that frees itself": {"raft.db", freeTheRoot, 0},
 	} {
 		t.Run(name, d.requireFound)
 	}
+	t.Run("database cut while it is open", func(t *testing.T) {
+		cfg := config(t)
+		s := openStore(t, OpenBolt, cfg)
+		fill(t, s, 1, 10, 20000)
+		require.NoError(t, os.Truncate(only(t, cfg.Dir, "raft.db"), 8192))
+		err := s.Verify(0, 0)
+		require.ErrorIs(t, err, ErrCorrupt)
+		require.ErrorContains(t, err, "raft.db")
+	})
 }
 
 func swapKeys(b []byte) []byte {

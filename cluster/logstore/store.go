@@ -82,6 +82,9 @@ func newStore(cfg Config, name string) (*Store, error) {
 	if _, err = os.Stat(s.stableFile); err != nil && (d.opened() || !errors.Is(err, os.ErrNotExist)) {
 		return nil, errors.Join(corrupt(s.stableFile, 0, err), d.close())
 	}
+	if err := checkBolt(s.stableFile); err != nil {
+		return nil, errors.Join(corrupt(s.stableFile, 0, err), d.close())
+	}
 	s.durable = d
 	return s, nil
 }
