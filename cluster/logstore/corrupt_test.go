@@ -162,6 +162,53 @@ func swapKeys(b []byte) []byte {
 	return bytes.ReplaceAll(b, a, z)
 }
 
+// silent-wal-cut: after a power cut the durable index may be behind. What is damaged before a later write is then no torn
+// end either; only of the last write that can't be told.
+func TestSilentWALCutBehindTheDurableIndex(t *testing.T) {
+	for name, c := range map[string]struct {
+		last    uint64 // the log's last entry
+		damage  uint64 // the entry that is damaged
+		torn    bool   // and taken for a torn end
+		changed func(b []byte, at int)
+	}{
+		"bit flipped":       {last: 40, damage: 30, changed: func(b []byte, at int) { b[at+20] ^= 4 }},
+		"sector of zeros":   {last: 40, damage: 30, changed: func(b []byte, at int) { clear(b[at : at+256]) }},
+		"last but one":      {last: 40, damage: 39, changed: func(b []byte, at int) { b[at+20] ^= 4 }},
+		"frame length":      {last: 40, damage: 30, changed: func(b []byte, at int) { b[at+7] = 0xff }},
+		"the last write":    {last: 40, damage: 40, torn: true, changed: func(b []byte, at int) { b[at+20] ^= 4 }},
+		"all of the writes": {last: 40, damage: 30, torn: true, changed: func(b []byte, at int) { clear(b[at+20:]) }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg := config(t)
+			s := openStore(t, OpenWAL, cfg)
+			fill(t, s, 1, 20, 300)
+			behind, err := os.ReadFile(filepath.Join(cfg.Dir, durableName))
+			require.NoError(t, err)
+			fill(t, s, 21, c.last, 300)
+			require.NoError(t, s.Close())
+			require.NoError(t, os.WriteFile(filepath.Join(cfg.Dir, durableName), behind, 0o600))
+			change(t, cfg.Dir, "*.wal", func(b []byte) []byte {
+				at := bytes.Index(b, fmt.Appendf(nil, "entry number %d ", c.damage))
+				require.Positive(t, at)
+				c.changed(b, at-frameHeaderBytes-5)
+				return b
+			})
+			s, err = openVerified(OpenWAL, cfg)
+			if c.torn {
+				require.NoError(t, err)
+				last, err := s.LastIndex()
+				require.NoError(t, err)
+				require.Equal(t, c.damage-1, last)
+				require.NoError(t, s.Close())
+				return
+			}
+			corrupt, ok := errors.AsType[*CorruptError](err)
+			require.True(t, ok, "%v", err)
+			require.Equal(t, c.damage, corrupt.Index)
+		})
+	}
+}
+
 // Of a log with several segments, one in the middle is as needed as the last.
 func TestSegmentInTheMiddleIsDamaged(t *testing.T) {
 	for name, hurt := range map[string]func(path string) error{
@@ -231,7 +278,7 @@ func TestBitFlip(t *testing.T) {
 }
 
 // stride spreads the flips, since each costs an open.
-const stride = 41
+const stride = 83
 
 // used says whether there is anything near a byte.
 func used(b []byte, at int) bool { return !isZero(b[max(0, at-8):min(len(b), at+8)]) }

@@ -39,6 +39,8 @@ type segmentScan struct {
 	reason string
 	// torn says that there is something behind end.
 	torn bool
+	// followed says that a whole write is among that.
+	followed bool
 }
 
 type scannedEntry struct {
@@ -70,7 +72,50 @@ func scanSegment(b []byte, file string, info types.SegmentInfo) *segmentScan {
 		s.scanFrames(b)
 	}
 	s.torn = !isZero(b[s.end:])
+	s.followed = s.torn && s.wholeWriteBehind(b)
 	return s
+}
+
+// wholeWriteBehind says whether behind the scan's end a write is whole that came after the one that is not. Since every
+// write is synced before the next one begins, the damage is then none that a power cut has left of the last write.
+func (s *segmentScan) wholeWriteBehind(b []byte) bool {
+	next := max(s.last()+1, s.info.BaseIndex)
+	for at := int(s.end); at+frameHeaderBytes <= len(b); at += 8 {
+		if binary.LittleEndian.Uint32(b[at:]) == uint32(segment.FrameCommit) && isWholeWrite(b, at+frameHeaderBytes, next) {
+			return true
+		}
+	}
+	return false
+}
+
+// isWholeWrite says whether at a position a write of entries behind index begins, and ends with its commit.
+func isWholeWrite(b []byte, from int, index uint64) bool {
+	entries := 0
+	for at := from; at+frameHeaderBytes <= len(b); {
+		typ, n := b[at], binary.LittleEndian.Uint32(b[at+4:])
+		body := at + frameHeaderBytes
+		if typ == segment.FrameCommit {
+			return entries > 0 && crc32.Checksum(b[from:at], castagnoli) == n
+		}
+		next := int64(body) + (int64(n)+7)&^7
+		if next > int64(len(b)) {
+			return false
+		}
+		switch typ {
+		case segment.FrameEntry:
+			found, _ := binary.Uvarint(b[body:])
+			if _, reason := scanEntry(b[body:body+int(n)], found); found <= index || reason != "" {
+				return false
+			}
+			index = found
+			entries++
+		case segment.FrameIndex:
+		default:
+			return false
+		}
+		at = int(next)
+	}
+	return false
 }
 
 func (s *segmentScan) scanFrames(b []byte) {

@@ -230,7 +230,8 @@ func (f *walFiler) Create(info types.SegmentInfo) (types.SegmentWriter, error) {
 }
 
 // RecoverTail implements types.SegmentFiler. What was written is synced, because the last process may have ended before
-// it did that, and what a torn write has left is removed.
+// it did that, and what a torn write has left is removed. The durable index may be behind what was acknowledged, so a write
+// is torn only if no other was whole behind it.
 func (f *walFiler) RecoverTail(info types.SegmentInfo) (types.SegmentWriter, error) {
 	file, sc, err := (*walBackend)(f).scan(info, os.O_RDWR)
 	if err != nil {
@@ -238,6 +239,9 @@ func (f *walFiler) RecoverTail(info types.SegmentInfo) (types.SegmentWriter, err
 	}
 	if err := file.Sync(); err != nil {
 		return nil, errors.Join(err, file.Close())
+	}
+	if sc.followed {
+		return nil, errors.Join(sc.damaged(max(sc.last()+1, info.BaseIndex)), file.Close())
 	}
 	w, err := f.recoverTail(sc)
 	if err == nil && sc.torn && (sc.last() >= f.durable || info.BaseIndex > f.durable) {
