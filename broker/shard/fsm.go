@@ -37,8 +37,6 @@ type replicaFSM struct {
 	index   uint64                   // last applied
 	// snapshotted is the last index that the newest snapshot taken here has.
 	snapshotted uint64
-	// groupsIndex is the last index that may have changed committed offsets. After a restore nobody knows: it is 1.
-	groupsIndex uint64
 	failed      error
 	// leads returns the term in which this replica leads; 0 when it does not.
 	leads func() uint64
@@ -114,7 +112,7 @@ func (f *replicaFSM) applyLocked(l *raft.Log) applied {
 		err = f.applySeedLocked(body)
 	}
 	if kind == kindOffsetCommit || kind == kindMemberCommit || kind == kindGroup || kind == kindDrop {
-		f.groupsIndex = l.Index
+		f.state.groupsIndex = l.Index
 	}
 	if err != nil {
 		return applied{err: entryError(f.shard, l.Index, err)}
@@ -222,7 +220,6 @@ func (f *replicaFSM) Restore(r io.ReadCloser) error {
 	f.state = st
 	f.local = newLocal(f.local.tail.maxBytes)
 	f.local.pinned = pinned
-	f.groupsIndex = 1
 	for id, ch := range f.waiters {
 		close(ch)
 		delete(f.waiters, id)

@@ -45,13 +45,13 @@ func (s *Shard) runGroupSaves(ctx context.Context) {
 func (s *Shard) groupsData(saved uint64) (data []byte, index uint64, changed bool, err error) {
 	s.fsm.mu.RLock()
 	st := s.fsm.state
-	index = s.fsm.groupsIndex
+	index = st.groupsIndex
 	if index == saved {
 		s.fsm.mu.RUnlock()
 		return nil, 0, false, nil
 	}
 	sn := &snapshot{header: &metav1.ShardSnapshotHeader{
-		Version: snapshotVersion, Shard: s.cfg.Shard, TimeMs: st.timeMs, RecoveryId: st.recoveryID,
+		Version: snapshotVersion, Shard: s.cfg.Shard, TimeMs: st.timeMs, RecoveryId: st.recoveryID, GroupsIndex: index,
 	}}
 	bare := make(map[string]*consumerGroup, len(st.groups))
 	for name, g := range st.groups {

@@ -19,12 +19,21 @@ import (
 // savedGroups is an object store for committed offsets.
 type savedGroups struct {
 	data  atomic.Pointer[[]byte]
-	fails atomic.Int32 // so many loads fail
+	index atomic.Uint64 // that data is of
+	away  atomic.Bool   // saves fail
+	fails atomic.Int32  // so many loads fail
 	loads atomic.Int32
 }
 
-func (g *savedGroups) Save(_ context.Context, _ string, _ uint32, _ string, _ uint64, data []byte) error {
-	g.data.Store(&data)
+// Save keeps the newest state by its index, as a bucket does.
+func (g *savedGroups) Save(_ context.Context, _ string, _ uint32, _ string, index uint64, data []byte) error {
+	if g.away.Load() {
+		return errors.New("503")
+	}
+	if index >= g.index.Load() {
+		g.index.Store(index)
+		g.data.Store(&data)
+	}
 	return nil
 }
 
@@ -108,6 +117,35 @@ func TestShardGoesOnAfterRecovery(t *testing.T) {
 	offsets, err = n.shard.Offsets("g", nil)
 	require.NoError(t, err)
 	require.Equal(t, int64(6), offsets[0].Offset)
+}
+
+// What was committed while the object store was away is the newest state there after a restart from a snapshot, too.
+func TestOffsetsAreSavedAsOfTheirIndex(t *testing.T) {
+	groups := &savedGroups{}
+	n := newNode(t, 1, func(c *Config) { c.Groups = groups })
+	n.mustAppend(1, 5)
+	commit := func(offset int64) {
+		require.NoError(t, n.shard.CommitOffsets(t.Context(), "g", Committer{}, []GroupOffset{{PartitionID: 1, Offset: offset}}))
+	}
+	saved := func(offset int64) bool {
+		data := groups.data.Load()
+		if data == nil {
+			return false
+		}
+		st, _, err := readSnapshot(bytes.NewReader(*data), n.shard.cfg.Shard)
+		require.NoError(t, err)
+		return st.groups["g"] != nil && st.groups["g"].offsets[1].offset == offset
+	}
+	commit(2)
+	require.Eventually(t, func() bool { return saved(2) }, 20*time.Second, 5*time.Millisecond)
+	groups.away.Store(true)
+	commit(4)
+	n.checkpoint()
+	n.end()
+	groups.away.Store(false)
+	n.start()
+	n.waitLeader()
+	require.Eventually(t, func() bool { return saved(4) }, 20*time.Second, 5*time.Millisecond)
 }
 
 // TestNothingIsTakenBeforeTheSeed: not a record, and not a commit.

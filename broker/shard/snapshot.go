@@ -52,7 +52,9 @@ var _ raft.FSMSnapshot = (*snapshot)(nil)
 
 func newSnapshot(shard uint32, s *state, l *local) (*snapshot, error) {
 	sn := &snapshot{
-		header:  &metav1.ShardSnapshotHeader{Version: snapshotVersion, Shard: shard, TimeMs: s.timeMs, RecoveryId: s.recoveryID},
+		header: &metav1.ShardSnapshotHeader{
+			Version: snapshotVersion, Shard: shard, TimeMs: s.timeMs, RecoveryId: s.recoveryID, GroupsIndex: s.groupsIndex,
+		},
 		groups:  groupItems(s.groups),
 		dropped: maps.Clone(s.dropped),
 		pinned:  make(map[uint64]memRun, len(l.pinned)),
@@ -246,6 +248,7 @@ func (rs *restorer) add(item *metav1.ShardSnapshotItem) error {
 		rs.begun = true
 		rs.state.timeMs = h.GetTimeMs()
 		rs.state.recoveryID = h.GetRecoveryId()
+		rs.state.groupsIndex = h.GetGroupsIndex()
 		return nil
 	}
 	if !rs.begun {

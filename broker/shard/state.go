@@ -34,6 +34,8 @@ type state struct {
 	pendingBytes int64
 	// recoveryID is the recovery from the object store that the shard goes on from; empty for none.
 	recoveryID string
+	// groupsIndex is the index of the last entry that may have changed committed offsets.
+	groupsIndex uint64
 }
 
 // partition is the replicated part of one partition's log.

@@ -242,7 +242,9 @@ type ShardSnapshotHeader struct {
 	// Time of the last applied entry, milliseconds since the Unix epoch.
 	TimeMs int64 `protobuf:"varint,3,opt,name=time_ms,json=timeMs,proto3" json:"time_ms,omitempty"`
 	// The recovery whose offsets the shard has taken over; empty where there was none.
-	RecoveryId    string `protobuf:"bytes,4,opt,name=recovery_id,json=recoveryId,proto3" json:"recovery_id,omitempty"`
+	RecoveryId string `protobuf:"bytes,4,opt,name=recovery_id,json=recoveryId,proto3" json:"recovery_id,omitempty"`
+	// Index of the last entry that may have changed committed offsets of groups.
+	GroupsIndex   uint64 `protobuf:"varint,5,opt,name=groups_index,json=groupsIndex,proto3" json:"groups_index,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -303,6 +305,13 @@ func (x *ShardSnapshotHeader) GetRecoveryId() string {
 		return x.RecoveryId
 	}
 	return ""
+}
+
+func (x *ShardSnapshotHeader) GetGroupsIndex() uint64 {
+	if x != nil {
+		return x.GroupsIndex
+	}
+	return 0
 }
 
 type ShardPartition struct {
@@ -820,13 +829,14 @@ const file_streamhouse_meta_v1_shard_proto_rawDesc = "" +
 	"groupTopic\x12J\n" +
 	"\fgroup_member\x18\n" +
 	" \x01(\v2%.streamhouse.meta.v1.ShardGroupMemberH\x00R\vgroupMemberB\x06\n" +
-	"\x04item\"\x7f\n" +
+	"\x04item\"\xa2\x01\n" +
 	"\x13ShardSnapshotHeader\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x14\n" +
 	"\x05shard\x18\x02 \x01(\rR\x05shard\x12\x17\n" +
 	"\atime_ms\x18\x03 \x01(\x03R\x06timeMs\x12\x1f\n" +
 	"\vrecovery_id\x18\x04 \x01(\tR\n" +
-	"recoveryId\"\x84\x01\n" +
+	"recoveryId\x12!\n" +
+	"\fgroups_index\x18\x05 \x01(\x04R\vgroupsIndex\"\x84\x01\n" +
 	"\x0eShardPartition\x12!\n" +
 	"\fpartition_id\x18\x01 \x01(\x04R\vpartitionId\x12\x1f\n" +
 	"\vnext_offset\x18\x02 \x01(\x03R\n" +
