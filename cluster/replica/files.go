@@ -46,7 +46,7 @@ func CreateFrom(dir, id, addr string, write func(io.Writer) error) error {
 		return err
 	}
 	var failed error
-	s, err := openSnapshots(dir, newHCLog(slog.New(slog.DiscardHandler)), func(err error) { failed = err }, func(uint64) {})
+	s, err := openSnapshots(dir, newHCLog(slog.New(slog.DiscardHandler)), func(err error) { failed = err }, func(uint64, raft.Configuration) {})
 	if err != nil {
 		return err
 	}

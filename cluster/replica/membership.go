@@ -31,8 +31,10 @@ type Status struct {
 	LastIndex       uint64
 	CommitIndex     uint64
 	AppliedIndex    uint64
-	Servers         []Server
-	// ConfigurationIndex is the index of the configuration with these servers.
+	// Servers are those of the newest configuration that this replica knows to be committed, so that nothing is decided
+	// on one that may yet vanish. None before one is known.
+	Servers []Server
+	// ConfigurationIndex is the index of that configuration.
 	ConfigurationIndex uint64
 	LogBytes           int64
 }
@@ -40,16 +42,13 @@ type Status struct {
 // Status returns the replica's status.
 func (r *Replica) Status() Status {
 	leader, _ := r.Leader()
+	conf := r.committed()
 	st := Status{
 		ReplicaID: r.cfg.ID, State: r.raft.State().String(), Term: r.raft.CurrentTerm(), LeaderReplicaID: leader,
 		LastIndex: r.raft.LastIndex(), CommitIndex: r.raft.CommitIndex(), AppliedIndex: r.raft.AppliedIndex(),
-		ConfigurationIndex: r.confIndex.Load(), LogBytes: r.LogBytes(),
+		ConfigurationIndex: conf.index, LogBytes: r.LogBytes(),
 	}
-	future := r.raft.GetConfiguration()
-	if future.Error() != nil {
-		return st // stopping
-	}
-	for _, s := range future.Configuration().Servers {
+	for _, s := range conf.servers {
 		st.Servers = append(st.Servers, Server{ReplicaID: string(s.ID), Address: string(s.Address), Voter: s.Suffrage == raft.Voter})
 	}
 	return st
@@ -95,7 +94,7 @@ const changeTimeout = 10 * time.Second
 // ChangeMembership makes one change to the configuration that has the index prevIndex, on the leader, and returns the
 // index of the new one once it is committed. ErrNotLeader and ErrStale say that nothing was done.
 func (r *Replica) ChangeMembership(ctx context.Context, change nodev1.MembershipChange, replicaID, addr string, prevIndex uint64) (uint64, error) {
-	if now := r.confIndex.Load(); now != prevIndex || now == 0 {
+	if now := r.committed().index; now != prevIndex || now == 0 {
 		return 0, fmt.Errorf("%w: it is of index %d, decided on was %d", ErrStale, now, prevIndex)
 	}
 	id, server := raft.ServerID(replicaID), transport.ServerAddress(replicaID, addr)
@@ -138,9 +137,13 @@ func (r *Replica) HandOver(ctx context.Context) error {
 	if !r.IsLeader() {
 		return nil
 	}
+	conf := r.raft.GetConfiguration()
+	if err := conf.Error(); err != nil {
+		return fromRaft(err)
+	}
 	voters := 0
-	for _, s := range r.Status().Servers {
-		if s.Voter {
+	for _, s := range conf.Configuration().Servers {
+		if s.Suffrage == raft.Voter {
 			voters++
 		}
 	}

@@ -23,16 +23,16 @@ type Replica struct {
 	snapshots *snapshotStore
 	transport *transport.RaftTransport
 
-	confIndex    atomic.Uint64 // of the newest committed configuration
-	checkpointMu sync.Mutex    // one checkpoint at a time
-	reloadMu     sync.Mutex    // one change of Raft's settings at a time
-	opened       chan struct{} // closed when raft is set
-	waitsMu      sync.Mutex
-	closed       bool           // guarded by waitsMu; no more waits may begin
-	hasty        bool           // guarded by waitsMu; see connectionLost
-	waits        sync.WaitGroup // goroutines that use Raft
-	closeOnce    sync.Once
-	closeErr     error
+	configuration atomic.Pointer[configuration] // the newest committed one; nil before one is known
+	checkpointMu  sync.Mutex                    // one checkpoint at a time
+	reloadMu      sync.Mutex                    // one change of Raft's settings at a time
+	opened        chan struct{}                 // closed when raft is set
+	waitsMu       sync.Mutex
+	closed        bool           // guarded by waitsMu; no more waits may begin
+	hasty         bool           // guarded by waitsMu; see connectionLost
+	waits         sync.WaitGroup // goroutines that use Raft
+	closeOnce     sync.Once
+	closeErr      error
 }
 
 // Open verifies a replica's files and starts Raft. Without files the error is ErrMissing; with damaged ones it is a
@@ -66,7 +66,14 @@ func Open(cfg Config) (*Replica, error) {
 	return r, nil
 }
 
-// configuredFSM notes the index of every committed configuration, which the library's own GetConfiguration leaves out.
+// configuration is one of the group's, and the index of its entry.
+type configuration struct {
+	index   uint64
+	servers []raft.Server
+}
+
+// configuredFSM keeps the committed configuration: the library's own GetConfiguration returns the newest one in the log,
+// which may never be committed, and leaves its index out.
 type configuredFSM struct {
 	raft.FSM
 	replica *Replica
@@ -75,17 +82,26 @@ type configuredFSM struct {
 var _ raft.ConfigurationStore = (*configuredFSM)(nil)
 
 // StoreConfiguration implements raft.ConfigurationStore.
-func (f *configuredFSM) StoreConfiguration(index uint64, _ raft.Configuration) {
-	f.replica.configured(index)
+func (f *configuredFSM) StoreConfiguration(index uint64, c raft.Configuration) {
+	f.replica.configured(index, c)
 }
 
-func (r *Replica) configured(index uint64) {
+func (r *Replica) configured(index uint64, c raft.Configuration) {
+	next := &configuration{index: index, servers: c.Clone().Servers}
 	for {
-		old := r.confIndex.Load()
-		if index <= old || r.confIndex.CompareAndSwap(old, index) {
+		old := r.configuration.Load()
+		if old != nil && index <= old.index || r.configuration.CompareAndSwap(old, next) {
 			return
 		}
 	}
+}
+
+// committed returns the newest configuration that is known to be committed, an empty one of index 0 before there is one.
+func (r *Replica) committed() configuration {
+	if c := r.configuration.Load(); c != nil {
+		return *c
+	}
+	return configuration{}
 }
 
 func (r *Replica) openFiles(log *slog.Logger) error {

@@ -30,10 +30,10 @@ type snapshotStore struct {
 	dir   string
 	fatal func(error)
 	// configured is told the index of the configuration that a new snapshot has.
-	configured func(index uint64)
+	configured func(index uint64, c raft.Configuration)
 }
 
-func openSnapshots(dir string, log hclog.Logger, fatal func(error), configured func(uint64)) (*snapshotStore, error) {
+func openSnapshots(dir string, log hclog.Logger, fatal func(error), configured func(uint64, raft.Configuration)) (*snapshotStore, error) {
 	s, err := raft.NewFileSnapshotStoreWithLogger(dir, keptSnapshots, log)
 	if err != nil {
 		return nil, fmt.Errorf("open snapshots of %s: %w", dir, err)
@@ -47,7 +47,7 @@ func (s *snapshotStore) Create(v raft.SnapshotVersion, index, term uint64, c raf
 	if err != nil {
 		return nil, s.failed(err)
 	}
-	return &snapshotSink{SnapshotSink: sink, store: s, confIndex: confIndex}, nil
+	return &snapshotSink{SnapshotSink: sink, store: s, confIndex: confIndex, conf: c}, nil
 }
 
 func (s *snapshotStore) failed(err error) error {
@@ -60,6 +60,7 @@ type snapshotSink struct {
 	raft.SnapshotSink
 	store     *snapshotStore
 	confIndex uint64
+	conf      raft.Configuration
 	closed    bool
 }
 
@@ -84,7 +85,7 @@ func (s *snapshotSink) Close() error {
 	if err := s.store.writeSum(s.ID()); err != nil {
 		return s.store.failed(err)
 	}
-	s.store.configured(s.confIndex)
+	s.store.configured(s.confIndex, s.conf)
 	return nil
 }
 
@@ -158,7 +159,7 @@ func (s *snapshotStore) verify() (index, term uint64, err error) {
 	if err != nil {
 		return 0, 0, &logstore.CorruptError{File: filepath.Join(s.dir, metas[0].ID), Reason: err.Error()}
 	}
-	s.configured(meta.ConfigurationIndex)
+	s.configured(meta.ConfigurationIndex, meta.Configuration)
 	return meta.Index, meta.Term, nil
 }
 

@@ -53,6 +53,8 @@ func TestRemovePlusPartitionInAGroup(t *testing.T) {
 	old.group.wires.isolate(old)
 	_, err := old.replica.ChangeMembership(t.Context(), remove, others[0].id, "", conf)
 	require.Error(t, err, "no majority has agreed")
+	require.Len(t, old.replica.Status().Servers, 3, "nor does this one tell of what it alone wants")
+	require.Equal(t, conf, old.replica.Status().ConfigurationIndex)
 	apply(t, others, "b")
 	old.group.wires.heal(old)
 	for _, m := range members {
