@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -330,7 +331,8 @@ func (s *Shards) note(ctx context.Context, number uint32, replicaID string, stat
 }
 
 // lost gives a replica up whose files are gone or corrupt, so that it is replaced from the others. The only replica of
-// a shard can't be: the node ends, and names the file. What this node knows may be old, so it asks first.
+// a shard can't be: the node ends, and names the file. Nor are files deleted while the others can't do without them: when
+// most replicas are damaged at once, that shard stops, and says so. What this node knows may be old, so it asks first.
 func (s *Shards) lost(ctx context.Context, sh *fsm.Shard, r *metav1.Replica, cause error) error {
 	barrier, cancel := context.WithTimeout(ctx, noteTimeout)
 	defer cancel()
@@ -346,11 +348,18 @@ func (s *Shards) lost(ctx context.Context, sh *fsm.Shard, r *metav1.Replica, cau
 		s.cfg.Fatal(err)
 		return err
 	}
+	dir := s.dir(sh.Number, r.GetReplicaId())
+	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
+		if err := s.carriesWithout(ctx, sh, r.GetReplicaId()); err != nil {
+			return fmt.Errorf("replica %s of shard %d can't be used, and is kept until most of the others are there, or its files are restored from a copy: %w: %w",
+				r.GetReplicaId(), sh.Number, err, cause)
+		}
+	}
 	s.log.Error("replica is lost and will be replaced from the others", "shard", sh.Number, "replica", r.GetReplicaId(), "error", cause)
 	if err := s.note(ctx, sh.Number, r.GetReplicaId(), metav1.ReplicaState_REPLICA_STATE_LOST); err != nil {
 		return err
 	}
-	return replica.Discard(s.dir(sh.Number, r.GetReplicaId()))
+	return replica.Discard(dir)
 }
 
 func wished(sh *fsm.Shard, replicaID string) bool {

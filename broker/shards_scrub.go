@@ -3,18 +3,20 @@ package broker
 import (
 	"context"
 	"fmt"
+	"sync"
 	"time"
 
-	metav1 "github.com/streamhouse/streamhouse/api/streamhouse/meta/v1"
 	nodev1 "github.com/streamhouse/streamhouse/api/streamhouse/node/v1"
+	"github.com/streamhouse/streamhouse/cluster/replica"
+	"github.com/streamhouse/streamhouse/fsm"
 )
 
 // reopenHandOver bounds how long a damaged replica tries to give its leadership away.
 const reopenHandOver = 5 * time.Second
 
 // Reopen has a replica that was found damaged closed and opened again, soon: then its files are checked, and where they are
-// damaged it is given up and replaced from the others. It is refused unless every other replica of the shard has all that
-// this one has applied, since nothing that was acknowledged may be on damaged files alone. The only replica ends the node.
+// damaged it is given up and replaced from the others. It is refused where the shard can't do without it. The only replica
+// ends the node.
 func (s *Shards) Reopen(ctx context.Context, number uint32, cause error) error {
 	s.mu.RLock()
 	h := s.running[number]
@@ -23,20 +25,12 @@ func (s *Shards) Reopen(ctx context.Context, number uint32, cause error) error {
 	if h == nil || !ok {
 		return nil // it goes anyway
 	}
-	applied := h.shard.Replica().Raft().AppliedIndex()
-	others := 0
-	for _, r := range sh.Replicas {
-		if r.GetNodeId() == s.cfg.NodeID || r.GetState() == metav1.ReplicaState_REPLICA_STATE_LOST {
-			continue
-		}
-		if err := s.hasApplied(ctx, number, r, applied); err != nil {
-			return fmt.Errorf("shard %d waits for its other replicas: %w", number, err)
-		}
-		others++
-	}
-	if others == 0 {
+	if len(sh.Replicas) == 1 {
 		s.cfg.Fatal(fmt.Errorf("the only replica of shard %d is damaged: %w", number, cause))
 		return nil
+	}
+	if err := s.carriesWithout(ctx, sh, h.replicaID); err != nil {
+		return fmt.Errorf("shard %d waits for its other replicas: %w", number, err)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -44,22 +38,33 @@ func (s *Shards) Reopen(ctx context.Context, number uint32, cause error) error {
 	return nil
 }
 
-// hasApplied returns nil where another replica has applied an index.
-func (s *Shards) hasApplied(ctx context.Context, number uint32, r *metav1.Replica, index uint64) error {
+// carriesWithout asks all replicas of a shard, and returns nil where those on other nodes have all that is committed, and
+// can go on alone.
+func (s *Shards) carriesWithout(ctx context.Context, sh *fsm.Shard, replicaID string) error {
 	ctx, cancel := context.WithTimeout(ctx, noteTimeout)
 	defer cancel()
-	client, err := s.cfg.Peers.Client(r.GetNodeId())
-	if err != nil {
-		return err
+	req := &nodev1.GetReplicaRequest{Group: &nodev1.Group{Shard: sh.Number}}
+	answers := make([]*nodev1.GetReplicaResponse, len(sh.Replicas)) // nil of who does not answer
+	var wg sync.WaitGroup
+	for i, r := range sh.Replicas {
+		wg.Go(func() {
+			if r.GetNodeId() == s.cfg.NodeID {
+				if running, ok := s.Get(sh.Number); ok {
+					answers[i] = describe(running.Replica())
+				}
+				return
+			}
+			client, err := s.cfg.Peers.Client(r.GetNodeId())
+			if err != nil {
+				return
+			}
+			if res, err := client.GetReplica(ctx, req); err == nil {
+				answers[i] = res
+			}
+		})
 	}
-	res, err := client.GetReplica(ctx, &nodev1.GetReplicaRequest{Group: &nodev1.Group{Shard: number}})
-	if err != nil {
-		return fmt.Errorf("replica %s: %w", r.GetReplicaId(), err)
-	}
-	if res.GetReplicaId() != r.GetReplicaId() || res.GetAppliedIndex() < index {
-		return fmt.Errorf("replica %s has applied index %d, not %d", res.GetReplicaId(), res.GetAppliedIndex(), index)
-	}
-	return nil
+	wg.Wait()
+	return replica.CarriesWithout(answers, replicaID)
 }
 
 // toReopen reports, once, whether a running replica is to be closed and opened again.

@@ -195,3 +195,46 @@ func TestDamagedReplicaNeverVotes(t *testing.T) {
 		})
 	}
 }
+
+// When most replicas are damaged at once, none deletes what it has: what is restored from a copy brings all of it back.
+func TestDamageOnAMajorityDeletesNothing(t *testing.T) {
+	t.Parallel()
+	c := harness.StartCluster(t, harness.Options{Flags: quick(map[string]string{"shards": "1"})})
+	c.CreateTopic("orders", 2, nil)
+	ledger := harness.NewLedger("orders")
+	for _, part := range []struct {
+		dir  string
+		file func(string) bool
+	}{{"shards", isWAL}, {"meta", isLog}} {
+		c.ProduceN(ledger, harness.ProducerConfig{Name: "before " + part.dir, Partitions: 2}, 100)
+		c.KillAll()
+		type copied struct {
+			path  string
+			whole []byte
+		}
+		var copies []copied
+		for _, n := range c.Nodes[:2] {
+			path := largest(t, filepath.Join(n.Dir, part.dir), part.file)
+			whole, err := os.ReadFile(path)
+			require.NoError(t, err)
+			copies = append(copies, copied{path, whole})
+			require.NoError(t, harness.Cut(path))
+		}
+		c.Start()
+		for i, n := range c.Nodes[:2] {
+			harness.Eventually(t, syncWithin, n.ID+" says what it keeps", func(context.Context) error {
+				if !strings.Contains(n.Process().Log(), "kept until") {
+					return errors.New("not yet")
+				}
+				return nil
+			})
+			require.FileExists(t, copies[i].path)
+		}
+		n := c.Nodes[0]
+		n.Kill()
+		require.NoError(t, os.WriteFile(copies[0].path, copies[0].whole, 0o600))
+		n.Start()
+		t.Logf("%s: in sync after %v", part.dir, c.WaitInSync(syncWithin))
+	}
+	ledger.Verify(t, c.Nodes...)
+}

@@ -1,15 +1,21 @@
 package node
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"time"
 
 	"github.com/hashicorp/raft"
 
+	nodev1 "github.com/streamhouse/streamhouse/api/streamhouse/node/v1"
 	"github.com/streamhouse/streamhouse/cluster/logstore"
 	"github.com/streamhouse/streamhouse/cluster/metadata"
 	"github.com/streamhouse/streamhouse/cluster/replica"
@@ -49,19 +55,28 @@ func (f metaFiles) Discard(replicaID string) error {
 	return nil
 }
 
+// How long a node with a damaged metadata replica waits for the others to carry the metadata, and how often it asks.
+const (
+	carryTimeout = time.Minute
+	carryTick    = 500 * time.Millisecond
+	carryAsk     = 2 * time.Second
+)
+
 // groupOpener opens the metadata group of this node.
 type groupOpener struct {
 	identity *identityFile
 	files    metaFiles
 	config   func(replicaID, dir string) metadata.Config
-	log      *slog.Logger
+	// ask returns what the metadata replicas of other nodes say, nil for each that does not answer.
+	ask   func(ctx context.Context, peers []peerAddr) []*nodev1.GetReplicaResponse
+	waits func(what string) // is told what the start waits for
+	log   *slog.Logger
 }
 
-// open opens the replica that node.json names. One that is missing or corrupt
-// never votes again: when the metadata lives elsewhere too, a new replica takes
-// its place, which gets everything from the leader; else the start is refused
-// and the file is named.
-func (o *groupOpener) open() (*metadata.Group, error) {
+// open opens the replica that node.json names. One that is missing or corrupt never votes again: once the other nodes
+// have everything without it, a new replica takes its place, which gets everything from the leader; else the start is
+// refused, the file is named, and nothing is deleted.
+func (o *groupOpener) open(ctx context.Context) (*metadata.Group, error) {
 	id := o.identity.get()
 	g, err := metadata.Open(o.config(id.MetadataReplicaID, o.files.dir(id.MetadataReplicaID)))
 	if err == nil {
@@ -73,6 +88,9 @@ func (o *groupOpener) open() (*metadata.Group, error) {
 	}
 	if !id.hasOtherVoters() {
 		return nil, fmt.Errorf("%w: the metadata is on no other node: restore the file from a copy", err)
+	}
+	if carried := o.carried(ctx, id, err); carried != nil {
+		return nil, fmt.Errorf("%w: %w: start the other nodes first, or restore the file from a copy", err, carried)
 	}
 	o.log.Error("metadata replica is lost; a new one takes its place and gets everything from the leader", "replica", id.MetadataReplicaID, "error", err)
 	fresh := newReplicaID(id.NodeID)
@@ -89,6 +107,54 @@ func (o *groupOpener) open() (*metadata.Group, error) {
 		return nil, err
 	}
 	return metadata.Open(o.config(fresh, o.files.dir(fresh)))
+}
+
+// carried waits until the other nodes carry the metadata without this node's replica, so that no majority is damaged at
+// once and each deletes what it has. Where no file of the replica is left there is nothing to delete.
+func (o *groupOpener) carried(ctx context.Context, id identity, cause error) error {
+	if _, err := os.Stat(o.files.dir(id.MetadataReplicaID)); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, carryTimeout)
+	defer cancel()
+	for told := false; ; told = true {
+		err := replica.CarriesWithout(o.ask(ctx, id.Peers), id.MetadataReplicaID)
+		if err == nil {
+			return nil
+		}
+		if !told {
+			o.waits("the other nodes to carry the metadata, since the replica here is damaged")
+			o.log.Warn("metadata replica is damaged, and kept until the other nodes carry the metadata without it",
+				"replica", id.MetadataReplicaID, "error", cause, "waits_for", err)
+		}
+		if pause(ctx, carryTick, nil) != nil {
+			return err
+		}
+	}
+}
+
+// askMetadata returns what the metadata replicas of other nodes say of themselves.
+func (n *Node) askMetadata(ctx context.Context, peers []peerAddr) []*nodev1.GetReplicaResponse {
+	ctx, cancel := context.WithTimeout(ctx, carryAsk)
+	defer cancel()
+	answers := make([]*nodev1.GetReplicaResponse, len(peers))
+	var wg sync.WaitGroup
+	for i, p := range peers {
+		wg.Go(func() {
+			client, err := n.peers.Client(p.NodeID) // where gossip knows it now
+			if err != nil {
+				client, err = n.peers.ClientAt(p.RaftAddr)
+			}
+			if err != nil {
+				return
+			}
+			if res, err := client.GetReplica(ctx, &nodev1.GetReplicaRequest{Group: &nodev1.Group{Metadata: true}}); err == nil {
+				answers[i] = res
+			}
+		})
+	}
+	wg.Wait()
+	return answers
 }
 
 // bootstrap makes the founder the first and only voter. After a crash it may be so already.

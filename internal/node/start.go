@@ -259,9 +259,12 @@ func (n *Node) registrar(local *joiner) *registrar {
 // startMetadata opens this node's replica of the metadata group.
 func (n *Node) startMetadata(ctx context.Context, st *stack) error {
 	log := n.log.With("logger", "node")
-	opener := &groupOpener{identity: n.identity, files: metaFiles{n.cfg.DataDir}, config: n.metadataConfig, log: log}
+	opener := &groupOpener{
+		identity: n.identity, files: metaFiles{n.cfg.DataDir}, config: n.metadataConfig, ask: n.askMetadata,
+		waits: func(what string) { n.waitsFor.Store(&what) }, log: log,
+	}
 	var err error
-	if n.group, err = opener.open(); err != nil {
+	if n.group, err = opener.open(ctx); err != nil {
 		return err
 	}
 	st.push("metadata", n.group.Close)

@@ -1,0 +1,48 @@
+package replica
+
+import (
+	"errors"
+	"fmt"
+
+	nodev1 "github.com/streamhouse/streamhouse/api/streamhouse/node/v1"
+)
+
+// ErrNeeded says that a group can't do without a replica: nothing of it may be deleted.
+var ErrNeeded = errors.New("the group can't do without this replica")
+
+// CarriesWithout returns nil where a group's other replicas, as they have answered, are a majority that follows one leader
+// and has all that is committed, so that nothing is lost with the files of this one. Else the error is ErrNeeded. A nil
+// answer is that of a replica that did not answer.
+func CarriesWithout(answers []*nodev1.GetReplicaResponse, replicaID string) error {
+	var leader *nodev1.GetReplicaResponse
+	byID := make(map[string]*nodev1.GetReplicaResponse, len(answers))
+	for _, a := range answers {
+		byID[a.GetReplicaId()] = a
+		leads := a.GetReplicaId() != "" && a.GetLeaderReplicaId() == a.GetReplicaId()
+		if leads && (leader == nil || a.GetTerm() > leader.GetTerm()) {
+			leader = a
+		}
+	}
+	if leader == nil {
+		return fmt.Errorf("%w: no leader of it answers", ErrNeeded)
+	}
+	voters, have := 0, 0
+	for _, s := range leader.GetServers() {
+		if !s.GetVoter() {
+			continue
+		}
+		voters++
+		a := byID[s.GetReplicaId()]
+		if a == nil || s.GetReplicaId() == replicaID {
+			continue
+		}
+		// A majority in the leader's term follows no other leader, and so knows of nothing committed that this one lacks.
+		if a.GetTerm() == leader.GetTerm() && a.GetLeaderReplicaId() == leader.GetReplicaId() && a.GetLastIndex() >= leader.GetCommitIndex() {
+			have++
+		}
+	}
+	if have <= voters/2 {
+		return fmt.Errorf("%w: %d of its %d voters have all that is committed, not counting this one", ErrNeeded, have, voters)
+	}
+	return nil
+}
