@@ -2,6 +2,7 @@ package recovery
 
 import (
 	"context"
+	"log/slog"
 	"slices"
 	"time"
 )
@@ -11,6 +12,8 @@ type Groups struct {
 	Bucket Bucket
 	// Grace is how long a state stays at least after newer ones have replaced it.
 	Grace time.Duration
+	// Logger is told of damaged states; nil is silent.
+	Logger *slog.Logger
 }
 
 // Save puts the state of a shard's groups as of an index of its log there, and removes what it replaces.
@@ -42,8 +45,15 @@ func (g *Groups) Load(ctx context.Context, clusterID string, shard uint32, recov
 		if err != nil && !isDamaged(err) {
 			return false, err
 		}
-		if err == nil && parse(data) == nil {
+		if err == nil {
+			err = parse(data)
+		}
+		if err == nil {
 			return true, nil
+		}
+		if g.Logger != nil {
+			g.Logger.Error("saved offsets of groups are damaged: older ones are taken, so groups may read records again",
+				"object", s.Name, "shard", shard, "error", err)
 		}
 	}
 	return false, nil

@@ -1,9 +1,11 @@
 package recovery
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -308,7 +310,8 @@ func TestCheckpointer(t *testing.T) {
 
 func TestGroups(t *testing.T) {
 	b := object.NewMemory()
-	g := &Groups{Bucket: b, Grace: time.Hour}
+	var logged bytes.Buffer
+	g := &Groups{Bucket: b, Grace: time.Hour, Logger: slog.New(slog.NewTextHandler(&logged, nil))}
 	load := func(recoveryID string, bad ...string) (string, bool) {
 		var got string
 		found, err := g.Load(t.Context(), "C", 1, recoveryID, func(data []byte) error {
@@ -330,8 +333,10 @@ func TestGroups(t *testing.T) {
 	require.NoError(t, g.Save(t.Context(), "C", 2, "", 30, []byte("another shard")))
 	got, _ := load(life)
 	require.Equal(t, "new", got)
+	require.Empty(t, logged.String())
 	got, _ = load(life, "new")
 	require.Equal(t, "old", got)
+	require.Equal(t, 1, strings.Count(logged.String(), "are damaged"), logged.String())
 	require.NoError(t, g.Save(t.Context(), "C", 1, life, 2, []byte("of this life")))
 	got, _ = load(life)
 	require.Equal(t, "new", got, "what comes after a recovery is not what it goes on from")

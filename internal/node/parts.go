@@ -29,7 +29,7 @@ func (n *Node) startShards(ctx context.Context, st *stack) error {
 		NodeID: n.cfg.NodeID, Dir: n.shardsDir(), RaftAddr: n.self().RaftAddr,
 		Metadata: n.group, Peers: n.peers, Transport: n.transport, Uploads: n.bucket, Timeouts: n.timeouts(shardCommit),
 		UploadBytes: n.cfg.UploadBytes, UploadInterval: n.cfg.UploadInterval, GroupOffsetsRetention: n.cfg.GroupOffsetsRetention,
-		Groups:          &recovery.Groups{Bucket: n.bucket, Grace: n.cfg.ObjectGrace},
+		Groups:          &recovery.Groups{Bucket: n.bucket, Grace: n.cfg.ObjectGrace, Logger: n.log},
 		CheckpointBytes: n.cfg.CheckpointBytes, RetainBytes: n.cfg.LogRetainBytes,
 		MaxLogBytes: n.cfg.LogMaxBytes, MinFreeBytes: n.cfg.DiskMinFree, TailBytes: n.cfg.TailBytes,
 		LogWrites: n.logs.Shards, Disk: n.edges.Disk, TracerProvider: n.tracing.Provider(),
