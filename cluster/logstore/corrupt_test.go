@@ -406,5 +406,7 @@ func TestSystemErrorsAreNotCorruption(t *testing.T) {
 		require.NotErrorIs(t, err, ErrCorrupt)
 		require.ErrorIs(t, err, errno)
 	}
+	require.NotErrorIs(t, corrupt("file", 0, &fs.PathError{Op: "write", Path: "file", Err: syscall.EIO}), ErrCorrupt)
+	require.ErrorIs(t, corrupt("file", 0, &fs.PathError{Op: "read", Path: "file", Err: syscall.EIO}), ErrCorrupt, "a bad sector")
 	require.ErrorIs(t, corrupt("file", 0, &fs.PathError{Op: "open", Path: "file", Err: syscall.ENOENT}), ErrCorrupt)
 }

@@ -39,15 +39,21 @@ func (e *CorruptError) Error() string {
 func (e *CorruptError) Is(target error) bool { return target == ErrCorrupt }
 
 // corrupt makes an error of reading file a *CorruptError, unless it is one already or the fault of the system: out of
-// files, of memory or of rights, or a disk that can't read. Those say nothing about what is in the file.
+// files, of memory or of rights, or a write that failed. Those say nothing about what is in the file. What the disk can't
+// read any more is damaged: so do disks tell of bad sectors.
 func corrupt(file string, index uint64, err error) error {
 	if errors.Is(err, ErrCorrupt) {
 		return err
 	}
-	if errno, ok := errors.AsType[syscall.Errno](err); ok && !errors.Is(errno, fs.ErrNotExist) {
+	if errno, ok := errors.AsType[syscall.Errno](err); ok && !errors.Is(errno, fs.ErrNotExist) && !isUnreadable(err) {
 		return fmt.Errorf("read %s: %w", file, err)
 	}
 	return &CorruptError{File: file, Index: index, Reason: err.Error()}
+}
+
+func isUnreadable(err error) bool {
+	failed, ok := errors.AsType[*fs.PathError](err)
+	return ok && failed.Op == "read" && errors.Is(failed.Err, syscall.EIO)
 }
 
 // guard calls fn, which reads file with code that trusts it: raft-wal and bbolt panic on some damage, and bbolt maps
