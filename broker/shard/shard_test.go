@@ -358,7 +358,8 @@ func TestNewLeaderUploadsWhatItInherits(t *testing.T) {
 		_, err := n.shard.Append(t.Context(), []AppendBatch{{PartitionID: 1, Topic: "t", Data: plain(t, 1, "a")}}, durable)
 		require.NoError(t, err)
 	}
-	require.Never(t, func() bool { return n.shard.PendingBytes() == 0 }, 4*uploadTick, uploadTick, "it is neither large nor old")
+	s := n.shard // the last look may outlive Never
+	require.Never(t, func() bool { return s.PendingBytes() == 0 }, 4*uploadTick, uploadTick, "it is neither large nor old")
 	n.restart()
 	n.waitUploaded()
 }

@@ -104,7 +104,8 @@ func TestOrphanDelete(t *testing.T) {
 	whole := n.metadata.state
 	n.metadata.set(func(m *metadata) { m.state = newMetadata(t, 0).state })
 	n.restart()
-	require.Never(t, func() bool { return n.shard.HighWatermark(1) != int64(len(want)) }, 3*sweepTick, 10*time.Millisecond)
+	s := n.shard // the last look may outlive Never
+	require.Never(t, func() bool { return s.HighWatermark(1) != int64(len(want)) }, 3*sweepTick, 10*time.Millisecond)
 	require.Len(t, n.objects(), 1)
 	n.metadata.set(func(m *metadata) { m.state = whole })
 	n.restart()
