@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"slices"
+	"time"
 
 	"go.opentelemetry.io/otel/trace"
 )
@@ -15,10 +16,17 @@ import (
 // defaultName is the logger of lines that name none.
 const defaultName = "node"
 
+// Logger is a logger with what tells of the lines that it dropped.
+type Logger struct {
+	*slog.Logger
+
+	handler *handler
+}
+
 // NewLogger returns a logger in a format, "text" or "json", that writes lines of a level and above, each with the node's id
 // and the name of its logger, and inside a request with its trace_id and span_id. Lines that repeat are sampled, and what
 // is secret in the environment is never written.
-func NewLogger(w io.Writer, format, level, nodeID string) (*slog.Logger, error) {
+func NewLogger(w io.Writer, format, level, nodeID string) (*Logger, error) {
 	var least slog.Level
 	if err := least.UnmarshalText([]byte(level)); err != nil {
 		return nil, fmt.Errorf("log level %q: must be debug, info, warn or error", level)
@@ -34,7 +42,24 @@ func NewLogger(w io.Writer, format, level, nodeID string) (*slog.Logger, error) 
 	default:
 		return nil, fmt.Errorf("log format %q: must be text or json", format)
 	}
-	return slog.New(newHandler(h, nodeID)), nil
+	sampling := newHandler(h, nodeID)
+	return &Logger{slog.New(sampling), sampling}, nil
+}
+
+// Run tells now and then how many lines were dropped where no line like them came that told it, and of all when ctx ends.
+// Then it returns nil. Without it the log works, and the last of what was dropped is not told.
+func (l *Logger) Run(ctx context.Context) error {
+	tick := time.NewTicker(sampleEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			_ = l.handler.tell(ctx, l.handler.sample.due(true)) // a log that can't be written has nowhere to say so
+			return nil
+		case <-tick.C:
+			_ = l.handler.tell(ctx, l.handler.sample.due(false))
+		}
+	}
 }
 
 // readable writes durations with their unit in JSON too.
@@ -109,10 +134,7 @@ func (h *handler) Enabled(ctx context.Context, level slog.Level) bool {
 // Handle implements slog.Handler.
 func (h *handler) Handle(ctx context.Context, r slog.Record) error {
 	dropped, ok, forgotten := h.sample.take(h, &r)
-	var failed error
-	for _, f := range forgotten {
-		failed = errors.Join(failed, f.by.full.Handle(ctx, f.line(r.Time)))
-	}
+	failed := h.tell(ctx, forgotten)
 	if !ok {
 		return failed
 	}
@@ -128,6 +150,15 @@ func (h *handler) Handle(ctx context.Context, r slog.Record) error {
 		r.AddAttrs(slog.String("trace_id", sc.TraceID().String()), slog.String("span_id", sc.SpanID().String()))
 	}
 	return errors.Join(failed, h.full.Handle(ctx, r))
+}
+
+// tell writes how many lines were dropped.
+func (h *handler) tell(ctx context.Context, dropped []untold) error {
+	var failed error
+	for _, u := range dropped {
+		failed = errors.Join(failed, u.by.full.Handle(ctx, u.line(h.sample.now())))
+	}
+	return failed
 }
 
 // root returns the handler of lines that are of no logger in particular.

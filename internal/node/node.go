@@ -27,9 +27,10 @@ const failedStopTimeout = 10 * time.Second
 
 // Node is one StreamHouse server.
 type Node struct {
-	cfg   Config
-	edges Edges
-	log   *slog.Logger
+	cfg    Config
+	edges  Edges
+	logger *observability.Logger
+	log    *slog.Logger // the logger alone
 
 	stopping atomic.Bool            // not ready any more
 	failed   atomic.Bool            // the node ends because something broke
@@ -71,11 +72,11 @@ func NewWithEdges(cfg Config, edges Edges) (*Node, error) {
 		return nil, err
 	}
 	edges.setDefaults()
-	log, err := observability.NewLogger(edges.Logs, cfg.LogFormat, cfg.LogLevel, cfg.NodeID)
+	logger, err := observability.NewLogger(edges.Logs, cfg.LogFormat, cfg.LogLevel, cfg.NodeID)
 	if err != nil {
 		return nil, err
 	}
-	return &Node{cfg: cfg, edges: edges, log: log}, nil
+	return &Node{cfg: cfg, edges: edges, logger: logger, log: logger.Logger}, nil
 }
 
 // Logger returns the node's logger, for what speaks for the whole process.
@@ -87,6 +88,8 @@ func (n *Node) Run(ctx context.Context) error {
 	ctx, n.cancel = context.WithCancel(ctx)
 	defer n.cancel()
 	st := &stack{log: n.log}
+	logs := serve(ctx, "log", n.fatal, n.logger.Run)
+	defer func() { _ = logs.stop() }() // last, and it has no errors
 	startErr := n.start(ctx, st)
 	if startErr == nil {
 		n.serving.Store(true)
