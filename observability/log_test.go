@@ -73,6 +73,18 @@ func TestSecretsAreNotWritten(t *testing.T) {
 	}
 }
 
+// A secret that is the beginning of another leaves no rest of that.
+func TestSecretsWithOthersInThem(t *testing.T) {
+	environ := []string{"A_TOKEN=hunter2hunter2", "B_TOKEN=hunter2hunter2-and-more", "C_SECRET=the-hunter2hunter2-and-more"}
+	for range environ {
+		environ = append(environ[1:], environ[0])
+		var b bytes.Buffer
+		_, err := (&redactor{w: &b, secrets: secretsOf(environ)}).Write([]byte("a hunter2hunter2-and-more b the-hunter2hunter2-and-more c hunter2hunter2"))
+		require.NoError(t, err)
+		require.Equal(t, "a REDACTED b REDACTED c REDACTED", b.String(), environ)
+	}
+}
+
 func BenchmarkLog(b *testing.B) {
 	root, err := NewLogger(io.Discard, "json", "info", "n1")
 	require.NoError(b, err)

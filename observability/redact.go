@@ -2,8 +2,10 @@ package observability
 
 import (
 	"bytes"
+	"cmp"
 	"io"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -18,7 +20,7 @@ const (
 // secretVariables are parts of the names of environment variables whose values are secret.
 var secretVariables = []string{"SECRET", "TOKEN", "PASSWORD", "_OTLP_HEADERS", "_OTLP_TRACES_HEADERS"}
 
-// secretsOf returns the secret values of an environment.
+// secretsOf returns the secret values of an environment, longest first: one may have another in it.
 func secretsOf(environ []string) [][]byte {
 	var secrets [][]byte
 	for _, kv := range environ {
@@ -33,6 +35,7 @@ func secretsOf(environ []string) [][]byte {
 			}
 		}
 	}
+	slices.SortStableFunc(secrets, func(a, b []byte) int { return cmp.Compare(len(b), len(a)) })
 	return secrets
 }
 
