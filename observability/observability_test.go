@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -18,6 +19,7 @@ import (
 	"github.com/hashicorp/go-metrics/compat"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	dto "github.com/prometheus/client_model/go"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
@@ -139,6 +141,40 @@ func TestRoutes(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, resp.Body.Close())
 	require.Equal(t, http.StatusMethodNotAllowed, resp.StatusCode)
+}
+
+// A handler that panics is an error of the node's, whoever made the call; it has a line and no address in the message.
+func TestPanicOfAHandler(t *testing.T) {
+	var b lockedBuffer
+	l, err := NewLogger(&b, "json", "info", "n1")
+	require.NoError(t, err)
+	url := start(t, Config{Ready: ready, Logger: l.Logger, Gatherer: prometheus.GathererFunc(func() ([]*dto.MetricFamily, error) { panic("boom") })})
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url+"/metrics", http.NoBody)
+	require.NoError(t, err)
+	resp, err := http.DefaultClient.Do(req)
+	if err == nil {
+		_ = resp.Body.Close()
+	}
+	require.Error(t, err)
+	require.Eventually(t, func() bool { return strings.Contains(b.String(), "boom") }, 10*time.Second, 5*time.Millisecond)
+	require.Contains(t, b.String(), `"level":"ERROR","msg":"a handler panicked","logger":"http"`)
+}
+
+func TestLevelsOfHTTP(t *testing.T) {
+	l, b := jsonLogger(t, "debug")
+	w := log.New(&httpLog{l}, "", 0)
+	w.Print("http: panic serving 127.0.0.1:1: boom\ngoroutine 1")
+	w.Print("http: Accept error: too many open files; retrying in 5ms")
+	w.Print("http: TLS handshake error from 127.0.0.1:1: EOF")
+	var got []string
+	for line := range strings.Lines(b.String()) {
+		var f struct{ Level, Msg string }
+		require.NoError(t, json.Unmarshal([]byte(line), &f))
+		got = append(got, f.Level+" "+f.Msg)
+	}
+	require.Equal(t, []string{
+		"ERROR a handler panicked", "WARN connection was not accepted", "DEBUG http: TLS handshake error from 127.0.0.1:1: EOF",
+	}, got)
 }
 
 func TestListenRefuses(t *testing.T) {

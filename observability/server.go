@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/http/pprof"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -73,9 +75,32 @@ func Listen(ctx context.Context, cfg Config) (*Server, error) {
 		ReadHeaderTimeout: 5 * time.Second,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    maxHeaderBytes,
-		ErrorLog:          slog.NewLogLogger(cfg.Logger.Handler(), slog.LevelDebug),
+		ErrorLog:          log.New(&httpLog{cfg.Logger}, "", 0),
 	}
 	return s, nil
+}
+
+// What net/http writes into its log, besides what clients do.
+const (
+	handlerPanicked = "http: panic serving "
+	acceptFailed    = "http: Accept error: "
+)
+
+// httpLog takes the lines of net/http: a handler that panicked is our error, a connection that could not be taken a warning,
+// and what clients do wrong is for debugging.
+type httpLog struct{ log *slog.Logger }
+
+// Write implements io.Writer. Each is a whole line, or one with a stack.
+func (h *httpLog) Write(text []byte) (int, error) {
+	ctx, line := context.Background(), strings.TrimSpace(string(text))
+	if what, ok := strings.CutPrefix(line, handlerPanicked); ok {
+		h.log.ErrorContext(ctx, "a handler panicked", "panic", what)
+	} else if what, ok := strings.CutPrefix(line, acceptFailed); ok {
+		h.log.WarnContext(ctx, "connection was not accepted", "error", what)
+	} else {
+		h.log.DebugContext(ctx, line)
+	}
+	return len(text), nil
 }
 
 // Addr returns the address that is bound.
