@@ -30,7 +30,7 @@ var (
 		`|broker/rpc\.(\(\*callLog\)|\(\*counting\)\.count\b)` +
 		`|broker/shard\.(\(\*Metrics\)|\(\*batchCounts\)|\(\*proposer\)\.mark|\(\*waitingTraces\)|clock))`)
 	wrapper = regexp.MustCompile(`^github\.com/streamhouse/streamhouse/(` +
-		`internal/tracing\.|broker/rpc\.\(\*counting\)|broker/shard\.\(\*proposer\)\.traceCommit|storage/object\.\(\*(metered|traced))`)
+		`internal/tracing\.|broker/rpc\.\(\*counting\)|broker/shard\.\(\*proposer\)\.traceCommit|storage/object\.\(\*(counted|traced))`)
 	ofRaft    = regexp.MustCompile(`^github\.com/streamhouse/streamhouse/observability\.\(\*raftSink\)`)
 	ofTracing = regexp.MustCompile(`^go\.opentelemetry\.io/|^github\.com/streamhouse/streamhouse/internal/tracing\.`)
 )

@@ -17,7 +17,9 @@ import (
 )
 
 // Limits of the HTTP listener. An answer to a scrape may have megabytes: at most maxScrapes are made or held for a client
-// that reads slowly; others wait for scrapePatience and are then refused.
+// that reads slowly; others wait for scrapePatience and are then refused. One that is not gathered in gatherTimeout is answered
+// and gives its turn to another while it is still gathered: promhttp, with the same bound, refuses others at once when so many
+// hang.
 const (
 	maxScrapes      = 8
 	gatherTimeout   = 10 * time.Second
