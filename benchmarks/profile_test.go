@@ -26,7 +26,7 @@ var (
 		`|^github\.com/streamhouse/streamhouse/(` +
 		`observability\.\(\*(handler|sampler|redactor|raftSink)\)` +
 		`|internal/tracing\.(Take|WithRemote|outgoing|spanName|describe|End|Observe|Tracer)` +
-		`|broker\.(\(\*metrics\)|\(\*Broker\)\.(known|consumed|written|Count)|\(\*pipeline\)\.trace|\(\*laneGroup\)\.(trace|context))` +
+		`|broker\.(\(\*Metrics\)|\(\*Broker\)\.(known|consumed|written|Count)|\(\*pipeline\)\.trace|\(\*laneGroup\)\.(trace|context))` +
 		`|broker/rpc\.(\(\*callLog\)|\(\*counting\)\.count\b)` +
 		`|broker/shard\.(\(\*Metrics\)|\(\*batchCounts\)|\(\*proposer\)\.mark|\(\*waitingTraces\)|clock))`)
 	wrapper = regexp.MustCompile(`^github\.com/streamhouse/streamhouse/(` +

@@ -18,7 +18,7 @@ type Broker struct {
 	leaders *leaders
 	marks   *watermarks
 	ids     producerIDs
-	metrics *metrics
+	metrics *Metrics
 	tracer  tracing.Tracer
 
 	pollsOnce sync.Once
@@ -37,7 +37,7 @@ func New(cfg Config) (*Broker, error) {
 		meta:     cfg.Metadata,
 		leaders:  newLeaders(),
 		marks:    newWatermarks(),
-		metrics:  newMetrics(cfg.Registerer),
+		metrics:  cfg.Metrics,
 		tracer:   tracing.New(cfg.TracerProvider),
 		pollsEnd: make(chan struct{}),
 	}, nil

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"log/slog"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"go.opentelemetry.io/otel/trace"
 
 	metav1 "github.com/streamhouse/streamhouse/api/streamhouse/meta/v1"
@@ -115,7 +114,7 @@ type Groups interface {
 	TransferLeadership(ctx context.Context, group *nodev1.Group, replicaID string) error
 }
 
-// Config sets up a Broker. All fields but Alive, CanLeave, Logger, Registerer and TracerProvider
+// Config sets up a Broker. All fields but Alive, CanLeave, Logger, Metrics and TracerProvider
 // must be set.
 type Config struct {
 	// NodeID is this node.
@@ -138,7 +137,8 @@ type Config struct {
 	// MaxRequestBytes bounds a request, and what one read returns. Default 16 MiB.
 	MaxRequestBytes int
 	Logger          *slog.Logger
-	Registerer      prometheus.Registerer
+	// Metrics are those of this node. Nil: nobody sees what is counted.
+	Metrics *Metrics
 	// TracerProvider, where it is not nil, gets the spans of requests.
 	TracerProvider trace.TracerProvider
 }
@@ -163,6 +163,9 @@ func (c *Config) setDefaults() {
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Metrics == nil {
+		c.Metrics = NewMetrics(nil)
 	}
 }
 

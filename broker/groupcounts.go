@@ -31,7 +31,7 @@ func (w *waitingCounts) add(records int, kind string) {
 // count adds records, or an error where kind is set, of a topic and a group. Anybody may name any group, and a series is
 // made for those only that exist: the counts of a pair that has no series wait for settle. A topic that does not exist is
 // counted as "".
-func (m *metrics) count(topic, group string, records int, kind string) {
+func (m *Metrics) count(topic, group string, records int, kind string) {
 	if !m.countShown(topic, group, records, kind) && !m.wait(topicGroup{topic, group}, records, kind) {
 		m.countShown(topic, "", records, kind)
 	}
@@ -39,7 +39,7 @@ func (m *metrics) count(topic, group string, records int, kind string) {
 
 // countShown counts where there are series for it, and reports whether there are. It holds the lock to the end: a series
 // that is removed meanwhile would be made again, and stay.
-func (m *metrics) countShown(topic, group string, records int, kind string) bool {
+func (m *Metrics) countShown(topic, group string, records int, kind string) bool {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	groups, known := m.topics[topic]
@@ -58,7 +58,7 @@ func (m *metrics) countShown(topic, group string, records int, kind string) bool
 }
 
 // wait keeps counts for settle; false says that there is no room.
-func (m *metrics) wait(pair topicGroup, records int, kind string) bool {
+func (m *Metrics) wait(pair topicGroup, records int, kind string) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	w := m.waiting[pair.group][pair.topic]
@@ -80,7 +80,7 @@ func (m *metrics) wait(pair topicGroup, records int, kind string) bool {
 
 // settle counts what waits for a group: under its name where it exists, else as without a group. A group that does not
 // exist loses its series.
-func (m *metrics) settle(group string, exists bool) {
+func (m *Metrics) settle(group string, exists bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for topic, w := range m.waiting[group] {
@@ -122,7 +122,7 @@ func drop[V any](byGroup map[string]map[string]V, pair topicGroup) {
 }
 
 // pairLocked makes the series of a pair, and returns the group under which it is counted.
-func (m *metrics) pairLocked(pair topicGroup) string {
+func (m *Metrics) pairLocked(pair topicGroup) string {
 	switch {
 	case m.topics[pair.topic][pair.group] != nil:
 		return pair.group
@@ -137,7 +137,7 @@ func (m *metrics) pairLocked(pair topicGroup) string {
 }
 
 // groups returns the names of the groups that have series, or counts that wait.
-func (m *metrics) groups() []string {
+func (m *Metrics) groups() []string {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	names := slices.Collect(maps.Keys(m.shown))

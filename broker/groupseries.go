@@ -52,7 +52,7 @@ func (b *Broker) showGroups() {
 }
 
 // show makes the series of pairs that exist.
-func (m *metrics) show(pairs map[topicGroup]bool) {
+func (m *Metrics) show(pairs map[topicGroup]bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for pair := range pairs {
@@ -91,7 +91,7 @@ func (b *Broker) syncGroups(ctx context.Context) {
 
 // removeGroupLocked removes the series of a group. It looks at those of the group only: reads are counted under the same
 // lock.
-func (m *metrics) removeGroupLocked(name string) {
+func (m *Metrics) removeGroupLocked(name string) {
 	for topic := range m.shown[name] {
 		delete(m.topics[topic], name)
 		m.pairs--

@@ -84,7 +84,7 @@ func TestCountsWaitForTheCoordinator(t *testing.T) {
 
 // Whatever is counted while topics and groups come and go, no series is left of what is gone.
 func TestNoSeriesComesBack(t *testing.T) {
-	m := newMetrics(nil)
+	m := NewMetrics(nil)
 	empty := testutil.CollectAndCount(m.consumerErrors)
 	emptyProducers := testutil.CollectAndCount(m.producerErrors)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -119,7 +119,7 @@ func TestNoSeriesComesBack(t *testing.T) {
 
 // A topic that goes takes with it what waits for it, and leaves what waits for others.
 func TestWaitingCountsGoWithTheTopic(t *testing.T) {
-	m := newMetrics(nil)
+	m := NewMetrics(nil)
 	m.add("t")
 	m.add("u")
 	m.count("t", "g", 1, "")

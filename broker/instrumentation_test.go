@@ -26,7 +26,7 @@ type served struct {
 }
 
 func newServed() *served {
-	b := &Broker{metrics: newMetrics(prometheus.NewRegistry()), log: slog.New(slog.NewJSONHandler(nil, nil))}
+	b := &Broker{metrics: NewMetrics(prometheus.NewRegistry()), log: slog.New(slog.NewJSONHandler(nil, nil))}
 	b.metrics.add("orders")
 	b.metrics.count("orders", "billing", 1, "")
 	b.metrics.settle("billing", true)

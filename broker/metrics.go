@@ -93,8 +93,8 @@ func consumerType(reason Reason) string {
 	return typeInternal
 }
 
-// metrics counts what this node answers its clients.
-type metrics struct {
+// Metrics counts what this node answers its clients. Safe for concurrent use.
+type Metrics struct {
 	producerErrors  *prometheus.CounterVec
 	consumerRecords *prometheus.CounterVec
 	consumerErrors  *prometheus.CounterVec
@@ -110,9 +110,10 @@ type metrics struct {
 	waitingPairs int                                      // guarded by mu; how many pairs wait
 }
 
-func newMetrics(reg prometheus.Registerer) *metrics {
+// NewMetrics registers the metrics, with the series of no topic at 0; reg may be nil.
+func NewMetrics(reg prometheus.Registerer) *Metrics {
 	f := promauto.With(reg)
-	m := &metrics{
+	m := &Metrics{
 		producerErrors: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "streamhouse_producer_errors_total", Help: "Refused or failed produce requests that this node answered.",
 		}, []string{"topic", "error_type"}),
@@ -132,7 +133,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 }
 
 // addLocked makes the series of a topic and a group, at 0.
-func (m *metrics) addLocked(topic, group string) prometheus.Counter {
+func (m *Metrics) addLocked(topic, group string) prometheus.Counter {
 	groups := m.topics[topic]
 	if groups == nil {
 		groups = make(map[string]prometheus.Counter)
@@ -150,7 +151,7 @@ func (m *metrics) addLocked(topic, group string) prometheus.Counter {
 }
 
 // sync makes the series of these topics and removes those of all others, but not those of no topic.
-func (m *metrics) sync(names map[string]bool) {
+func (m *Metrics) sync(names map[string]bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for name := range names {
@@ -181,7 +182,7 @@ func (m *metrics) sync(names map[string]bool) {
 	}
 }
 
-func (m *metrics) produceFailed(topic string, reason Reason) {
+func (m *Metrics) produceFailed(topic string, reason Reason) {
 	m.mu.RLock() // to the end: the series that is removed meanwhile would be made again
 	defer m.mu.RUnlock()
 	if m.topics[topic] == nil {
@@ -190,14 +191,14 @@ func (m *metrics) produceFailed(topic string, reason Reason) {
 	m.producerErrors.WithLabelValues(topic, producerType(reason)).Inc()
 }
 
-func (m *metrics) has(topic string) bool {
+func (m *Metrics) has(topic string) bool {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	return m.topics[topic] != nil
 }
 
 // add makes the series of a topic that exists.
-func (m *metrics) add(topic string) {
+func (m *Metrics) add(topic string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.topics[topic] == nil {

@@ -223,7 +223,7 @@ func TestMetricsFollowTopics(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFixture(t, true)
 		reg := prometheus.NewPedanticRegistry()
-		f.metrics = newMetrics(reg)
+		f.metrics = NewMetrics(reg)
 		errorSeries := func() int { return testutil.CollectAndCount(f.metrics.producerErrors) }
 		require.Equal(t, len(producerErrorTypes), errorSeries(), "those without a topic are there from the start")
 
@@ -264,7 +264,7 @@ func TestMetricsFollowTopics(t *testing.T) {
 }
 
 func TestMetricsBoundGroups(t *testing.T) {
-	m := newMetrics(nil)
+	m := NewMetrics(nil)
 	m.add("t")
 	name := func(i int) string { return fmt.Sprintf("g%d", i) }
 	for i := range maxGroupSeries + 10 {

@@ -262,7 +262,7 @@ func newCluster(t *testing.T, cfg Config) *cluster {
 
 	c.broker, err = broker.New(broker.Config{
 		NodeID: "n2", Metadata: m, Shards: fakeShards{}, Peers: fakePeers{c.node}, History: fakeHistory{}, Groups: fakeGroups{},
-		PeerError: FromPeer, Registerer: c.reg,
+		PeerError: FromPeer, Metrics: broker.NewMetrics(c.reg),
 	})
 	require.NoError(t, err)
 	cfg.Broker = c.broker

@@ -45,6 +45,7 @@ type Node struct {
 	logs      logstore.Metrics
 	tracing   *observability.Tracing // nil when off
 	stored    *object.Metrics
+	answered  *broker.Metrics
 	conns     prometheus.Gauge
 	blocks    *cache.Cache
 	identity  *identityFile
@@ -87,9 +88,9 @@ func (n *Node) Logger() *slog.Logger { return n.log }
 func (n *Node) Run(ctx context.Context) error {
 	ctx, n.cancel = context.WithCancel(ctx)
 	defer n.cancel()
-	st := &stack{log: n.log}
 	logs := serve(ctx, "log", n.fatal, n.logger.Run)
 	defer func() { _ = logs.stop() }() // last, and it has no errors
+	st := &stack{log: n.log}
 	startErr := n.start(ctx, st)
 	if startErr == nil {
 		n.serving.Store(true)

@@ -51,7 +51,7 @@ func (n *Node) startBroker(ctx context.Context, st *stack) error {
 		Alive:          n.alive,
 		CanLeave:       n.canLeave,
 		MaxRecordBytes: n.cfg.MaxRecordBytes, MaxRequestBytes: n.cfg.MaxRequestBytes,
-		Logger: n.log, Registerer: n.reg, TracerProvider: n.tracing.Provider(),
+		Logger: n.log, Metrics: n.answered, TracerProvider: n.tracing.Provider(),
 	})
 	if err != nil {
 		return err

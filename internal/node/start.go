@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
 
+	"github.com/streamhouse/streamhouse/broker"
 	"github.com/streamhouse/streamhouse/cluster/gossip"
 	"github.com/streamhouse/streamhouse/cluster/logstore"
 	"github.com/streamhouse/streamhouse/cluster/metadata"
@@ -117,6 +118,7 @@ func (l lateBucket) Get(ctx context.Context, name string, offset, length int64) 
 func (n *Node) registerMetrics(ctx context.Context) {
 	n.logs = logstore.NewMetrics(n.reg)
 	n.stored = object.NewMetrics(n.reg)
+	n.answered = broker.NewMetrics(n.reg)
 	n.conns = newConnGauge(n.reg)
 	n.blocks = cache.New(lateBucket{n}, cache.Config{CapacityBytes: n.cfg.CacheBytes, Registerer: n.reg})
 	gossip.RegisterMetrics(n.reg, n.resolver.gossip.Load)
