@@ -196,6 +196,7 @@ func (s *Shards) reconcile(ctx context.Context) {
 		names = append(names, t.Name)
 	}
 	s.metrics.SyncTopics(names)
+	s.metrics.ForgetPartitions(s.cfg.Metadata.View)
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	for _, sh := range view.Shards() {

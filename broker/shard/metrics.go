@@ -2,6 +2,7 @@ package shard
 
 import (
 	"maps"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -11,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promauto"
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/streamhouse/streamhouse/fsm"
 	"github.com/streamhouse/streamhouse/internal/tracing"
 )
 
@@ -83,6 +85,9 @@ func (m *Metrics) SyncTopics(names []string) {
 	}
 }
 
+// ForgetPartitions drops what is counted of partitions that the metadata no longer has, wherever they are led now.
+func (m *Metrics) ForgetPartitions(view func() *fsm.View) { m.segments.forget(view) }
+
 // started is when the process began.
 var started = time.Now()
 
@@ -130,7 +135,7 @@ func (m *Metrics) series(name string) *topicMetrics {
 }
 
 // segmentCollector shows segment counters of the partitions that this node leads. A partition's counts are kept while
-// another node leads it, so that they never go back.
+// another node leads it, so that they never go back, and until the metadata has it no longer.
 type segmentCollector struct {
 	writes  *prometheus.Desc
 	flushes *prometheus.Desc
@@ -206,7 +211,14 @@ func (c *segmentCollector) add(id uint64, writes, flushes float64) {
 	n.flushes += flushes
 }
 
-func (c *segmentCollector) forget(ids []uint64) {
+// forget drops the counts of partitions that are gone. It asks for the view behind what is counted, so that one that is newer
+// than the view is not taken for gone.
+func (c *segmentCollector) forget(view func() *fsm.View) {
+	c.mu.Lock()
+	ids := slices.Collect(maps.Keys(c.counts))
+	c.mu.Unlock()
+	known := view()
+	ids = slices.DeleteFunc(ids, func(id uint64) bool { _, ok := known.Partition(id); return ok })
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, id := range ids {

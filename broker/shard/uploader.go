@@ -378,7 +378,6 @@ func (s *Shard) sweepDeleted(ctx context.Context) error {
 		if _, err := s.propose(ctx, encodeDrop(s.nowMs(), t.PartitionIDs)); err != nil {
 			return err
 		}
-		s.cfg.Metrics.segments.forget(t.PartitionIDs)
 		attempt, cancel := context.WithTimeout(ctx, commitTimeout)
 		_, err := s.cfg.Metadata.Propose(attempt, &metav1.Command{Command: &metav1.Command_PurgeTopic{
 			PurgeTopic: &metav1.PurgeTopic{Uuid: t.UUID[:], Shard: s.cfg.Shard},
