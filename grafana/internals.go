@@ -41,7 +41,7 @@ func raftPanels() []Panel {
 		graph("Raft: changes of state", "Replicas per minute that became follower, candidate or leader.",
 			style{unit: eventsPerMinute, steps: grade(from(10, "orange"), from(60, "red"))},
 			query{perMinute("state", "streamhouse_raft_transitions_total"+ofNode), "{{state}}"}),
-		graph("Raft: last contact of leaders", "99th percentile of the time since a leader last heard of a majority. At --raft-lease-timeout it steps down.",
+		graph("Raft: last contact of leaders", "99th percentile of the time since a leader last heard from each voter. One that is dead is among them: then it climbs until the voter is back or replaced.",
 			style{unit: seconds, steps: grade(from(0.25, "orange"), from(0.5, "red"))},
 			quantile("99", "streamhouse_raft_leader_last_contact_seconds", ofNode)),
 		graph("Raft: term of the metadata group", "It climbs with each election.",

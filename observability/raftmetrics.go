@@ -45,7 +45,7 @@ var raftTimers = []struct{ key, name, help string }{
 	{"raft.fsm.snapshot", "snapshot_capture", "Capturing a snapshot of the state machine."},
 	{"raft.snapshot.takeSnapshot", "snapshot", "A snapshot from beginning to end."},
 	{"raft.compactLogs", "compact", "Cutting the log after a snapshot."},
-	{"raft.leader.lastContact", "leader_last_contact", "Time since a majority was last heard of, on the leader."},
+	{"raft.leader.lastContact", "leader_last_contact", "Time since a leader last heard from each voter, also from one that is dead."},
 }
 
 var raftCounters = []struct{ key, kind string }{
