@@ -19,7 +19,7 @@ func storage() Dashboard {
 		graph("Uploads", "Segments per second that came to be in the object store and in the manifest. It follows the segment writes; where it stays below them, uploads fail.",
 			style{unit: opsPerSecond, steps: moving(), noValue: "No partition with a leader"},
 			query{rate("topic", "streamhouse_segment_flushes_total"+ofPartition), "{{topic}}"}),
-		gauge("Upload success rate", "Share of uploads that the object store took, at the first attempt or a later one; 100 % while there are none. Below it an upload was given up, and is begun again later.",
+		gauge("Upload success rate", "Share of the PUTs that the object store took, at the first attempt or a later one, of all that came to an end: segments, and beside them checkpoints of the metadata and committed offsets of groups; 100 % while there are none. Below it one was given up, and is begun again later. What a node broke off because it stopped, or led no longer, is not given up.",
 			style{unit: ratio, steps: []Step{{Color: "red"}, from(0.95, "orange"), from(0.999, "green")}},
 			query{"clamp(1 - " + failed + " / clamp_min(" + ended + " - " + retried + ", 1e-9), 0, 1)", "uploads"}),
 		wide(18, graph("PUT latency", "Time of an attempt to upload, failed ones too; 0 while there are none.",

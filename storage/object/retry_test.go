@@ -6,7 +6,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	dto "github.com/prometheus/client_model/go"
 	"github.com/stretchr/testify/require"
 )
 
@@ -44,4 +46,31 @@ func TestCallsThatEndBetweenTries(t *testing.T) {
 			})
 		})
 	}
+}
+
+// stuck is a store whose answer never comes.
+type stuck struct{ Bucket }
+
+func (stuck) Head(ctx context.Context, _ string) (Attributes, error) {
+	<-ctx.Done()
+	return Attributes{}, ctx.Err()
+}
+
+// An attempt that its caller breaks off is an attempt like others, and no error.
+func TestAttemptThatIsBrokenOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := NewMetrics(nil)
+		ctx, cancel := context.WithCancel(t.Context())
+		time.AfterFunc(time.Second, cancel)
+		_, err := WithRetry(WithMetrics(stuck{}, m), RetryConfig{Metrics: m}).Head(ctx, "o")
+		require.ErrorIs(t, err, context.Canceled)
+		require.InDelta(t, 1, testutil.ToFloat64(m.requests.WithLabelValues(opHead)), 0)
+		latency := &dto.Metric{}
+		require.NoError(t, m.latency.WithLabelValues(opHead).(prometheus.Metric).Write(latency))
+		require.EqualValues(t, 1, latency.GetHistogram().GetSampleCount())
+		require.InDelta(t, 1, latency.GetHistogram().GetSampleSum(), 0.001)
+		for _, kind := range []string{errorRetry, errorFailed} {
+			require.Zero(t, testutil.ToFloat64(m.errors.WithLabelValues(opHead, kind)), kind)
+		}
+	})
 }
