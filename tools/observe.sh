@@ -59,6 +59,8 @@ count=$(awk '$1 ~ /^n[0-9]+$/' "$dir/cluster.log" | wc -l)
 
 # The configuration of deploy/ with the addresses of this machine. The table of nodes has id, pid, gRPC and HTTP.
 nodes=$(awk '$1 ~ /^n[0-9]+$/ {print $1, $4}' "$dir/cluster.log")
+# A rule that is gone must not stay from an earlier run.
+rm -rf "$dir/rules"
 cp -R "$root/deploy/prometheus/rules" "$dir/"
 awk -v nodes="$nodes" -v alertmanager="$alertmanager" '
   BEGIN { n = split(nodes, rows, "\n"); for (i = 1; i <= n; i++) { split(rows[i], f, " "); http[f[1] ":8080"] = f[2] } }
