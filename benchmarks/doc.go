@@ -1,7 +1,7 @@
 // Package benchmarks measures real clusters of three server processes, with bare
 // hashicorp/raft on raft-wal beside them in the same run where a bound is a ratio.
 //
-//	make bench        all of them; prints a table of medians and bounds
+//	make bench        all of them; prints a table of medians and bounds, and fails where one is missed
 //	make bench-smoke  each once and tiny, so that they can't rot
 //
 // What the instrumentation costs is measured in three ways, each of which stands a machine that others use too:

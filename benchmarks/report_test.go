@@ -2,6 +2,7 @@ package benchmarks
 
 import (
 	"fmt"
+	"math"
 	"os"
 	"slices"
 	"sync"
@@ -31,14 +32,21 @@ func (b *bound) String() string {
 	}
 }
 
+// What a bound says of a number.
+const (
+	kept   = "ok"
+	missed = "MISSED"
+)
+
+// verdict of a number; one that is none misses.
 func (b *bound) verdict(v float64) string {
 	switch {
 	case b == nil:
 		return ""
-	case b.atLeast == (v >= b.value) || v == b.value:
-		return "ok"
+	case b.atLeast && v >= b.value, !b.atLeast && v <= b.value:
+		return kept
 	default:
-		return "MISSED"
+		return missed
 	}
 }
 
@@ -55,12 +63,38 @@ var report struct {
 	lines []line // guarded by Mutex
 }
 
-// note puts a number into the table and into the benchmark's own line.
+// note puts a number into the table. One that misses its bound fails the benchmark, unless with -short, whose numbers mean
+// nothing.
 func note(b *testing.B, what string, value float64, unit string, bd *bound) {
 	b.Helper()
+	if bd.verdict(value) == missed && !testing.Short() {
+		b.Errorf("%s: %.4g %s, must be %s", what, value, unit, bd)
+	}
 	report.Lock()
 	defer report.Unlock()
 	report.lines = append(report.lines, line{what, value, unit, bd})
+}
+
+func TestVerdict(t *testing.T) {
+	for _, c := range []struct {
+		bound *bound
+		value float64
+		want  string
+	}{
+		{nil, 1, ""},
+		{atLeast(2), 1.9, missed},
+		{atLeast(2), 2, kept},
+		{atLeast(2), 3, kept},
+		{atLeast(2), math.NaN(), missed},
+		{atMost(2), 1.9, kept},
+		{atMost(2), 2, kept},
+		{atMost(2), 3, missed},
+		{atMost(2), math.NaN(), missed},
+	} {
+		if got := c.bound.verdict(c.value); got != c.want {
+			t.Errorf("%g, %s: %q", c.value, c.bound, got)
+		}
+	}
 }
 
 func TestMain(m *testing.M) {
