@@ -2,12 +2,15 @@ package integration_test
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/streamhouse/streamhouse/integration/harness"
 )
 
 // composeService has the keys that the compose file uses; another one is a mistake.
@@ -27,6 +30,13 @@ type composeService struct {
 	Restart         string            `yaml:"restart"`
 	StopGracePeriod string            `yaml:"stop_grace_period"`
 	DependsOn       any               `yaml:"depends_on"`
+	Healthcheck     *struct {
+		Test        []string `yaml:"test"`
+		Interval    string   `yaml:"interval"`
+		Timeout     string   `yaml:"timeout"`
+		StartPeriod string   `yaml:"start_period"`
+		Retries     int      `yaml:"retries"`
+	} `yaml:"healthcheck"`
 }
 
 type composeFile struct {
@@ -65,8 +75,9 @@ func TestComposeFile(t *testing.T) {
 		for _, n := range s.Networks {
 			require.Contains(t, f.Networks, n, name)
 		}
-		for _, other := range dependencies(t, s) {
+		for other, condition := range dependencies(t, s) {
 			require.Contains(t, f.Services, other, name)
+			require.Equal(t, condition == "service_healthy", f.Services[other].Healthcheck != nil, "%s waits for %s", name, other)
 		}
 	}
 	scraped, err := os.ReadFile(deployed(t, "prometheus", "prometheus.yml"))
@@ -76,6 +87,8 @@ func TestComposeFile(t *testing.T) {
 		require.Equal(t, id, n.Environment["STREAMHOUSE_NODE_ID"])
 		require.Equal(t, id, n.Environment["STREAMHOUSE_ADVERTISE_ADDR"])
 		require.Equal(t, "3", n.Environment["STREAMHOUSE_BOOTSTRAP_EXPECT"])
+		require.Contains(t, dependencies(t, n), "s3")
+		requireHealthCommand(t, n.Healthcheck.Test)
 		require.Equal(t, "http://otel-collector:4317", n.Environment["OTEL_EXPORTER_OTLP_ENDPOINT"])
 		require.Contains(t, string(scraped), "targets: ["+id+":8080]\n        labels: {node: "+id+"}")
 		for join := range strings.SplitSeq(n.Environment["STREAMHOUSE_JOIN"], ",") {
@@ -87,24 +100,34 @@ func TestComposeFile(t *testing.T) {
 	require.FileExists(t, filepath.Join(filepath.Dir(deployed(t)), ".dockerignore"))
 }
 
-// dependencies are the services that one depends on, from either form.
-func dependencies(t *testing.T, s composeService) []string {
+// requireHealthCommand wants a command of a node's program, which asks at the address that it has there.
+func requireHealthCommand(t *testing.T, test []string) {
 	t.Helper()
-	var names []string
+	require.Equal(t, []string{"CMD", "/streamhouse"}, test[:2])
+	help, err := exec.CommandContext(t.Context(), harness.Binary(t), append(test[2:], "--help")...).Output()
+	require.NoError(t, err)
+	require.Contains(t, string(help), "streamhouse "+test[2]+" [flags]")
+	require.Contains(t, string(help), `(default "127.0.0.1:8080")`)
+}
+
+// dependencies are the services that one depends on, from either form, with what it waits for.
+func dependencies(t *testing.T, s composeService) map[string]string {
+	t.Helper()
+	on := make(map[string]string)
 	switch d := s.DependsOn.(type) {
 	case nil:
 	case []any:
 		for _, name := range d {
-			names = append(names, name.(string))
+			on[name.(string)] = "service_started"
 		}
 	case map[string]any:
 		for name, how := range d {
 			condition := how.(map[string]any)["condition"]
 			require.Contains(t, []any{"service_started", "service_healthy", "service_completed_successfully"}, condition)
-			names = append(names, name)
+			on[name] = condition.(string)
 		}
 	default:
 		t.Fatalf("depends_on is a %T", d)
 	}
-	return names
+	return on
 }

@@ -94,7 +94,7 @@ failed, 2 where the command line is wrong, and 130 after an interrupt.`,
   streamhouse cluster status`,
 		a.serverCommand(), a.devCommand(),
 		a.topicCommand(), a.produceCommand(), a.consumeCommand(), a.groupCommand(),
-		a.clusterCommand(), a.segmentCommand(), a.benchCommand(), a.versionCommand(), a.completionCommand(),
+		a.clusterCommand(), a.healthCommand(), a.segmentCommand(), a.benchCommand(), a.versionCommand(), a.completionCommand(),
 	)
 	root.SilenceErrors, root.SilenceUsage = true, true
 	root.SetHelpCommand(&cobra.Command{Hidden: true})
