@@ -26,6 +26,7 @@ type fakeMetadata struct {
 	down     error // what Barrier and Propose fail with
 	barriers int
 	leader   string
+	overtake func() // see onView
 }
 
 func newFakeMetadata(t *testing.T) *fakeMetadata {
@@ -83,8 +84,30 @@ func (m *fakeMetadata) createTopic(t *testing.T, name string, partitions uint32,
 
 func (m *fakeMetadata) View() *fsm.View {
 	m.mu.Lock()
+	view, overtake := m.visible, m.overtake
+	m.overtake = nil
+	m.mu.Unlock()
+	if overtake != nil {
+		overtake()
+	}
+	return view
+}
+
+// onView has f called by the next View, which then returns what was visible before.
+func (m *fakeMetadata) onView(f func()) {
+	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.visible
+	m.overtake = f
+}
+
+// viewOf returns a view with these topics, and "pad".
+func viewOf(t *testing.T, topics ...string) func() *fsm.View {
+	t.Helper()
+	m := newFakeMetadata(t)
+	for _, name := range topics {
+		m.createTopic(t, name, 1, nil)
+	}
+	return m.View
 }
 
 func (m *fakeMetadata) Watch() <-chan struct{} {

@@ -84,7 +84,8 @@ func TestCountsWaitForTheCoordinator(t *testing.T) {
 
 // Whatever is counted while topics and groups come and go, no series is left of what is gone.
 func TestNoSeriesComesBack(t *testing.T) {
-	m := NewMetrics(nil)
+	m, without, with := NewMetrics(nil), viewOf(t), viewOf(t, "t")
+	m.sync(without)
 	empty := testutil.CollectAndCount(m.consumerErrors)
 	emptyProducers := testutil.CollectAndCount(m.producerErrors)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -99,11 +100,11 @@ func TestNoSeriesComesBack(t *testing.T) {
 	}
 	defer cancel()
 	for range 100 {
-		m.add("t")
+		m.add("t", with)
 		m.count("t", "g", 1, typeTimeout)
 		m.settle("g", true)
 		runtime.Gosched()
-		m.sync(nil)
+		m.sync(without)
 		runtime.Gosched()
 		require.Equal(t, empty, testutil.CollectAndCount(m.consumerErrors))
 		require.Equal(t, emptyProducers, testutil.CollectAndCount(m.producerErrors))
@@ -120,13 +121,12 @@ func TestNoSeriesComesBack(t *testing.T) {
 // A topic that goes takes with it what waits for it, and leaves what waits for others.
 func TestWaitingCountsGoWithTheTopic(t *testing.T) {
 	m := NewMetrics(nil)
-	m.add("t")
-	m.add("u")
+	m.sync(viewOf(t, "t", "u"))
 	m.count("t", "g", 1, "")
 	m.count("u", "g", 1, "")
 	m.count("t", "h", 1, "")
 	require.Equal(t, 3, m.waitingPairs)
-	m.sync(map[string]bool{"u": true})
+	m.sync(viewOf(t, "u"))
 	require.Equal(t, 1, m.waitingPairs)
 	require.Equal(t, []string{"g"}, m.groups())
 	m.settle("g", true)

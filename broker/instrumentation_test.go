@@ -27,7 +27,7 @@ type served struct {
 
 func newServed() *served {
 	b := &Broker{metrics: NewMetrics(prometheus.NewRegistry()), log: slog.New(slog.NewJSONHandler(nil, nil))}
-	b.metrics.add("orders")
+	b.metrics.addLocked("orders", "") // nobody else has it yet
 	b.metrics.count("orders", "billing", 1, "")
 	b.metrics.settle("billing", true)
 	s := &served{broker: b, stream: pipeline{b: b}, req: &streamhousev1.ProduceStreamRequest{}, result: StreamResult{Topic: "orders"}}

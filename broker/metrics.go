@@ -5,6 +5,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
+
+	"github.com/streamhouse/streamhouse/fsm"
 )
 
 // maxGroupSeries bounds the pairs of topic and consumer group that are counted apart; those beyond are counted under
@@ -150,17 +152,19 @@ func (m *Metrics) addLocked(topic, group string) prometheus.Counter {
 	return c
 }
 
-// sync makes the series of these topics and removes those of all others, but not those of no topic.
-func (m *Metrics) sync(names map[string]bool) {
+// sync makes the series of the topics of the newest view and removes those of all others, but not those of no topic. It
+// takes the view under the lock: with an older one it would remove a topic that has come meanwhile, and what it counted.
+func (m *Metrics) sync(newest func() *fsm.View) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for name := range names {
-		if m.topics[name] == nil {
-			m.addLocked(name, "")
+	view := newest()
+	for t := range view.Topics() {
+		if m.topics[t.Name] == nil {
+			m.addLocked(t.Name, "")
 		}
 	}
 	for name, groups := range m.topics {
-		if name == "" || names[name] {
+		if _, ok := view.Topic(name); ok || name == "" {
 			continue
 		}
 		for group := range groups {
@@ -197,11 +201,15 @@ func (m *Metrics) has(topic string) bool {
 	return m.topics[topic] != nil
 }
 
-// add makes the series of a topic that exists.
-func (m *Metrics) add(topic string) {
+// add makes the series of a topic that is in the newest view, which is taken under the lock as in sync: with an older one
+// a topic that is gone would come back.
+func (m *Metrics) add(topic string, newest func() *fsm.View) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.topics[topic] == nil {
+	if m.topics[topic] != nil {
+		return
+	}
+	if _, ok := newest().Topic(topic); ok {
 		m.addLocked(topic, "")
 	}
 }
@@ -211,8 +219,8 @@ func (b *Broker) known(topic string) {
 	if b.metrics.has(topic) {
 		return
 	}
-	if _, ok := b.meta.View().Topic(topic); ok {
-		b.metrics.add(topic)
+	if _, ok := b.meta.View().Topic(topic); ok { // else without the lock: anybody may name any topic
+		b.metrics.add(topic, b.meta.View)
 	}
 }
 
@@ -241,11 +249,6 @@ func (b *Broker) CountConsumeError(topic, group string, err error) {
 }
 
 func (b *Broker) syncTopics() {
-	view := b.meta.View()
-	names := make(map[string]bool, view.NumTopics())
-	for t := range view.Topics() {
-		names[t.Name] = true
-	}
-	b.metrics.sync(names)
-	b.marks.sync(view)
+	b.metrics.sync(b.meta.View)
+	b.marks.sync(b.meta.View)
 }

@@ -190,13 +190,9 @@ func (s *Shards) HandOver(ctx context.Context) {
 
 // reconcile takes one step towards the wish for every shard, and logs what it could not do.
 func (s *Shards) reconcile(ctx context.Context) {
-	view := s.cfg.Metadata.View()
-	names := make([]string, 0, view.NumTopics())
-	for t := range view.Topics() {
-		names = append(names, t.Name)
-	}
-	s.metrics.SyncTopics(names)
+	s.metrics.SyncTopics(s.cfg.Metadata.View)
 	s.metrics.ForgetPartitions(s.cfg.Metadata.View)
+	view := s.cfg.Metadata.View()
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	for _, sh := range view.Shards() {

@@ -265,7 +265,7 @@ func TestMetricsFollowTopics(t *testing.T) {
 
 func TestMetricsBoundGroups(t *testing.T) {
 	m := NewMetrics(nil)
-	m.add("t")
+	m.add("t", viewOf(t, "t"))
 	name := func(i int) string { return fmt.Sprintf("g%d", i) }
 	for i := range maxGroupSeries + 10 {
 		m.count("t", name(i), 1, "")

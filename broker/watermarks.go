@@ -60,10 +60,12 @@ func (w *watermarks) told(partitionID uint64, value int64) int64 {
 	return m.value
 }
 
-// sync forgets partitions that are gone.
-func (w *watermarks) sync(view *fsm.View) {
+// sync forgets partitions that are not in the newest view. It takes it under the lock: an older one lacks some that were
+// told meanwhile.
+func (w *watermarks) sync(newest func() *fsm.View) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	view := newest()
 	for id := range w.marks {
 		if _, ok := view.Partition(id); !ok {
 			delete(w.marks, id)

@@ -2,16 +2,39 @@ package shard
 
 import (
 	"context"
+	"fmt"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/otel/trace"
 
+	metav1 "github.com/streamhouse/streamhouse/api/streamhouse/meta/v1"
+	"github.com/streamhouse/streamhouse/fsm"
 	"github.com/streamhouse/streamhouse/internal/cputime"
 	"github.com/streamhouse/streamhouse/internal/tracing"
 )
+
+// viewOf returns a view with these topics.
+func viewOf(tb testing.TB, topics ...string) func() *fsm.View {
+	tb.Helper()
+	state := fsm.New()
+	do := func(cmd *metav1.Command) {
+		res, err := state.Apply(state.View().Index()+1, cmd)
+		require.NoError(tb, err)
+		require.Nil(tb, res.GetRejection())
+	}
+	do(&metav1.Command{Command: &metav1.Command_InitCluster{InitCluster: &metav1.InitCluster{ClusterId: "C1", ClusterName: "c", Shards: 1}}})
+	for i, name := range topics {
+		do(&metav1.Command{Command: &metav1.Command_CreateTopic{CreateTopic: &metav1.CreateTopic{
+			Name: name, Uuid: fmt.Appendf(nil, "%016d", i+1), Partitions: 1,
+		}}})
+	}
+	return state.View
+}
 
 // stored does all that counting and tracing do for the batches of an append on the leader, with tracing off.
 type stored struct {
@@ -25,7 +48,7 @@ type stored struct {
 func newStored(tb testing.TB, batches int) *stored {
 	tb.Helper()
 	m := NewMetrics(prometheus.NewRegistry())
-	m.SyncTopics([]string{"orders"})
+	m.SyncTopics(viewOf(tb, "orders"))
 	s := &stored{metrics: m, requests: []*request{{}}}
 	for range batches {
 		s.batches = append(s.batches, AppendBatch{Topic: "orders", Data: plain(tb, 240, "v"), PayloadBytes: 240})
@@ -71,20 +94,41 @@ func TestSeriesGoWithTheTopic(t *testing.T) {
 	reg := prometheus.NewRegistry()
 	m := NewMetrics(reg)
 	for range 2 {
-		m.SyncTopics([]string{"orders"})
+		m.SyncTopics(viewOf(t, "orders"))
 		before, err := testutil.GatherAndCount(reg)
 		require.NoError(t, err)
 		late := batchCounts{series: m.topic("deleted"), records: 1}
 		require.Same(t, late.series, m.topic("deleted"))
-		m.SyncTopics([]string{"orders"})
+		m.SyncTopics(viewOf(t, "orders"))
 		late.committed()
 		after, err := testutil.GatherAndCount(reg)
 		require.NoError(t, err)
 		require.Equal(t, before, after)
 	}
 	early := m.topic("new")
-	m.SyncTopics([]string{"orders", "new"})
+	m.SyncTopics(viewOf(t, "orders", "new"))
 	require.Same(t, early, m.topic("new"), "what was counted before stays")
+}
+
+// A topic that comes while the series are held against the view before keeps what it counts.
+func TestSyncKeepsATopicOfANewerView(t *testing.T) {
+	m, before := NewMetrics(prometheus.NewRegistry()), viewOf(t, "orders")
+	var wg sync.WaitGroup
+	counted := make(chan struct{})
+	m.SyncTopics(func() *fsm.View {
+		wg.Go(func() {
+			defer close(counted)
+			m.topic("new").records.Inc()
+		})
+		select {
+		case <-counted:
+		case <-time.After(100 * time.Millisecond): // it waits for the end of SyncTopics
+		}
+		return before()
+	})
+	wg.Wait()
+	m.SyncTopics(viewOf(t, "orders", "new"))
+	require.InDelta(t, 1, testutil.ToFloat64(m.topic("new").records), 0)
 }
 
 // BenchmarkInstrumentation is what a batch costs on its leader: alone in an append, and with others in one of a stream.

@@ -64,14 +64,16 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	return m
 }
 
-// SyncTopics makes the series of these topics, at 0, and removes those of all others.
-func (m *Metrics) SyncTopics(names []string) {
+// SyncTopics makes the series of the topics that view returns, at 0, and removes those of all others. It calls view, which
+// must return the newest one, under its lock: with an older one it would remove a topic that has come meanwhile, and what it
+// counted.
+func (m *Metrics) SyncTopics(view func() *fsm.View) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	old, topics := *m.topics.Load(), make(map[string]*topicMetrics, len(names))
-	for _, name := range names {
-		if topics[name] = old[name]; topics[name] == nil {
-			topics[name] = m.series(name)
+	old, topics := *m.topics.Load(), make(map[string]*topicMetrics)
+	for t := range view().Topics() {
+		if topics[t.Name] = old[t.Name]; topics[t.Name] == nil {
+			topics[t.Name] = m.series(t.Name)
 		}
 	}
 	m.topics.Store(&topics)
