@@ -167,8 +167,11 @@ func (p *fakePeer) RunGroup(ctx context.Context, req *nodev1.RunGroupRequest, op
 	return &nodev1.RunGroupResponse{MemberEpoch: answer.Epoch, Assigned: answer.Assigned, Waiting: answer.Waiting}, err
 }
 
-func (p *fakePeer) GetGroups(_ context.Context, req *nodev1.GetGroupsRequest, opts ...grpc.CallOption) (*nodev1.GetGroupsResponse, error) {
+func (p *fakePeer) GetGroups(ctx context.Context, req *nodev1.GetGroupsRequest, opts ...grpc.CallOption) (*nodev1.GetGroupsResponse, error) {
 	if err := p.begin("GetGroups", opts); err != nil {
+		return nil, err
+	}
+	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
 	groups, err := p.shards[req.GetShard()].GroupStates(req.GetGroups())

@@ -29,8 +29,8 @@ func (w *waitingCounts) add(records int, kind string) {
 }
 
 // count adds records, or an error where kind is set, of a topic and a group. Anybody may name any group, and a series is
-// made for those only that exist: the counts of a pair that has no series wait for settle. A topic that does not exist is
-// counted as "".
+// made for those only that exist: the counts of a pair that has no series wait for settle or settleErrors. A topic that does
+// not exist is counted as "".
 func (m *Metrics) count(topic, group string, records int, kind string) {
 	if !m.countShown(topic, group, records, kind) && !m.wait(topicGroup{topic, group}, records, kind) {
 		m.countShown(topic, "", records, kind)
@@ -100,6 +100,25 @@ func (m *Metrics) settle(group string, exists bool) {
 	delete(m.waiting, group)
 	if !exists {
 		m.removeGroupLocked(group)
+	}
+}
+
+// settleErrors counts the errors that wait for a group as without a group: nobody says whether it exists, and an error is told
+// while it matters. They do not move to the group later. Records go on waiting.
+func (m *Metrics) settleErrors(group string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for topic, w := range m.waiting[group] {
+		for kind, n := range w.errors {
+			if m.topics[topic] != nil {
+				m.consumerErrors.WithLabelValues(topic, "", kind).Add(float64(n))
+			}
+		}
+		w.errors = nil
+		if w.records == 0 {
+			m.waitingPairs--
+			drop(m.waiting, topicGroup{topic, group})
+		}
 	}
 }
 

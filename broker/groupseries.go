@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"github.com/streamhouse/streamhouse/internal/pause"
@@ -62,8 +63,9 @@ func (m *Metrics) show(pairs map[topicGroup]bool) {
 	}
 }
 
-// syncGroups removes the series of groups that are gone, and settles what waits for those that are there or not. A group
-// whose coordinator does not answer is left as it is.
+// syncGroups removes the series of groups that are gone, and settles what waits for those that are there or not. Of a group
+// whose coordinator does not answer only the errors are settled. All coordinators are asked at once: one that is gone takes the
+// whole time.
 func (b *Broker) syncGroups(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, groupsTimeout)
 	defer cancel()
@@ -72,20 +74,32 @@ func (b *Broker) syncGroups(ctx context.Context) {
 	for _, name := range b.metrics.groups() {
 		if number, ok := view.GroupShard(name); ok {
 			byShard[number] = append(byShard[number], name)
+		} else {
+			b.metrics.settleErrors(name)
 		}
 	}
+	var wg sync.WaitGroup
+	defer wg.Wait()
 	for number, names := range byShard {
-		found, _, err := b.shardGroups(ctx, number, names...)
-		if err != nil {
-			continue
-		}
-		there := make(map[string]bool, len(found))
-		for _, g := range found {
-			there[g.GetGroup()] = true
-		}
+		wg.Go(func() { b.syncGroupsOf(ctx, number, names) })
+	}
+}
+
+// syncGroupsOf is syncGroups for groups that one shard coordinates.
+func (b *Broker) syncGroupsOf(ctx context.Context, number uint32, names []string) {
+	found, _, err := b.shardGroups(ctx, number, names...)
+	if err != nil {
 		for _, name := range names {
-			b.metrics.settle(name, there[name])
+			b.metrics.settleErrors(name)
 		}
+		return
+	}
+	there := make(map[string]bool, len(found))
+	for _, g := range found {
+		there[g.GetGroup()] = true
+	}
+	for _, name := range names {
+		b.metrics.settle(name, there[name])
 	}
 }
 

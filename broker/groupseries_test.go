@@ -2,9 +2,12 @@ package broker
 
 import (
 	"context"
+	"fmt"
 	"runtime"
+	"slices"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
@@ -63,8 +66,9 @@ func TestSeriesComeWithTheGroup(t *testing.T) {
 	require.Equal(t, []string{"g"}, f.metrics.groups())
 }
 
-// What was counted for a group whose coordinator can't be asked waits.
-func TestCountsWaitForTheCoordinator(t *testing.T) {
+// Records of a group whose coordinator can't be asked wait. Errors do not: without a coordinator all commits fail, and an
+// alert looks at that. They stay where they were counted.
+func TestRecordsWaitForTheCoordinator(t *testing.T) {
 	f := newFixture(t, true)
 	f.meta.createTopic(t, "t", 1, nil)
 	f.syncTopics()
@@ -73,13 +77,51 @@ func TestCountsWaitForTheCoordinator(t *testing.T) {
 	leader := coordinator.leader
 	coordinator.set(func() { coordinator.leader = "" })
 	f.consumed("t", "g", 5)
+	f.CountConsumeError("t", "g", noLeader(0))
+	f.CountConsumeError("t", "failing", noLeader(0))
+	errs := func(group string) float64 {
+		return testutil.ToFloat64(f.metrics.consumerErrors.WithLabelValues("t", group, typeUnavailable))
+	}
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	f.syncGroups(ctx)
+	require.InDelta(t, 2, errs(""), 0)
 	require.Equal(t, []string{"g"}, f.metrics.groups())
+	require.Equal(t, 1, f.metrics.waitingPairs)
 	coordinator.set(func() { coordinator.leader = leader })
 	f.syncGroups(t.Context())
 	require.InDelta(t, 5, testutil.ToFloat64(f.metrics.consumerRecords.WithLabelValues("t", "g")), 0)
+	require.InDelta(t, 2, errs(""), 0)
+	require.Zero(t, errs("g"))
+	f.CountConsumeError("t", "g", noLeader(0))
+	require.InDelta(t, 1, errs("g"), 0)
+}
+
+// A coordinator that can't be asked does not keep the counts of groups of another one.
+func TestCoordinatorsAreAskedAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t, true)
+		f.meta.createTopic(t, "t", 1, nil)
+		f.syncTopics()
+		names := make([]string, len(f.shards)) // of a group for each shard
+		for i := 0; slices.Contains(names, ""); i++ {
+			name := fmt.Sprintf("g%d", i)
+			names[f.coordinator(t, name)] = name
+		}
+		for round := range 16 { // shards are asked in any order
+			silent := round % len(names)
+			leader := f.shards[silent].leader
+			f.shards[silent].set(func() { f.shards[silent].leader = "" })
+			for _, name := range names {
+				f.consumed("t", name, 1)
+			}
+			f.syncGroups(t.Context())
+			require.Equal(t, names[silent:silent+1], f.metrics.groups())
+			f.shards[silent].set(func() { f.shards[silent].leader = leader })
+			f.syncGroups(t.Context())
+			require.Empty(t, f.metrics.groups())
+		}
+	})
 }
 
 // Whatever is counted while topics and groups come and go, no series is left of what is gone.
