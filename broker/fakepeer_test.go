@@ -22,7 +22,7 @@ type fakePeer struct {
 	node   string
 	shards map[uint32]LocalShard
 	down   bool
-	// stalled makes questions for a high watermark hang.
+	// stalled makes questions for a high watermark or a replica hang.
 	stalled bool
 	asked   []string
 	mu      sync.Mutex
@@ -58,9 +58,13 @@ func (p *fakePeer) count(what string) int {
 	return n
 }
 
-func (p *fakePeer) GetReplica(_ context.Context, req *nodev1.GetReplicaRequest, opts ...grpc.CallOption) (*nodev1.GetReplicaResponse, error) {
+func (p *fakePeer) GetReplica(ctx context.Context, req *nodev1.GetReplicaRequest, opts ...grpc.CallOption) (*nodev1.GetReplicaResponse, error) {
 	if err := p.begin("GetReplica", opts); err != nil {
 		return nil, err
+	}
+	if p.stalled {
+		<-ctx.Done()
+		return nil, ctx.Err()
 	}
 	local, ok := p.shards[req.GetGroup().GetShard()]
 	if !ok {
@@ -68,7 +72,7 @@ func (p *fakePeer) GetReplica(_ context.Context, req *nodev1.GetReplicaRequest, 
 	}
 	leader, _ := local.Leader()
 	return &nodev1.GetReplicaResponse{
-		ReplicaId: p.node + "/r", LeaderReplicaId: leader, Term: 3, AppliedIndex: 7, CommitIndex: 8,
+		ReplicaId: p.node + "/r", LeaderReplicaId: leader, Term: 3, AppliedIndex: fakeApplied, CommitIndex: 8,
 		Servers: []*nodev1.Server{{ReplicaId: "n1/r", Voter: true}, {ReplicaId: "n2/r", Voter: true}},
 	}, nil
 }

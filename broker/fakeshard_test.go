@@ -157,6 +157,18 @@ func (r *fakeReplica) HighWatermark(id uint64) int64 {
 	return r.markLocked(id)
 }
 
+// fakeApplied is the Raft index that a replica which is not behind has applied.
+const fakeApplied = 7
+
+func (r *fakeReplica) AppliedIndex() uint64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if _, behind := r.applied[r.node]; behind {
+		return fakeApplied - 1
+	}
+	return fakeApplied
+}
+
 func (r *fakeReplica) WaitHighWatermark(ctx context.Context, id uint64, atLeast int64) error {
 	for {
 		r.mu.Lock()

@@ -3,25 +3,16 @@ package broker
 import (
 	"context"
 	"strconv"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	nodev1 "github.com/streamhouse/streamhouse/api/streamhouse/node/v1"
 	"github.com/streamhouse/streamhouse/broker/shard"
-	"github.com/streamhouse/streamhouse/fsm"
-)
-
-const (
-	// lagTimeout bounds the question for a high watermark that no replica of this node knows, at a scrape.
-	lagTimeout = 500 * time.Millisecond
-	// lagsTimeout bounds all the questions of a scrape together.
-	lagsTimeout = 2 * time.Second
 )
 
 // shardsCollector reads the shards of this node at every scrape.
 type shardsCollector struct {
 	shards     *Shards
+	marks      *watermarks // told at scrapes
 	lag        *prometheus.Desc
 	leader     *prometheus.Desc
 	backlog    *prometheus.Desc
@@ -40,6 +31,7 @@ func newShardsCollector(s *Shards) *shardsCollector {
 	byShard := []string{"shard"}
 	return &shardsCollector{
 		shards: s,
+		marks:  newWatermarks(),
 		lag: prometheus.NewDesc("streamhouse_consumer_lag",
 			"High watermark minus committed offset, or minus log start where that is higher or nothing is committed yet; on the group's coordinator.", []string{"topic", "partition", "consumer_group"}, nil),
 		leader: prometheus.NewDesc("streamhouse_shard_leader",
@@ -74,10 +66,10 @@ func (c *shardsCollector) Describe(ch chan<- *prometheus.Desc) {
 
 // Collect implements prometheus.Collector.
 func (c *shardsCollector) Collect(ch chan<- prometheus.Metric) {
-	view := c.shards.cfg.Metadata.View()
 	ctx, cancel := context.WithTimeout(context.Background(), lagsTimeout)
 	defer cancel()
-	marks := newScrapedMarks(c.shards, view)
+	c.marks.sync(c.shards.cfg.Metadata.View)
+	marks := newScrapedMarks(c.shards, c.marks)
 	for _, sh := range c.shards.All() {
 		label := strconv.FormatUint(uint64(sh.Number()), 10)
 		leads := 0.0
@@ -91,7 +83,7 @@ func (c *shardsCollector) Collect(ch chan<- prometheus.Metric) {
 		gauge(c.backlog, float64(sh.PendingBytes()))
 		gauge(c.backlogAge, sh.BacklogAge().Seconds())
 		gauge(c.log, float64(sh.Replica().LogBytes()))
-		gauge(c.applied, float64(sh.Replica().Raft().AppliedIndex()))
+		gauge(c.applied, float64(sh.AppliedIndex()))
 		gauge(c.commit, float64(sh.Replica().Raft().CommitIndex()))
 		gauge(c.term, float64(sh.Replica().Raft().CurrentTerm()))
 		for node, behind := range sh.Replica().Behind() {
@@ -129,71 +121,4 @@ func (c *shardsCollector) collectLag(ctx context.Context, ch chan<- prometheus.M
 	}
 	ch <- prometheus.MustNewConstMetric(c.lag, prometheus.GaugeValue, float64(lag(at.Committed, p.LogStart, hw)),
 		t.Name, strconv.Itoa(int(p.Number)), at.Group)
-}
-
-// scrapedMarks are the high watermarks that one scrape needs. Each is asked for once, however many groups read the
-// partition, and a node that does not answer in time is not asked again: it would cost the whole scrape.
-type scrapedMarks struct {
-	shards *Shards
-	view   *fsm.View
-	asked  map[uint64]scrapedMark // by partition
-	silent map[string]bool        // nodes that did not answer in time
-}
-
-// scrapedMark is what came of a question for a high watermark.
-type scrapedMark struct {
-	mark  int64
-	known bool
-}
-
-func newScrapedMarks(s *Shards, view *fsm.View) *scrapedMarks {
-	return &scrapedMarks{shards: s, view: view, asked: make(map[uint64]scrapedMark), silent: make(map[string]bool)}
-}
-
-// get returns this node's high watermark of a partition where it has a replica, else the leader's.
-func (m *scrapedMarks) get(ctx context.Context, p *fsm.Partition) (int64, bool) {
-	if sh, ok := m.shards.Get(p.Shard); ok {
-		return sh.HighWatermark(p.ID), true
-	}
-	at, ok := m.asked[p.ID]
-	if !ok {
-		at.mark, at.known = m.ask(ctx, p)
-		m.asked[p.ID] = at
-	}
-	return at.mark, at.known
-}
-
-// ask asks the nodes with a replica for the high watermark: its leader answers.
-func (m *scrapedMarks) ask(ctx context.Context, p *fsm.Partition) (int64, bool) {
-	sh, ok := m.view.Shard(p.Shard)
-	if !ok {
-		return 0, false
-	}
-	for _, r := range sh.Replicas {
-		if ctx.Err() != nil {
-			return 0, false
-		}
-		if mark, ok := m.askNode(ctx, r.GetNodeId(), p); ok {
-			return mark, true
-		}
-	}
-	return 0, false
-}
-
-func (m *scrapedMarks) askNode(ctx context.Context, node string, p *fsm.Partition) (int64, bool) {
-	if m.silent[node] {
-		return 0, false
-	}
-	client, err := m.shards.cfg.Peers.Client(node)
-	if err != nil {
-		return 0, false
-	}
-	ctx, cancel := context.WithTimeout(ctx, lagTimeout)
-	defer cancel()
-	res, err := client.GetHighWatermark(ctx, &nodev1.GetHighWatermarkRequest{Shard: p.Shard, PartitionId: p.ID})
-	if err != nil {
-		m.silent[node] = ctx.Err() != nil
-		return 0, false
-	}
-	return res.GetHighWatermark(), true
 }

@@ -3,8 +3,6 @@ package broker
 import (
 	"context"
 	"testing"
-	"testing/synctest"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
@@ -32,17 +30,18 @@ func TestLag(t *testing.T) {
 // lagOf collects the lag of one group in one partition.
 type lagOf struct {
 	*shardsCollector
-	at shard.GroupProgress
+	marks *scrapedMarks
+	at    shard.GroupProgress
 }
 
 func (l lagOf) Collect(ch chan<- prometheus.Metric) {
-	l.collectLag(context.Background(), ch, newScrapedMarks(l.shards, l.shards.cfg.Metadata.View()), l.at)
+	l.collectLag(context.Background(), ch, l.marks, l.at)
 }
 
 // requireScraped checks what is scraped of a group's lag in partition 0 of t; -1 is no series.
 func requireScraped(t *testing.T, want int, f *fixture, at shard.GroupProgress) {
 	t.Helper()
-	c := lagOf{newShardsCollector(NewShards(ShardsConfig{Metadata: f.meta, Peers: f.peers})), at}
+	c := lagOf{newShardsCollector(NewShards(ShardsConfig{Metadata: f.meta, Peers: f.peers})), f.scrapedMarks(newWatermarks()), at}
 	if want < 0 {
 		require.Zero(t, testutil.CollectAndCount(c))
 		return
@@ -80,29 +79,4 @@ func TestScrapedLagIsTheDescribedOne(t *testing.T) {
 	f.meta.must(t, &metav1.Command{Command: &metav1.Command_DeleteTopic{DeleteTopic: &metav1.DeleteTopic{Name: "t", Uuid: topic.UUID[:]}}})
 	requireScraped(t, -1, f, at)
 	require.Empty(t, f.describe(t, "g").GetPartitions())
-}
-
-// A node that hangs costs a scrape one time-out, however many partitions and groups ask for it, and others still answer.
-func TestScrapeSurvivesAStalledPeer(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		f := newFixture(t, false)
-		topic := f.meta.createTopic(t, "t", 8, nil)
-		view := f.meta.View()
-		stalled := f.peers["n2"] // it leads one of the two shards
-		stalled.stalled = true
-		marks := newScrapedMarks(NewShards(ShardsConfig{Metadata: f.meta, Peers: f.peers}), view)
-		began, known := time.Now(), 0
-		for range 3 { // groups
-			for _, id := range topic.PartitionIDs {
-				p, ok := view.Partition(id)
-				require.True(t, ok)
-				if _, ok := marks.get(t.Context(), p); ok {
-					known++
-				}
-			}
-		}
-		require.Equal(t, lagTimeout, time.Since(began))
-		require.Equal(t, 1, stalled.count("GetHighWatermark"))
-		require.Equal(t, 3*len(topic.PartitionIDs)/2, known)
-	})
 }

@@ -75,6 +75,9 @@ func (s *Shard) Replica() *replica.Replica { return s.replica }
 // Number returns the shard's number.
 func (s *Shard) Number() uint32 { return s.cfg.Shard }
 
+// AppliedIndex returns the last Raft index that this replica applied.
+func (s *Shard) AppliedIndex() uint64 { return s.replica.Raft().AppliedIndex() }
+
 // PendingBytes returns the bytes that are committed here and not in the object store.
 func (s *Shard) PendingBytes() int64 { return s.pendingBytes() }
 
