@@ -31,7 +31,6 @@ type Shard struct {
 	sessions       *sessions
 	durableWaiters atomic.Int64
 	uploadNow      chan struct{}
-	waitingSince   atomic.Int64 // Unix nanoseconds since when the oldest record waits for its upload; 0 where this replica does not lead
 	tracer         tracing.Tracer
 	durableTraces  waitingTraces
 	stopping       chan struct{} // closed when Run begins to end
@@ -81,14 +80,19 @@ func (s *Shard) AppliedIndex() uint64 { return s.replica.Raft().AppliedIndex() }
 // PendingBytes returns the bytes that are committed here and not in the object store.
 func (s *Shard) PendingBytes() int64 { return s.pendingBytes() }
 
-// BacklogAge returns for how long the oldest record waits for its upload: 0 where none waits, or this replica does not
-// lead.
+// BacklogAge returns for how long the oldest record waits for its upload, also while earlier leaders led: 0 where none waits,
+// or this replica does not lead. The clock of the leader that stored it may differ from this one's.
 func (s *Shard) BacklogAge() time.Duration {
-	since := s.waitingSince.Load()
-	if since == 0 || s.pendingBytes() == 0 {
+	if s.readyTerm.Load() == 0 {
 		return 0
 	}
-	return max(time.Since(time.Unix(0, since)), 0)
+	s.fsm.mu.RLock()
+	sinceMs, waits := s.fsm.state.pendingSinceMs()
+	s.fsm.mu.RUnlock()
+	if !waits {
+		return 0
+	}
+	return max(time.Since(time.UnixMilli(sinceMs)), 0)
 }
 
 // nowMs is the leader's clock for entries; the state machine never lets it go back.
@@ -163,11 +167,8 @@ func (s *Shard) lead(ctx context.Context) {
 	wg.Go(func() { s.runSweeps(ctx) })
 	wg.Go(func() { s.runSessions(ctx) })
 	wg.Go(func() { s.runGroupSaves(ctx) })
-	since := time.Now() // what waits has an age also before the uploader has come to its loop
-	s.waitingSince.Store(since.UnixNano())
-	defer s.waitingSince.Store(0)
 	for ctx.Err() == nil {
-		if err := s.runUploader(ctx, since); err != nil && ctx.Err() == nil {
+		if err := s.runUploader(ctx); err != nil && ctx.Err() == nil {
 			s.log.Warn("uploader starts again", "error", err)
 			_ = pause.For(ctx, minUploadRetry) // ends with ctx, as the loop does
 		}

@@ -364,21 +364,6 @@ func TestNewLeaderUploadsWhatItInherits(t *testing.T) {
 	n.waitUploaded()
 }
 
-// What waits has an age on the leader, and what is uploaded has none.
-func TestBacklogAge(t *testing.T) {
-	n := newNode(t, 1, func(c *Config) { c.UploadInterval, c.UploadBytes = time.Hour, 1<<30 })
-	for _, durable := range []bool{true, false} { // the first lets this leader upload whatever it has
-		_, err := n.shard.Append(t.Context(), []AppendBatch{{PartitionID: 1, Topic: "t", Data: plain(t, 1, "a")}}, durable)
-		require.NoError(t, err)
-	}
-	first := n.shard.BacklogAge()
-	require.Positive(t, first)
-	require.Eventually(t, func() bool { return n.shard.BacklogAge() > first+2*uploadTick }, 10*time.Second, uploadTick/5, "it grows")
-	_, err := n.shard.Append(t.Context(), []AppendBatch{{PartitionID: 1, Topic: "t", Data: plain(t, 1, "b")}}, true)
-	require.NoError(t, err)
-	require.Zero(t, n.shard.BacklogAge())
-}
-
 // The span of an upload links to the requests that wait for it, and to each once.
 func TestUploadLinksToWhoWaits(t *testing.T) {
 	spans := tracetest.NewSpanRecorder()
@@ -404,19 +389,6 @@ func TestUploadLinksToWhoWaits(t *testing.T) {
 	for _, linked := range links() {
 		require.Contains(t, want, linked)
 	}
-}
-
-// What waits has an age also while the metadata does not answer a new leader, which uploads nothing then.
-func TestBacklogAgeWithoutMetadata(t *testing.T) {
-	n := newNode(t, 1, nil)
-	n.metadata.silent.Store(true)
-	n.restart()
-	_, err := n.shard.Append(t.Context(), []AppendBatch{{PartitionID: 1, Topic: "t", Data: plain(t, 1, "a")}}, false)
-	require.NoError(t, err)
-	require.Eventually(t, func() bool { return n.shard.BacklogAge() > 2*minUploadRetry }, 10*time.Second, uploadTick/5, "it grows")
-	n.metadata.silent.Store(false)
-	n.waitUploaded()
-	require.Zero(t, n.shard.BacklogAge())
 }
 
 // A batch whose place is forgotten may be told to be stored, but with acks=durable not before it is in the object store.

@@ -320,7 +320,7 @@ func (rs *restorer) addBatch(item *metav1.ShardBatch) error {
 		return fmt.Errorf("batch of partition id %d at offset %d, want %d", item.GetPartitionId(), m.base, want)
 	}
 	rs.pinned[item.GetPartitionId()] = append(run, m)
-	p.addPending(m.next(), int64(len(b)))
+	p.addPending(pendingRun{base: m.base, end: m.next(), bytes: int64(len(b)), sinceMs: rs.state.timeMs})
 	rs.state.pendingBytes += int64(len(b))
 	return nil
 }

@@ -42,16 +42,22 @@ type state struct {
 type partition struct {
 	next     int64 // high watermark
 	uploaded int64 // offset behind what is in the object store
-	// pending are the batches from uploaded to next, in runs, to know how many bytes an Uploaded takes off.
+	// pending are the batches from uploaded to next, in runs, to know how many bytes an Uploaded takes off, and since when the
+	// oldest waits.
 	pending      []pendingRun
 	pendingBytes int64
 }
 
-// pendingRun counts bytes of batches up to an offset. Runs are coarse: a batch is added to the last run until that has
-// pendingRunBytes, so their number stays small.
+// pendingRun counts bytes of batches from an offset up to another. Runs are coarse: a batch is added to the last run until that
+// has pendingRunBytes, so their number stays small, or until some of it is uploaded, so that none is much older than its newest
+// batch while uploads go well.
 type pendingRun struct {
+	base  int64
 	end   int64
 	bytes int64
+	// sinceMs is the entries' time at which the first batch was stored. Batches that came with a snapshot have the snapshot's:
+	// they are as old at least.
+	sinceMs int64
 }
 
 const pendingRunBytes = 256 << 10
@@ -106,18 +112,31 @@ func (s *state) append(partitionID uint64, b record.Batch) AppendResult {
 	s.partitions[partitionID] = p
 	base := p.next
 	p.next += int64(n)
-	p.addPending(p.next, int64(len(b)))
+	p.addPending(pendingRun{base: base, end: p.next, bytes: int64(len(b)), sinceMs: s.timeMs})
 	s.pendingBytes += int64(len(b))
 	return AppendResult{BaseOffset: base}
 }
 
-func (p *partition) addPending(end, bytes int64) {
-	p.pendingBytes += bytes
-	if k := len(p.pending) - 1; k >= 0 && p.pending[k].bytes < pendingRunBytes {
-		p.pending[k] = pendingRun{end: end, bytes: p.pending[k].bytes + bytes}
+// addPending adds a batch, as a run of its own, behind the others.
+func (p *partition) addPending(batch pendingRun) {
+	p.pendingBytes += batch.bytes
+	if k := len(p.pending) - 1; k >= 0 && p.pending[k].bytes < pendingRunBytes && p.pending[k].base >= p.uploaded {
+		p.pending[k].end = batch.end
+		p.pending[k].bytes += batch.bytes
 		return
 	}
-	p.pending = append(p.pending, pendingRun{end: end, bytes: bytes})
+	p.pending = append(p.pending, batch)
+}
+
+// pendingSinceMs is the entries' time since when the oldest batch waits for its upload; false where none waits. A batch that
+// others of its run have left behind counts as old as they.
+func (s *state) pendingSinceMs() (sinceMs int64, waits bool) {
+	for _, p := range s.partitions {
+		if len(p.pending) > 0 && (!waits || p.pending[0].sinceMs < sinceMs) {
+			sinceMs, waits = p.pending[0].sinceMs, true
+		}
+	}
+	return sinceMs, waits
 }
 
 // markUploaded notes how far partitions are in the object store. An end never goes back, and never beyond the log.

@@ -51,9 +51,9 @@ type plannedObject struct {
 	bytes int64
 }
 
-// runUploader uploads what is committed, while this replica leads; the oldest batch that waits began to at since. It returns
-// when ctx ends, or where what an earlier leader uploaded can't be logged.
-func (s *Shard) runUploader(ctx context.Context, since time.Time) error {
+// runUploader uploads what is committed, while this replica leads. It returns when ctx ends, or where what an earlier leader
+// uploaded can't be logged.
+func (s *Shard) runUploader(ctx context.Context) error {
 	defer s.durableTraces.take() // who waits is told that another one leads, which uploads what is left
 	if err := s.adoptManifest(ctx); err != nil {
 		return err
@@ -62,9 +62,9 @@ func (s *Shard) runUploader(ctx context.Context, since time.Time) error {
 	defer timer.Stop()
 	// What the last leader left is uploaded at once: somebody may wait there for it with acks=durable.
 	inherited := true
+	since := time.Now() // what was committed before is uploaded, but for what is inherited
 	retry := minUploadRetry
 	for {
-		s.waitingSince.Store(since.UnixNano())
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
