@@ -128,6 +128,7 @@ var healthySeries = []struct {
 	{"process_start_time_seconds", "", started},
 	{"streamhouse_ready", "", constant(1)},
 	{"streamhouse_metadata_leader", "", leader},
+	{"streamhouse_shards", "", constant(1)},
 	{"streamhouse_shard_leader", `shard="0"`, leader},
 	{"streamhouse_metadata_term", "", term},
 	{"streamhouse_shard_term", `shard="0"`, term},

@@ -221,7 +221,7 @@ func TestMetrics(t *testing.T) {
 	RegisterMetrics(reg, func() *Group { return group })
 	got, err := reg.Gather()
 	require.NoError(t, err)
-	require.Len(t, got, 1, "topics are counted before there is a group")
+	require.Len(t, got, 2, "topics and shards are counted before there is a group")
 	_, nodes := newCluster(t, 1, nil)
 	group = nodes[0].group
 	propose(t, nodes[0], initCluster())
@@ -236,8 +236,11 @@ func TestMetrics(t *testing.T) {
 # HELP streamhouse_partitions_total Partitions of a topic, as this node's metadata has it.
 # TYPE streamhouse_partitions_total gauge
 streamhouse_partitions_total{topic="logs"} 4
+# HELP streamhouse_shards Shards of the cluster, led or not, as this node's metadata has it.
+# TYPE streamhouse_shards gauge
+streamhouse_shards 6
 # HELP streamhouse_topics_total Topics in the cluster, as this node's metadata has it.
 # TYPE streamhouse_topics_total gauge
 streamhouse_topics_total 1
-`), "streamhouse_topics_total", "streamhouse_partitions_total"))
+`), "streamhouse_topics_total", "streamhouse_shards", "streamhouse_partitions_total"))
 }

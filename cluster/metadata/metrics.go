@@ -8,6 +8,7 @@ import (
 type collector struct {
 	group      func() *Group
 	topics     *prometheus.Desc
+	shards     *prometheus.Desc
 	nodes      *prometheus.Desc
 	partitions *prometheus.Desc
 	applied    *prometheus.Desc
@@ -26,6 +27,8 @@ func RegisterMetrics(reg prometheus.Registerer, group func() *Group) {
 		group: group,
 		topics: prometheus.NewDesc("streamhouse_topics_total",
 			"Topics in the cluster, as this node's metadata has it.", nil, nil),
+		shards: prometheus.NewDesc("streamhouse_shards",
+			"Shards of the cluster, led or not, as this node's metadata has it.", nil, nil),
 		nodes: prometheus.NewDesc("streamhouse_nodes_registered",
 			"Nodes that belong to the cluster, alive or not, as this node's metadata has it.", nil, nil),
 		partitions: prometheus.NewDesc("streamhouse_partitions_total",
@@ -47,6 +50,7 @@ func RegisterMetrics(reg prometheus.Registerer, group func() *Group) {
 // Describe sends the descriptions.
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	ch <- c.topics
+	ch <- c.shards
 	ch <- c.nodes
 	ch <- c.partitions
 	ch <- c.applied
@@ -56,7 +60,7 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	ch <- c.logBytes
 }
 
-// Collect reads one view. Without a group there are no topics.
+// Collect reads one view. Without a group there are no topics, and no shards.
 func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	gauge := func(d *prometheus.Desc, value float64) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value)
@@ -64,6 +68,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	g := c.group()
 	if g == nil {
 		gauge(c.topics, 0)
+		gauge(c.shards, 0)
 		return
 	}
 	v := g.View()
@@ -73,6 +78,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		leads = 1
 	}
 	gauge(c.topics, float64(v.NumTopics()))
+	gauge(c.shards, float64(v.NumShards()))
 	gauge(c.nodes, float64(len(v.Nodes())))
 	gauge(c.applied, float64(v.Index()))
 	gauge(c.commit, float64(r.CommitIndex()))
