@@ -85,6 +85,13 @@ func shardPanels(ofShard string) []Panel {
 
 func controllerPanels() []Panel {
 	return []Panel{
+		graph("Metadata: change that waits", "For how long a change of topics waits to be in a checkpoint in the object store, on the leader of the metadata group. It is a second or two as a rule; a line that climbs means that checkpoints fail, and a cluster recovered from the object store would not have the change.",
+			style{unit: seconds, steps: grade(from(30, "orange"), from(60, "red"))},
+			query{"max by (node) (streamhouse_metadata_checkpoint_pending_seconds" + ofNode + ")", "{{node}}"}),
+		graph("Metadata: checkpoints", "Checkpoints of the metadata per minute that were put into the object store, and that failed and are tried again.",
+			style{unit: eventsPerMinute, steps: moving()},
+			query{perMinute("", "streamhouse_metadata_checkpoints_total"+ofNode), "written"},
+			query{perMinute("", "streamhouse_metadata_checkpoint_errors_total"+ofNode), "failed"}),
 		graph("Controller: steps", "Steps per minute that the controller took, and that failed and are tried again. It acts on the leader of the metadata group.",
 			style{unit: eventsPerMinute, steps: grade(from(60, "orange"), from(600, "red"))},
 			query{perMinute("action", "streamhouse_controller_actions_total"+ofNode), "{{action}}"},

@@ -48,6 +48,7 @@ type alertCluster struct {
 
 var alertClusters = []alertCluster{
 	{"store", startStoreCluster, quietUnderLoad, [][]scenario{{
+		{[]string{"MetadataCheckpointLate"}, lostCheckpoints}, // takes a minute, while the others come
 		{[]string{"ConsumerLagHigh"}, deadConsumer},
 		{[]string{"ConsumerRebalancesHigh"}, restlessMember},
 		{[]string{"S3ErrorRatioHigh", "UploadBacklogHigh", "LogFilling"}, storeAwayForOneShard},

@@ -42,6 +42,14 @@ func quietUnderLoad(t *testing.T, w *alertWorld) {
 	load.Stop(t)
 }
 
+// lostCheckpoints lets the object store drop the checkpoints of the metadata, which lack a topic then.
+func lostCheckpoints(t *testing.T, w *alertWorld) func() {
+	t.Helper()
+	up := w.c.Proxy.Inject(harness.Fault{Methods: []string{http.MethodPut}, Key: "/metadata/", Drop: true})
+	w.c.CreateTopic("unsaved", 1, nil)
+	return up
+}
+
 // deadConsumer is a group that has committed once and does not come back.
 func deadConsumer(t *testing.T, w *alertWorld) func() {
 	t.Helper()

@@ -164,6 +164,7 @@ var healthySeries = []struct {
 	{"streamhouse_s3_latency_seconds_count", `operation="PUT"`, perMinute(4)},
 	{"streamhouse_shard_upload_backlog_seconds", `shard="0"`, constant(58)},
 	{"streamhouse_upload_interval_seconds", "", constant(60)},
+	{"streamhouse_metadata_checkpoint_pending_seconds", "", constant(1)},
 	{"streamhouse_shard_log_bytes", `shard="0"`, constant(5e8)},
 	{"streamhouse_log_limit_bytes", "", constant(8 << 30)},
 	{"streamhouse_disk_free_bytes", "", constant(90e9)},
