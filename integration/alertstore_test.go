@@ -5,6 +5,7 @@ package integration_test
 import (
 	"context"
 	"fmt"
+	"math"
 	"net/http"
 	"strings"
 	"testing"
@@ -96,41 +97,37 @@ func objectsOf(c *harness.Cluster, topic string) string {
 	return fmt.Sprintf("/%d/", c.Topic(topic).GetPartitions()[0].GetShard())
 }
 
-// nearlyFull is the part of a log's limit that is enough for LogFilling.
-const nearlyFull = 0.82
+const (
+	// nearlyFull is the part of a log's limit that is enough for LogFilling.
+	nearlyFull = 0.82
+	// pinnedBytes of a shard that wait for the object store are the most with which a replica still cuts its log.
+	pinnedBytes = 64 << 20
+)
 
-// settledLooks is after how many looks that find a log nearly full none is about to cut it.
-const settledLooks = 20
-
-// storeAwayForOneShard lets the object store drop what one shard uploads, and writes to that shard until the log is nearly full.
+// storeAwayForOneShard lets the object store drop what one shard uploads, and writes to that shard until no node cuts its log
+// any more, and all are nearly full. Each has cut its own at another record.
 func storeAwayForOneShard(t *testing.T, w *alertWorld) func() {
 	t.Helper()
 	w.c.CreateTopic("filling", 1, nil)
 	up := w.c.Proxy.Inject(harness.Fault{Methods: []string{http.MethodPut}, Key: objectsOf(w.c, "filling"), Drop: true})
 	value := strings.Repeat("f", 2<<20)
-	// Nodes cut their logs at entries of their own, so what is full enough on one may be an entry short on another.
-	settled := 0
-	harness.Eventually(t, alertWithin, "the log of a node is nearly full, and stays so", func(ctx context.Context) error {
-		most := 0.0
+	harness.Eventually(t, alertWithin, "the logs of all nodes are nearly full", func(ctx context.Context) error {
+		least, waits := 1.0, math.Inf(1)
 		for _, n := range w.c.Nodes {
 			m, err := n.Metrics(ctx)
 			if err != nil {
 				return err
 			}
 			ratio := m.Sum("streamhouse_shard_log_bytes", nil) / m.Sum("streamhouse_log_limit_bytes", nil)
-			most = max(most, ratio)
+			least, waits = min(least, ratio), min(waits, m.Sum("streamhouse_shard_upload_backlog_bytes", nil))
 		}
-		if most >= nearlyFull { // more would let it cut its log
-			if settled++; settled < settledLooks {
-				return fmt.Errorf("it is %.2f full in %d looks", most, settled)
-			}
+		if least >= nearlyFull && waits > pinnedBytes {
 			return nil
 		}
-		settled = 0
 		if _, err := produce(ctx, w.c.Nodes[0], "filling", 0, value, 0); err != nil {
 			return err
 		}
-		return fmt.Errorf("the fullest is %.2f full", most)
+		return fmt.Errorf("one is %.2f full, and %.0f bytes wait", least, waits)
 	})
 	return up
 }
