@@ -144,6 +144,10 @@ func TestViolations(t *testing.T) {
 			h.Produce("p", p0, "a", "b").Unknown(errFail)
 			h.ReadBack("n1", p0, 0, 1, recs(0, "a"))
 		}},
+		"a batch without its head": {Torn, func(h *History) {
+			h.Produce("p", p0, "a", "b", "c").Unknown(errFail)
+			h.ReadBack("n1", p0, 0, 2, recs(0, "b", "c"))
+		}},
 		"another one within a batch": {Torn, func(h *History) {
 			h.Produce("p", p0, "a", "b").Unknown(errFail)
 			produced(h, "q", 1, "c")

@@ -215,15 +215,23 @@ func (c *checker) wholeBatches(l *partitionLog) {
 		if c.h.repeating[op.producer] || len(op.values) < 2 || (op.outcome == succeeded && op.base >= 0) { // those are checked by offset
 			continue
 		}
-		there := 0
+		there, inPlace, begin := 0, 0, int64(0)
 		for i, v := range op.values {
-			if at, first := l.offsets[v], l.offsets[op.values[0]]; len(at) > 0 && len(first) > 0 && at[0] == first[0]+int64(i) {
-				there++
+			at := l.offsets[v]
+			if len(at) == 0 {
+				continue
+			}
+			if there == 0 {
+				begin = at[0] - int64(i)
+			}
+			there++
+			if at[0] == begin+int64(i) {
+				inPlace++
 			}
 		}
-		if there != 0 && there != len(op.values) {
-			c.report(Torn, l.partition, "%d of %d records of a batch of %s are there, side by side, that begins with %q",
-				there, len(op.values), op.producer, brief(op.values[0]))
+		if there != 0 && inPlace != len(op.values) {
+			c.report(Torn, l.partition, "%d of %d records of a batch of %s are there, %d of them in place, that begins with %q",
+				there, len(op.values), op.producer, inPlace, brief(op.values[0]))
 		}
 	}
 }
