@@ -109,6 +109,11 @@ func TestViolations(t *testing.T) {
 			op.Unknown(errFail)
 			h.ReadBack("n1", p0, 0, 0, nil)
 		}},
+		"read back once and gone": {Lost, func(h *History) {
+			h.Produce("p", p0, "a").Unknown(errFail)
+			h.ReadBack("n1", p0, 0, 1, recs(0, "a"))
+			h.ReadBack("n1", p0, 0, 0, nil)
+		}},
 		"duplicated": {Duplicated, func(h *History) {
 			h.Produce("p", p0, "a").Unknown(errFail)
 			h.ReadBack("n1", p0, 0, 2, recs(0, "a", "a"))
@@ -269,6 +274,16 @@ func TestWatermarkOfANodeThatBeginsAnew(t *testing.T) {
 	wasRead(h, "n1", 0, 2, "a")
 	wasRead(h, "n2", 0, 1, "a") // it reads what it has
 	h.Restarted("n1")
+	wasRead(h, "n1", 0, 1, "a")
+	require.Empty(t, h.Check())
+}
+
+// What ended unclear may still come when others have read everything back.
+func TestLateRecord(t *testing.T) {
+	h := New()
+	h.Produce("p", p0, "a").Unknown(errFail)
+	h.ReadBack("n1", p0, 0, 0, nil)
+	h.ReadBack("n2", p0, 0, 1, recs(0, "a"))
 	wasRead(h, "n1", 0, 1, "a")
 	require.Empty(t, h.Check())
 }

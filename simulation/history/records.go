@@ -236,11 +236,13 @@ func (c *checker) wholeBatches(l *partitionLog) {
 	}
 }
 
-// readBack checks that a node has everything in the end.
+// readBack checks that a node has, in the end, all that was acknowledged, and all that anybody has seen before: what ended
+// unclear may still come, and may not go again.
 func (c *checker) readBack(b *readBack, logs map[Partition]*partitionLog) {
 	l := logs[b.partition]
 	next := b.from
 	there, values := make(map[int64]string, len(b.records)), make(map[string]bool, len(b.records))
+	promised := make(map[int64]bool)
 	for _, r := range b.records {
 		if r.Offset != next {
 			c.report(Hole, b.partition, "the last read through %s: offset %d where %d was expected", b.node, r.Offset, next)
@@ -263,14 +265,16 @@ func (c *checker) readBack(b *readBack, logs map[Partition]*partitionLog) {
 				}
 				continue
 			}
+			promised[offset] = true
 			if got, ok := there[offset]; offset >= b.from && (!ok || got != v) {
 				c.report(Lost, b.partition, "%q of %s was acknowledged at offset %d at %s, and %s has %s there in the end (its log ends at %d)",
 					brief(v), op.producer, offset, c.h.at(op.end), b.node, orNothing(got, ok), b.to)
 			}
 		}
 	}
-	for offset, s := range l.values {
-		if _, ok := there[offset]; !ok && offset >= b.from && strings.HasPrefix(s.who, "a read") {
+	for _, offset := range slices.Sorted(maps.Keys(l.values)) {
+		s := l.values[offset]
+		if _, ok := there[offset]; !ok && !promised[offset] && offset >= b.from && s.event < b.at {
 			c.report(Lost, b.partition, "offset %d, %q, was seen by %s at %s, and %s has nothing there in the end",
 				offset, brief(s.value), s.who, c.h.at(s.event), b.node)
 		}
