@@ -1,5 +1,10 @@
 package history
 
+import (
+	"cmp"
+	"slices"
+)
+
 // Commit is a group's commit of an offset.
 type Commit struct {
 	span
@@ -39,7 +44,7 @@ type Fetch struct {
 	offset    int64 // -1 where nothing was committed
 }
 
-// Committed notes that a node is asked for a group's committed offset.
+// Committed notes that a node is asked for a group's committed offset. Nobody may delete the group or set it back.
 func (h *History) Committed(group, node string, p Partition) *Fetch {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -100,13 +105,14 @@ func (c *checker) ownerships() {
 	}
 }
 
-// commits checks that no answer is below what was committed before the question, or above all that was ever tried.
+// commits checks that no answer is below what was committed or told before the question, or is what nobody ever tried.
 func (c *checker) commits() {
 	byPartition := make(map[groupPartition][]*Commit)
 	for _, op := range c.h.commits {
 		key := groupPartition{op.group, op.partition}
 		byPartition[key] = append(byPartition[key], op)
 	}
+	c.commitsTold()
 	for _, f := range c.h.fetches {
 		if f.outcome != succeeded {
 			continue
@@ -128,6 +134,32 @@ func (c *checker) commits() {
 		if !tried {
 			c.report(CommitPhantom, f.partition, "group %s: %s answered %d at %s, which nobody had committed",
 				f.group, f.node, f.offset, c.h.at(f.end))
+		}
+	}
+}
+
+// commitsTold checks that no answer is below one that was given before the question: also a commit that ended unclear
+// stays once it was seen.
+func (c *checker) commitsTold() {
+	var ends []*Fetch
+	for _, f := range c.h.fetches {
+		if f.outcome == succeeded {
+			ends = append(ends, f)
+		}
+	}
+	slices.SortFunc(ends, func(a, b *Fetch) int { return cmp.Compare(a.end, b.end) })
+	highest := make(map[groupPartition]*Fetch) // of those that ended before
+	for _, f := range c.h.fetches {            // by their beginning
+		for ; len(ends) > 0 && ends[0].before(&f.span); ends = ends[1:] {
+			key := groupPartition{ends[0].group, ends[0].partition}
+			if highest[key] == nil || ends[0].offset > highest[key].offset {
+				highest[key] = ends[0]
+			}
+		}
+		before := highest[groupPartition{f.group, f.partition}]
+		if f.outcome == succeeded && before != nil && f.offset < before.offset {
+			c.report(CommitLost, f.partition, "group %s: %s answered %d at %s, and %s answered %d at %s",
+				f.group, before.node, before.offset, c.h.at(before.end), f.node, f.offset, c.h.at(f.end))
 		}
 	}
 }

@@ -214,6 +214,12 @@ func TestViolations(t *testing.T) {
 			h.Commit("g", "m", p0, 2).OK()
 			h.Committed("g", "n1", p0).OK(-1)
 		}},
+		"commit that was seen and is gone": {CommitLost, func(h *History) {
+			h.Commit("g", "m", p0, 40).OK()
+			h.Commit("g", "m", p0, 50).Unknown(errFail)
+			h.Committed("g", "n1", p0).OK(50)
+			h.Committed("g", "n2", p0).OK(40)
+		}},
 		"commit phantom": {CommitPhantom, func(h *History) {
 			h.Commit("g", "m", p0, 2).OK()
 			h.Committed("g", "n1", p0).OK(3)
@@ -275,6 +281,16 @@ func TestWatermarkOfANodeThatBeginsAnew(t *testing.T) {
 	wasRead(h, "n2", 0, 1, "a") // it reads what it has
 	h.Restarted("n1")
 	wasRead(h, "n1", 0, 1, "a")
+	require.Empty(t, h.Check())
+}
+
+// Answers to questions that are asked at the same time may come in any order.
+func TestCommittedTwiceAtOnce(t *testing.T) {
+	h := New()
+	early := h.Committed("g", "n1", p0)
+	h.Commit("g", "m", p0, 50).OK()
+	h.Committed("g", "n2", p0).OK(50)
+	early.OK(-1)
 	require.Empty(t, h.Check())
 }
 
