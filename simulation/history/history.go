@@ -224,7 +224,7 @@ func (h *History) Leader(group, node string, term uint64) {
 	h.leaderships = append(h.leaderships, leadership{h.tickLocked(), group, node, term})
 }
 
-// Acked is the number of operations that ended well.
+// Acked is the number of changes that ended well: to ask and to be answered is none.
 func (h *History) Acked() int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -240,7 +240,7 @@ func (h *History) Acked() int {
 		}
 	}
 	for _, t := range h.topics {
-		if t.outcome == succeeded {
+		if t.outcome == succeeded && t.kind != getTopic {
 			n++
 		}
 	}
