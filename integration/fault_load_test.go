@@ -24,6 +24,8 @@ const (
 	batchTopic = "batches"
 	// patience bounds how long clients may need to end after all faults are healed.
 	patience = 2 * time.Minute
+	// mostUndecided is the share of searches for an order that may prove nothing.
+	mostUndecided = 0.1
 	// staleWithin is for how long a leader that was cut off may still answer: the default of --raft-lease-timeout, and
 	// what a busy machine adds.
 	staleWithin = 2 * time.Second
@@ -69,7 +71,7 @@ func startLoad(t *testing.T, c *harness.Cluster, cfg loadConfig) *load {
 		t: t, c: c, cfg: cfg, h: history.New(), ledger: harness.NewLedger(batchTopic), unplaced: make(map[string]bool),
 		outcomes: make(map[string]int),
 	}
-	l.h.Lease, l.h.LinearizeTimeout = staleWithin, 5*time.Second
+	l.h.Lease, l.h.LinearizeTimeout = staleWithin, 20*time.Second
 	c.CreateTopic(loadTopic, cfg.partitions, nil)
 	c.CreateTopic(batchTopic, cfg.partitions, nil)
 	l.batches = c.StartProducer(l.ledger, harness.ProducerConfig{
@@ -191,6 +193,9 @@ func (l *load) finish() int64 {
 	for _, v := range violations {
 		l.t.Error(v)
 	}
+	searches, undecided := l.h.Searches()
+	l.t.Logf("%d of %d searches for an order undecided", undecided, searches)
+	require.LessOrEqual(l.t, float64(undecided), mostUndecided*float64(searches), "searches for an order that proved nothing")
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	require.NoError(l.t, l.firstLost, "a patient producer's record was not acknowledged")

@@ -27,7 +27,8 @@ type History struct {
 	// Lease is for how long a leader that was cut off may still answer reads: for so long a read may miss the newest
 	// records. 0 allows nothing.
 	Lease time.Duration
-	// LinearizeTimeout bounds the wall time of each of Check's searches for an order. Default 10 s.
+	// LinearizeTimeout bounds the wall time of each of Check's searches for an order; Searches tells how many it has ended.
+	// Default 10 s.
 	LinearizeTimeout time.Duration
 
 	start time.Time
@@ -45,6 +46,8 @@ type History struct {
 	topics      []*TopicOp
 	restarts    map[string][]int64 // by node
 	repeating   map[string]bool
+	searches    int // by the last Check
+	undecided   int
 }
 
 // New returns an empty history that begins now.

@@ -337,6 +337,21 @@ func TestLease(t *testing.T) {
 	}
 }
 
+// A search that takes too long proves nothing, and says so.
+func TestSearchThatTakesTooLong(t *testing.T) {
+	h := New()
+	h.LinearizeTimeout = 20 * time.Millisecond
+	produced(h, "p", 0, "a")
+	h.CreateTopic("n1", "t").OK("id")
+	for range 40 { // each may come before or after all others
+		h.CreateTopic("n2", "t").Unknown(errFail)
+	}
+	h.GetTopic("n3", "t").NotFound()
+	require.Empty(t, h.Check())
+	all, undecided := h.Searches()
+	require.Equal(t, []int{2, 1}, []int{all, undecided}, "a topic and a partition")
+}
+
 func TestViolationText(t *testing.T) {
 	h := New()
 	h.Produce("p", p0, "a").OK(7)

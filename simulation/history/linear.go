@@ -13,7 +13,7 @@ import (
 )
 
 // linearizable looks for an order of the operations on each topic, and on each partition's log, that explains all
-// answers and does not contradict time. A search that takes too long proves nothing and is not reported.
+// answers and does not contradict time. A search that takes too long proves nothing: it is counted (Searches).
 func (c *checker) linearizable() {
 	c.linearizableTopics()
 	c.linearizableLogs()
@@ -44,7 +44,7 @@ func (c *checker) linearizableTopics() {
 		},
 	}
 	for _, name := range slices.Sorted(maps.Keys(byName)) {
-		if ops := byName[name]; c.search(nm.ToModel(), ops) {
+		if ops := byName[name]; c.noOrder(nm.ToModel(), ops) {
 			c.report(NotLinear, Partition{Topic: name, Number: -1}, "no order explains these answers: %s",
 				c.topicText(c.firstBad(nm.ToModel(), ops)))
 		}
@@ -59,13 +59,22 @@ func returned(s *span) int64 {
 	return s.end
 }
 
-// search reports whether there is no order for sure.
-func (c *checker) search(m porcupine.Model, ops []porcupine.Operation) bool {
+// noOrder reports whether there is no order for sure, and counts the search.
+func (c *checker) noOrder(m porcupine.Model, ops []porcupine.Operation) bool {
+	result := c.search(m, ops)
+	c.h.searches++
+	if result == porcupine.Unknown {
+		c.h.undecided++
+	}
+	return result == porcupine.Illegal
+}
+
+func (c *checker) search(m porcupine.Model, ops []porcupine.Operation) porcupine.CheckResult {
 	timeout := c.h.LinearizeTimeout
 	if timeout <= 0 {
 		timeout = 10 * time.Second
 	}
-	return porcupine.CheckOperationsTimeout(m, ops, timeout) == porcupine.Illegal
+	return porcupine.CheckOperationsTimeout(m, ops, timeout)
 }
 
 // mostOps bounds how many operations a violation lists.
@@ -82,7 +91,7 @@ func (c *checker) firstBad(m porcupine.Model, ops []porcupine.Operation) []porcu
 	slices.SortFunc(ops, func(a, b porcupine.Operation) int { return cmp.Compare(begin(a), begin(b)) })
 	good, bad := 0, len(ops)
 	for good+1 < bad {
-		if mid := (good + bad) / 2; c.search(m, ops[:mid]) {
+		if mid := (good + bad) / 2; c.search(m, ops[:mid]) == porcupine.Illegal {
 			bad = mid
 		} else {
 			good = mid
@@ -151,7 +160,7 @@ func (c *checker) linearizableLogs() {
 		for _, op := range ops[p] {
 			list = append(list, porcupine.Operation{Input: op, Call: op.span.begin, Return: returned(&op.span)})
 		}
-		if m := logModel(known[p]); c.search(m, list) {
+		if m := logModel(known[p]); c.noOrder(m, list) {
 			c.report(NotLinear, p, "no order explains these answers: %s", c.logText(c.firstBad(m, list)))
 		}
 	}

@@ -72,6 +72,7 @@ func (h *History) Check() []Violation {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	c := &checker{h: h, count: make(map[kindAt]int)}
+	h.searches, h.undecided = 0, 0
 	c.records()
 	c.watermarks()
 	c.ownerships()
@@ -79,4 +80,12 @@ func (h *History) Check() []Violation {
 	c.leaderships()
 	c.linearizable()
 	return c.found
+}
+
+// Searches returns how many searches for an order the last Check has made, one for each topic and each partition, and how
+// many of them proved nothing because they took longer than LinearizeTimeout.
+func (h *History) Searches() (all, undecided int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.searches, h.undecided
 }
