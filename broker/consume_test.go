@@ -390,6 +390,32 @@ func TestListOffsets(t *testing.T) {
 	}
 }
 
+// TestHighWatermarkThatWasListed asks for the end of a log through a node whose replica lags behind the leader, and then
+// reads there.
+func TestHighWatermarkThatWasListed(t *testing.T) {
+	for name, req := range map[string]*streamhousev1.ListOffsetsRequest{
+		"latest":  {Position: &streamhousev1.ListOffsetsRequest_Latest{Latest: true}},
+		"by time": {Position: &streamhousev1.ListOffsetsRequest_TimestampMs{TimestampMs: math.MaxInt64}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t, true)
+			f.meta.createTopic(t, "t", 2, nil)
+			f.produce(t, 1, "0")
+			f.produce(t, 1, "1")
+			s := f.shards[1] // led by n2
+			s.applied["n1"] = 1
+			req.Topic, req.Partitions = "t", []int32{1}
+			listed, err := f.ListOffsets(t.Context(), req)
+			require.NoError(t, err)
+			require.EqualValues(t, 2, listed.GetOffsets()[0].GetOffset())
+			res, err := f.Consume(t.Context(), &streamhousev1.ConsumeRequest{Topic: "t", Partition: 1})
+			require.NoError(t, err)
+			require.Equal(t, "0", values(res.GetRecords()))
+			require.EqualValues(t, 2, res.GetHighWatermark(), "it does not go back behind what was listed")
+		})
+	}
+}
+
 func TestGroupOffsets(t *testing.T) {
 	for _, replicas := range []bool{true, false} {
 		f := newFixture(t, replicas)

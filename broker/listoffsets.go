@@ -64,7 +64,10 @@ func (b *Broker) finder(req *streamhousev1.ListOffsetsRequest) (func(context.Con
 	case *streamhousev1.ListOffsetsRequest_Latest:
 		return func(ctx context.Context, at place) (int64, int64, error) {
 			end, err := b.leaderMark(ctx, at.partition)
-			return end, -1, err
+			if err != nil {
+				return 0, -1, err
+			}
+			return b.marks.told(at.partition.ID, end), -1, nil
 		}, nil
 	case *streamhousev1.ListOffsetsRequest_TimestampMs:
 		return func(ctx context.Context, at place) (int64, int64, error) { return b.findTime(ctx, at, p.TimestampMs) }, nil
@@ -92,7 +95,7 @@ func (b *Broker) findTime(ctx context.Context, at place, timestampMs int64) (off
 		return offset, foundMs, nil
 	}
 	if newest.GetOffset() < 0 {
-		return newest.GetHighWatermark(), -1, nil
+		return b.marks.told(at.partition.ID, newest.GetHighWatermark()), -1, nil
 	}
 	return newest.GetOffset(), newest.GetTimestampMs(), nil
 }
