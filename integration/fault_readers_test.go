@@ -20,8 +20,12 @@ import (
 
 type consumedRecord = streamhousev1.ConsumedRecord
 
-// lookEvery is the time between two questions of those who only look.
-const lookEvery = 250 * time.Millisecond
+const (
+	// lookEvery is the time between two questions of those who only look.
+	lookEvery = 250 * time.Millisecond
+	// askEndEvery is how many rounds of reads come for one of questions for the ends.
+	askEndEvery = 3
+)
 
 // background starts those who only look, and those who make topics come and go, until the returned function is called.
 func (l *load) background() (stop func()) {
@@ -57,9 +61,12 @@ func each(ctx context.Context, d time.Duration, f func(i int)) {
 // read reads all partitions through a node as they grow.
 func (l *load) read(ctx context.Context, n *harness.Node) {
 	next := make([]int64, l.cfg.partitions)
-	marks := &toldMarks{t: l.t, node: n, marks: make(map[int32]int64)}
+	marks := &toldMarks{t: l.t, h: l.h, node: n, marks: make(map[int32]int64)}
 	each(ctx, lookEvery/time.Duration(l.cfg.partitions), func(i int) {
 		p := int32(i) % l.cfg.partitions
+		if int32(i)/l.cfg.partitions%askEndEvery == 0 {
+			l.askEnd(ctx, n, p, marks)
+		}
 		op := l.h.Read(n.ID, history.Partition{Topic: loadTopic, Number: p}, next[p])
 		ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 		defer cancel()
@@ -87,19 +94,48 @@ func (l *load) read(ctx context.Context, n *harness.Node) {
 	})
 }
 
+// askEnd asks a node for the end of a partition as the leader has it.
+func (l *load) askEnd(ctx context.Context, n *harness.Node, p int32, marks *toldMarks) {
+	marks.look()
+	pid := marks.pid
+	op := l.h.HighWatermark(n.ID, history.Partition{Topic: loadTopic, Number: p})
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	resp, err := n.ListOffsets(ctx, &streamhousev1.ListOffsetsRequest{
+		Topic: loadTopic, Partitions: []int32{p}, Position: &streamhousev1.ListOffsetsRequest_Latest{Latest: true},
+	})
+	if err == nil && n.Process().PID() != pid {
+		err = errors.New("the node was started anew meanwhile")
+	}
+	if err != nil {
+		op.Fail(err)
+		return
+	}
+	mark := resp.GetOffsets()[0].GetOffset()
+	marks.told(p, mark)
+	op.OK(mark)
+}
+
 // toldMarks are the high watermarks that a node told. They never go back while it runs.
 type toldMarks struct {
 	t     *testing.T
+	h     *history.History
 	node  *harness.Node
 	pid   int
 	marks map[int32]int64
 }
 
-func (m *toldMarks) told(partition int32, mark int64) {
+// look forgets the marks where the node was started anew.
+func (m *toldMarks) look() {
 	if pid := m.node.Process().PID(); pid != m.pid {
 		m.pid = pid
 		clear(m.marks)
+		m.h.Restarted(m.node.ID)
 	}
+}
+
+func (m *toldMarks) told(partition int32, mark int64) {
+	m.look()
 	if before := m.marks[partition]; mark < before {
 		m.t.Errorf("WATERMARK BACK: partition %d: %s said %d, and then %d", partition, m.node.ID, before, mark)
 	}

@@ -117,10 +117,12 @@ func (s *sim) committed(ctx context.Context, a *api) error {
 	return nil
 }
 
-// watchCommitted asks nodes in turn until stop is closed.
-func (s *sim) watchCommitted(ctx context.Context, apis []*api) {
+// watchOffsets asks nodes in turn, for committed offsets and for the ends of logs, until stop is closed.
+func (s *sim) watchOffsets(ctx context.Context, apis []*api) {
 	for round := 0; !s.stopping(); round++ {
-		_ = s.committed(ctx, apis[round%len(apis)]) // it is in the history
+		a := apis[round%len(apis)]
+		s.ends(ctx, a)
+		_ = s.committed(ctx, a) // it is in the history
 		if pause(ctx, 700*time.Millisecond) != nil {
 			break
 		}

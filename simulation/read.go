@@ -50,9 +50,32 @@ func (s *sim) read(ctx context.Context, a *api, host int) {
 	}
 }
 
+// latest asks for high watermarks.
+var latest = &streamhousev1.ListOffsetsRequest{Topic: topic, Position: &streamhousev1.ListOffsetsRequest_Latest{Latest: true}}
+
+// ends asks a node for the ends of all logs.
+func (s *sim) ends(ctx context.Context, a *api) {
+	var ops []*history.HighWatermark
+	for p := range int32(partitions) {
+		ops = append(ops, s.h.HighWatermark(a.node, part(p)))
+	}
+	call, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	resp, err := a.ListOffsets(call, latest)
+	if err != nil {
+		for _, op := range ops {
+			op.Fail(err)
+		}
+		return
+	}
+	for _, o := range resp.GetOffsets() {
+		ops[o.GetPartition()].OK(o.GetOffset())
+	}
+}
+
 // readBack reads all that a node has, when the faults are over.
 func (s *sim) readBack(ctx context.Context, a *api) error {
-	ends, err := s.offsets(ctx, a, &streamhousev1.ListOffsetsRequest{Topic: topic, Position: &streamhousev1.ListOffsetsRequest_Latest{Latest: true}})
+	ends, err := s.offsets(ctx, a, latest)
 	if err != nil {
 		return fmt.Errorf("high watermarks through %s: %w", a.node, err)
 	}

@@ -168,7 +168,7 @@ func (s *sim) work(ctx context.Context) error {
 	}
 	run("member m1", func() error { return s.consume(ctx, "m1", 40) })
 	run("member m2", func() error { return s.consume(ctx, "m2", 41) })
-	run("offsets", func() error { s.watchCommitted(ctx, s.apis); return nil })
+	run("offsets", func() error { s.watchOffsets(ctx, s.apis); return nil })
 	run("topics 1", func() error { s.changeTopics(ctx, s.apis[0], 50); return nil })
 	run("topics 2", func() error { s.changeTopics(ctx, s.apis[1+s.plan.Seed%2], 51); return nil })
 

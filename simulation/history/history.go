@@ -205,14 +205,31 @@ func (h *History) Restarted(node string) {
 	h.restarts[node] = append(h.restarts[node], h.tickLocked())
 }
 
-// HighWatermark notes that a node has told a high watermark, as the leader has it. Reads note theirs themselves: a node
+// HighWatermark is a question for a high watermark as the leader has it.
+type HighWatermark struct {
+	span
+	h         *History
+	node      string
+	partition Partition
+}
+
+// HighWatermark notes that a node is asked for a high watermark as the leader has it. Reads note theirs themselves: a node
 // reads what it has, and may know of less than others do, but not of less than it has told since it began.
-func (h *History) HighWatermark(node string, p Partition, offset int64) {
+func (h *History) HighWatermark(node string, p Partition) *HighWatermark {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	n := h.tickLocked()
-	h.watermarks = append(h.watermarks, watermark{span{begin: n, end: n, outcome: succeeded}, node, p, offset, true})
+	return &HighWatermark{span: span{begin: h.tickLocked()}, h: h, node: node, partition: p}
 }
+
+// OK notes the answer.
+func (w *HighWatermark) OK(offset int64) {
+	w.h.end(&w.span, succeeded, nil, func() {
+		w.h.watermarks = append(w.h.watermarks, watermark{w.span, w.node, w.partition, offset, true})
+	})
+}
+
+// Fail notes that there was no answer.
+func (w *HighWatermark) Fail(err error) { w.h.end(&w.span, failed, err, nil) }
 
 type leadership struct {
 	at          int64

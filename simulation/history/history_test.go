@@ -46,7 +46,7 @@ func good(h *History) {
 	wasRead(h, "n3", 3, 5, "d", "e")
 	h.Read("n1", p0, 5).OK(5, nil)
 	h.Read("n1", p0, 5).Fail(errFail)
-	h.HighWatermark("n1", p0, 5)
+	h.HighWatermark("n1", p0).OK(5)
 
 	h.Grant("g", "m1", p0)
 	h.Commit("g", "m1", p0, 2).OK()
@@ -185,12 +185,16 @@ func TestViolations(t *testing.T) {
 			wasRead(h, "n1", 0, 1, "a", "b")
 		}},
 		"watermark back through one node": {WatermarkBack, func(h *History) {
-			h.HighWatermark("n1", p0, 5)
-			h.HighWatermark("n1", p0, 4)
+			h.HighWatermark("n1", p0).OK(5)
+			h.HighWatermark("n1", p0).OK(4)
 		}},
 		"watermark back through another node": {WatermarkBack, func(h *History) {
-			h.HighWatermark("n1", p0, 5)
-			h.HighWatermark("n2", p0, 4)
+			h.HighWatermark("n1", p0).OK(5)
+			h.HighWatermark("n2", p0).OK(4)
+		}},
+		"watermark behind an acknowledgement": {WatermarkBack, func(h *History) {
+			produced(h, "p", 0, "a")
+			h.HighWatermark("n2", p0).OK(0)
 		}},
 		"watermark back in a read": {WatermarkBack, func(h *History) {
 			h.Produce("p", p0, "a", "b").Unknown(errFail)
@@ -274,6 +278,18 @@ func TestViolations(t *testing.T) {
 	}
 }
 
+// Who asks before another one has the answer may hear of less.
+func TestWatermarksAtOnce(t *testing.T) {
+	h := New()
+	early := h.HighWatermark("n2", p0)
+	failing := h.HighWatermark("n2", p0)
+	produced(h, "p", 0, "a")
+	h.HighWatermark("n1", p0).OK(1)
+	early.OK(0)
+	failing.Fail(errFail)
+	require.Empty(t, h.Check())
+}
+
 func TestWatermarkOfANodeThatBeginsAnew(t *testing.T) {
 	h := New()
 	produced(h, "p", 0, "a", "b")
@@ -321,10 +337,10 @@ func TestLease(t *testing.T) {
 				h := New()
 				h.Lease = 500 * time.Millisecond
 				produced(h, "p", 0, "a")
-				h.HighWatermark("n1", p0, 1)
+				h.HighWatermark("n1", p0).OK(1)
 				<-time.After(after)
 				h.Read("n2", p0, 0).OK(0, nil)
-				h.HighWatermark("n2", p0, 0)
+				h.HighWatermark("n2", p0).OK(0)
 				kinds := make(map[Kind]bool)
 				for _, v := range h.Check() {
 					kinds[v.Kind] = true

@@ -302,11 +302,13 @@ func (c *checker) watermarks() {
 }
 
 func (c *checker) watermarksOf(p Partition, list []*watermark) {
-	ends := slices.Clone(list)
-	slices.SortFunc(ends, func(a, b *watermark) int { return cmp.Compare(a.end, b.end) })
+	byEnd := func(a, b *watermark) int { return cmp.Compare(a.end, b.end) }
+	ends, floors := slices.Clone(list), append(c.acknowledged(p), list...)
+	slices.SortFunc(ends, byEnd)
+	slices.SortFunc(floors, byEnd)
 	slices.SortFunc(list, func(a, b *watermark) int { return cmp.Compare(a.begin, b.begin) })
 	highest := make(map[string]*watermark) // by node, of those that ended before
-	var anywhere *watermark                // through any node, of those that ended a lease before
+	var anywhere *watermark                // through any node, or acknowledged, of those that ended a lease before
 	ended, leased := 0, 0
 	for _, w := range list {
 		for ; ended < len(ends) && ends[ended].end < w.begin; ended++ {
@@ -315,8 +317,8 @@ func (c *checker) watermarksOf(p Partition, list []*watermark) {
 				highest[e.node] = e
 			}
 		}
-		for ; leased < len(ends) && ends[leased].end < c.h.leaseBefore(w.begin); leased++ {
-			if e := ends[leased]; anywhere == nil || e.offset > anywhere.offset {
+		for ; leased < len(floors) && floors[leased].end < c.h.leaseBefore(w.begin); leased++ {
+			if e := floors[leased]; anywhere == nil || e.offset > anywhere.offset {
 				anywhere = e
 			}
 		}
@@ -328,10 +330,21 @@ func (c *checker) watermarksOf(p Partition, list []*watermark) {
 			before = anywhere
 		}
 		if before != nil && w.offset < before.offset {
-			c.report(WatermarkBack, p, "%s said %d at %s, and %s said %d at %s",
+			c.report(WatermarkBack, p, "%s knew of %d at %s, and %s said %d at %s",
 				before.node, before.offset, c.h.at(before.end), w.node, w.offset, c.h.at(w.end))
 		}
 	}
+}
+
+// acknowledged returns what producers know of a partition's high watermark: it is behind what was acknowledged to them.
+func (c *checker) acknowledged(p Partition) []*watermark {
+	var list []*watermark
+	for _, op := range c.h.produces {
+		if op.partition == p && op.outcome == succeeded && op.base >= 0 {
+			list = append(list, &watermark{op.span, op.producer, p, op.base + int64(len(op.values)), false})
+		}
+	}
+	return list
 }
 
 func (c *checker) restartedBetween(node string, from, to int64) bool {
