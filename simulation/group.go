@@ -65,6 +65,7 @@ func (s *sim) poll(ctx context.Context, consumer *client.Consumer, member string
 	}
 	for p, recs := range byPartition {
 		s.h.Read(member, part(p), recs[0].Offset).OK(-1, recs)
+		s.h.Processed(group, part(p), recs)
 	}
 	var ops []*history.Commit
 	for tp, o := range next {

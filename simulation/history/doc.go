@@ -1,6 +1,7 @@
 // Package history writes down what clients did to a cluster and what they saw, and finds what a log must never do: lose,
 // duplicate, reorder, invent or tear records, leave holes in offsets or change them, let a high watermark go back, give a
-// partition of a group to two members, lose a committed offset, and answer in an order that no single log could have.
+// partition of a group to two members, lose a committed offset, let a group skip records, and answer in an order that no
+// single log could have.
 //
 // A test makes a History, tells it of every operation when it begins and again when it ends, reads everything back once
 // the faults are over (ReadBack), and asks Check:

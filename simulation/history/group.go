@@ -60,6 +60,21 @@ func (f *Fetch) OK(offset int64) { f.h.end(&f.span, succeeded, nil, func() { f.o
 // Fail notes that there was no answer.
 func (f *Fetch) Fail(err error) { f.h.end(&f.span, failed, err, nil) }
 
+type processing struct {
+	at        int64
+	group     string
+	partition Partition
+	records   []Record
+}
+
+// Processed notes that a group is done with records, before it commits an offset behind them. A group of which this is told
+// reads from offset 0.
+func (h *History) Processed(group string, p Partition, records []Record) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.processed = append(h.processed, processing{h.tickLocked(), group, p, records})
+}
+
 type ownership struct {
 	at            int64
 	group, member string
@@ -160,6 +175,34 @@ func (c *checker) commitsTold() {
 		if f.outcome == succeeded && before != nil && f.offset < before.offset {
 			c.report(CommitLost, f.partition, "group %s: %s answered %d at %s, and %s answered %d at %s",
 				f.group, before.node, before.offset, c.h.at(before.end), f.node, f.offset, c.h.at(f.end))
+		}
+	}
+}
+
+// skipped checks that a group has processed all that is below what it has committed, at least once.
+func (c *checker) skipped() {
+	first := make(map[groupPartition]map[int64]int64) // when each offset was processed
+	told := make(map[string]bool)
+	for _, p := range c.h.processed {
+		key := groupPartition{p.group, p.partition}
+		told[p.group] = true
+		if first[key] == nil {
+			first[key] = make(map[int64]int64)
+		}
+		for _, r := range p.records {
+			if _, ok := first[key][r.Offset]; !ok {
+				first[key][r.Offset] = p.at
+			}
+		}
+	}
+	for _, f := range c.h.fetches {
+		for offset := int64(0); told[f.group] && f.outcome == succeeded && offset < f.offset; offset++ {
+			at, ok := first[groupPartition{f.group, f.partition}][offset]
+			if !ok || at > f.end {
+				c.report(Skipped, f.partition, "group %s: %s answered at %s that %d is committed, and nobody had processed offset %d",
+					f.group, f.node, c.h.at(f.end), f.offset, offset)
+				break
+			}
 		}
 	}
 }

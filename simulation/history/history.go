@@ -41,6 +41,7 @@ type History struct {
 	watermarks  []watermark
 	commits     []*Commit
 	fetches     []*Fetch
+	processed   []processing
 	ownerships  []ownership
 	leaderships []leadership
 	topics      []*TopicOp

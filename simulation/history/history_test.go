@@ -49,6 +49,8 @@ func good(h *History) {
 	h.HighWatermark("n1", p0).OK(5)
 
 	h.Grant("g", "m1", p0)
+	h.Processed("g", p0, recs(0, "a", "b"))
+	h.Processed("g", p0, recs(1, "b", "c")) // again, and more
 	h.Commit("g", "m1", p0, 2).OK()
 	h.Commit("g", "m1", p0, 3).Unknown(errFail)
 	h.Release("g", "m1", p0)
@@ -227,6 +229,22 @@ func TestViolations(t *testing.T) {
 		"commit phantom": {CommitPhantom, func(h *History) {
 			h.Commit("g", "m", p0, 2).OK()
 			h.Committed("g", "n1", p0).OK(3)
+		}},
+		"skipped between two reads": {Skipped, func(h *History) {
+			h.Processed("g", p0, recs(0, "a", "b"))
+			h.Processed("g", p0, recs(3, "d"))
+			h.Commit("g", "m", p0, 4).OK()
+			h.Committed("g", "n1", p0).OK(4)
+		}},
+		"skipped at the beginning": {Skipped, func(h *History) {
+			h.Processed("g", Partition{"t", 1}, recs(0, "a"))
+			h.Commit("g", "m", p0, 1).Unknown(errFail)
+			h.Committed("g", "n1", p0).OK(1)
+		}},
+		"committed before it was processed": {Skipped, func(h *History) {
+			h.Commit("g", "m", p0, 1).OK()
+			h.Committed("g", "n1", p0).OK(1)
+			h.Processed("g", p0, recs(0, "a"))
 		}},
 		"acknowledged and not readable": {NotLinear, func(h *History) {
 			produced(h, "p", 0, "a")

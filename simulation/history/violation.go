@@ -20,6 +20,7 @@ const (
 	TwoLeaders    Kind = "TWO LEADERS"      // a term of a Raft group with two leaders
 	CommitLost    Kind = "COMMIT LOST"      // a committed offset that went back
 	CommitPhantom Kind = "COMMIT PHANTOM"   // a committed offset that nobody committed
+	Skipped       Kind = "SKIPPED"          // below a group's committed offset, and not processed
 	NotLinear     Kind = "NOT LINEARIZABLE" // answers that no single order of the operations explains
 	Misuse        Kind = "MISUSE"           // the test broke the rules of History
 )
@@ -77,6 +78,7 @@ func (h *History) Check() []Violation {
 	c.watermarks()
 	c.ownerships()
 	c.commits()
+	c.skipped()
 	c.leaderships()
 	c.linearizable()
 	return c.found
