@@ -210,6 +210,9 @@ func (s *sim) heal(ctx context.Context) error {
 	return s.settleDown(ctx)
 }
 
+// errDoesNotComeBack says that a cluster that was healed does not serve again.
+var errDoesNotComeBack = errors.New("the cluster is healed and does not come back")
+
 // settleDown starts what is down and waits until the cluster serves again.
 func (s *sim) settleDown(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, recovery)
@@ -229,7 +232,7 @@ func (s *sim) settleDown(ctx context.Context) error {
 		return errors.Join(s.c.WaitReady(ready), s.whole(ctx, s.apis[0]))
 	})
 	if err != nil {
-		return fmt.Errorf("the cluster is healed and does not come back within %s: %w", recovery, err)
+		return fmt.Errorf("%w within %s: %w", errDoesNotComeBack, recovery, err)
 	}
 	s.trace.Event("run", "the cluster is whole again")
 	return nil
