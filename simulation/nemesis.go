@@ -183,10 +183,7 @@ func diskMood(disks []disk.Mood, f *Fault) {
 func (n *nemesis) down(ctx context.Context, f *Fault, loss disk.Loss, damage func(*cluster.Node) error) error {
 	nd := n.s.c.Nodes[f.Node]
 	if f.Kind == DiskFails { // the node ends itself; what it had not synced is gone
-		n.set(f, true)
-		err := pause(ctx, time.Second)
-		n.set(f, false)
-		if err != nil {
+		if err := n.failDisk(ctx, f, nd); err != nil {
 			return err
 		}
 	}
@@ -204,6 +201,23 @@ func (n *nemesis) down(ctx context.Context, f *Fault, loss disk.Loss, damage fun
 	return n.s.start(ctx, nd)
 }
 
+// endsWithin is how long a node may take to end when a write of its disk has failed.
+const endsWithin = 15 * time.Second
+
+// failDisk lets a disk fail for a second. A node that has seen it must end, though the disk is well again.
+func (n *nemesis) failDisk(ctx context.Context, f *Fault, nd *cluster.Node) error {
+	d := nd.Disk()
+	n.set(f, true)
+	err := pause(ctx, time.Second)
+	n.set(f, false)
+	for since := time.Now(); err == nil && d != nil && d.Failed() > 0 && nd.Disk() == d; err = pause(ctx, 10*time.Millisecond) {
+		if time.Since(since) > endsWithin {
+			return fmt.Errorf("%s goes on %s after %d writes or syncs of its disk have failed", nd.ID, endsWithin, d.Failed())
+		}
+	}
+	return err
+}
+
 func (n *nemesis) takeDown(nd *cluster.Node, loss disk.Loss) error {
 	n.crash <- struct{}{}
 	defer func() { <-n.crash }()
@@ -215,15 +229,20 @@ func (n *nemesis) takeDown(nd *cluster.Node, loss disk.Loss) error {
 	return nil
 }
 
+// flipped are the files of which a bit is flipped, by the ends of their names: Raft's logs, terms and votes, the durable
+// index, and snapshots.
+var flipped = [...]string{"raft.db", "durable", "wal-meta.db", "state.bin", "raft.db", ".wal", ".wal", ".wal"}
+
 func (n *nemesis) flip(f *Fault) func(*cluster.Node) error {
 	return func(nd *cluster.Node) error {
-		suffix := ".wal"
-		if f.Draw%4 == 0 {
-			suffix = "raft.db"
+		for _, suffix := range []string{flipped[f.Draw%uint64(len(flipped))], ".wal"} { // there may be no snapshot yet
+			file, err := nd.FlipBit(suffix, f.Draw)
+			if file != "" || err != nil {
+				n.s.trace.Event(nd.ID, "a bit of %s is flipped", file)
+				return err
+			}
 		}
-		file, err := nd.FlipBit(suffix, f.Draw)
-		n.s.trace.Event(nd.ID, "a bit of %s is flipped", file)
-		return err
+		return nil
 	}
 }
 

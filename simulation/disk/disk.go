@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -36,6 +37,7 @@ type Disk struct {
 	frozen bool
 	files  map[string]*state // by path
 	lied   bool              // syncs do nothing, see Lie
+	failed int               // writes, syncs and transactions
 }
 
 var _ logstore.Disk = (*Disk)(nil)
@@ -43,13 +45,41 @@ var _ logstore.Disk = (*Disk)(nil)
 // state is what a crash does to a file.
 type state struct {
 	unsynced []undo
-	created  bool // and not synced since
+	// dropped are older than unsynced: a sync of them has failed. As with a kernel, which takes such pages for clean, no
+	// later sync makes them safe. Only what is written over them is.
+	dropped []undo
+	created bool // and not synced since
+}
+
+// syncedLocked notes that the first n unsynced writes are safe.
+func (s *state) syncedLocked(n int) {
+	for _, u := range s.unsynced[:n] {
+		var left []undo
+		for _, d := range s.dropped {
+			left = append(left, d.without(u.offset, u.offset+int64(len(u.old)))...)
+		}
+		s.dropped = left
+	}
+	s.unsynced = s.unsynced[n:]
 }
 
 // undo brings back what a write has overwritten.
 type undo struct {
 	offset int64
 	old    []byte
+}
+
+// without returns what of it is not from begin to end.
+func (u undo) without(begin, end int64) []undo {
+	var out []undo
+	if n := begin - u.offset; n > 0 {
+		out = append(out, undo{u.offset, u.old[:min(n, int64(len(u.old)))]})
+	}
+	if n := end - u.offset; n < int64(len(u.old)) {
+		n = max(n, 0)
+		out = append(out, undo{u.offset + n, u.old[n:]})
+	}
+	return out
 }
 
 // ErrOff is what a disk answers whose node is gone.
@@ -86,7 +116,7 @@ func (d *Disk) busy() error {
 	if wait > 0 {
 		<-time.After(wait)
 	}
-	return d.err()
+	return d.failing()
 }
 
 func (d *Disk) err() error {
@@ -96,6 +126,25 @@ func (d *Disk) err() error {
 		return ErrOff
 	}
 	return d.mood.Err
+}
+
+// failing is err before a write, and counts it.
+func (d *Disk) failing() error {
+	err := d.err()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err != nil && !d.frozen {
+		d.failed++
+	}
+	return err
+}
+
+// Failed returns how many writes, syncs and transactions have failed while the disk was on. A node that has seen one does
+// not know what is on its disk.
+func (d *Disk) Failed() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.failed
 }
 
 func pathErr(op, path string, err error) error {
@@ -114,7 +163,7 @@ func (d *Disk) ListDir(dir string) ([]string, error) { return d.fs.ListDir(dir) 
 // Create implements types.VFS.
 func (d *Disk) Create(dir, name string, size uint64) (types.WritableFile, error) {
 	path := filepath.Join(dir, name)
-	if err := d.err(); err != nil {
+	if err := d.failing(); err != nil {
 		return nil, pathErr("create", path, err)
 	}
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o644)
@@ -184,7 +233,7 @@ func (f *file) ReadAt(b []byte, off int64) (int, error) { return f.f.ReadAt(b, o
 
 // WriteAt implements io.WriterAt.
 func (f *file) WriteAt(b []byte, off int64) (int, error) {
-	if err := f.d.err(); err != nil {
+	if err := f.d.failing(); err != nil {
 		return 0, pathErr("write", f.path, err)
 	}
 	old := make([]byte, len(b))
@@ -199,26 +248,28 @@ func (f *file) WriteAt(b []byte, off int64) (int, error) {
 	return f.f.WriteAt(b, off)
 }
 
-// Sync implements types.WritableFile. What was written before it began is safe when it returns.
+// Sync implements types.WritableFile. What was written before it began is safe when it returns; where it fails, that is safe
+// no more, however often it is tried again.
 func (f *file) Sync() error {
 	f.d.mu.Lock()
 	before := len(f.d.stateLocked(f.path).unsynced)
 	f.d.mu.Unlock()
-	if err := f.d.busy(); err != nil {
-		return pathErr("sync", f.path, err)
-	}
+	err := f.d.busy()
 	f.d.mu.Lock()
 	defer f.d.mu.Unlock()
-	if f.d.frozen {
-		return pathErr("sync", f.path, ErrOff)
-	}
-	if f.d.lied {
-		return nil
-	}
 	s := f.d.stateLocked(f.path)
-	s.created = false
-	s.unsynced = s.unsynced[min(before, len(s.unsynced)):]
-	return nil
+	before = min(before, len(s.unsynced))
+	switch {
+	case f.d.frozen:
+		err = ErrOff
+	case err != nil:
+		s.dropped = append(s.dropped, s.unsynced[:before]...)
+		s.unsynced = s.unsynced[before:]
+	case !f.d.lied:
+		s.created = false
+		s.syncedLocked(before)
+	}
+	return pathErr("sync", f.path, err)
 }
 
 // Close implements io.Closer.
@@ -268,7 +319,8 @@ func (d *Disk) Crash(to string, loss Loss) (int, error) {
 
 // takeBack undoes, newest first, what was not synced.
 func (d *Disk) takeBack(path string, s *state, loss Loss) (int, error) {
-	if len(s.unsynced) == 0 && !s.created {
+	undos := slices.Concat(s.dropped, s.unsynced)
+	if len(undos) == 0 && !s.created {
 		return 0, nil
 	}
 	if _, err := os.Lstat(path); errors.Is(err, os.ErrNotExist) {
@@ -282,8 +334,8 @@ func (d *Disk) takeBack(path string, s *state, loss Loss) (int, error) {
 		return 0, err
 	}
 	n := 0
-	for i := len(s.unsynced) - 1; i >= 0 && err == nil; i-- {
-		u := s.unsynced[i]
+	for i := len(undos) - 1; i >= 0 && err == nil; i-- {
+		u := undos[i]
 		if loss == Torn {
 			switch d.rand.IntN(3) {
 			case 0:

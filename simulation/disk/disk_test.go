@@ -94,6 +94,38 @@ func TestDiskThatFails(t *testing.T) {
 	require.ErrorIs(t, err, ErrOff)
 }
 
+// As with a kernel, a sync that is tried again says nothing of what the failed one had; what is written anew is safe.
+func TestSyncThatIsTriedAgain(t *testing.T) {
+	fails := func(t *testing.T) (*Disk, types.WritableFile) {
+		t.Helper()
+		d, f := written(t, 1)
+		d.Set(Mood{Err: Broken})
+		require.ErrorIs(t, f.Sync(), Broken)
+		d.Set(Mood{})
+		require.Equal(t, 1, d.Failed())
+		return d, f
+	}
+	d, f := fails(t)
+	require.NoError(t, f.Sync())
+	require.Equal(t, "synced__", crash(t, d, All))
+
+	d, f = fails(t)
+	write(t, f, "anew")
+	require.Equal(t, "synced__", crash(t, d, All))
+
+	d, f = fails(t)
+	write(t, f, "anew")
+	require.NoError(t, f.Sync())
+	require.Equal(t, "anewed__", crash(t, d, All), "the rest of it is still what it was")
+
+	d, f = fails(t)
+	_, err := f.WriteAt([]byte("an"), at+3)
+	require.NoError(t, err)
+	require.NoError(t, f.Sync())
+	write(t, f, "unsynced")
+	require.Equal(t, "synand__", crash(t, d, All))
+}
+
 func TestLie(t *testing.T) {
 	d, f := written(t, 1)
 	d.Lie()
