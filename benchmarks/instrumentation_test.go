@@ -22,16 +22,18 @@ import (
 var resultLine = regexp.MustCompile(`(?m)^BenchmarkInstrumentation/(\S+?)(?:-\d+)?\s+\d+\s+[\d.]+ ns/op\s+([\d.]+) cpu-ns/batch\s+\d+ B/op\s+(\d+) allocs/op`)
 
 // ways of a batch through the nodes, and the parts of which the instrumentation on each is made up, with tracing off. The
-// benchmarks of the parts stand beside the code, which this module can't see.
+// benchmarks of the parts stand beside the code, which this module can't see. A batch may cost 100 ns, and 100 more for each
+// call between client and nodes, or node and node, that it is alone in.
 var ways = []struct {
 	name  string
 	parts []string
+	calls float64
 }{
-	{"produced by a call", []string{"called", "stored"}},
-	{"produced by a call that is forwarded", []string{"called", "forwarded", "called", "stored"}},
-	{"produced in a stream", []string{"streamed", "storedInGroup"}},
-	{"consumed by a call", []string{"called", "consumed"}},
-	{"consumed by a group's call", []string{"called", "consumedByGroup"}},
+	{"produced by a call", []string{"called", "stored"}, 1},
+	{"produced by a call that is forwarded", []string{"called", "forwarded", "called", "stored"}, 2},
+	{"produced in a stream", []string{"streamed", "storedInGroup"}, 0},
+	{"consumed by a call", []string{"called", "consumed"}, 1},
+	{"consumed by a group's call", []string{"called", "consumedByGroup"}, 1},
 }
 
 // together is how many batches one run of a part is for.
@@ -57,7 +59,7 @@ func BenchmarkInstrumentation(b *testing.B) {
 				}
 				n += allocs[part]
 			}
-			note(b, "instrumentation of a batch "+w.name, ns, "ns of CPU", atMost(100))
+			note(b, "instrumentation of a batch "+w.name, ns, "ns of CPU", atMost(100*(1+w.calls)))
 			note(b, "the same: allocations", n, "", atMost(allowed))
 		}
 	}

@@ -18,10 +18,7 @@ import (
 
 // Metrics counts what the shards of a node do. One is shared by all of them. Safe for concurrent use.
 type Metrics struct {
-	records   *prometheus.CounterVec
-	bytes     *prometheus.CounterVec
-	latency   *prometheus.HistogramVec
-	batchSize *prometheus.HistogramVec
+	latency *prometheus.HistogramVec
 
 	mu     sync.Mutex                               // held by who replaces topics
 	topics atomic.Pointer[map[string]*topicMetrics] // never changed, but replaced
@@ -31,35 +28,23 @@ type Metrics struct {
 
 // topicMetrics are one topic's series, looked up once and not for each batch.
 type topicMetrics struct {
-	records   prometheus.Counter
-	bytes     prometheus.Counter
-	latency   prometheus.Observer
-	batchSize prometheus.Observer
+	sizes   batchSizes
+	latency prometheus.Observer
 }
 
 // NewMetrics registers the metrics; reg may be nil.
 func NewMetrics(reg prometheus.Registerer) *Metrics {
 	f := promauto.With(reg)
 	m := &Metrics{
-		records: f.NewCounterVec(prometheus.CounterOpts{
-			Name: "streamhouse_producer_records_total", Help: "Records committed by the shards that this node leads.",
-		}, []string{"topic"}),
-		bytes: f.NewCounterVec(prometheus.CounterOpts{
-			Name: "streamhouse_producer_bytes_total", Help: "Bytes of keys, values and headers of the committed records.",
-		}, []string{"topic"}),
 		latency: f.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "streamhouse_producer_latency_seconds", Help: "Time from a request's arrival at the leader to its acknowledgement.",
 			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 16),
-		}, []string{"topic"}),
-		batchSize: f.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "streamhouse_producer_batch_size", Help: "Records per committed batch.",
-			Buckets: prometheus.ExponentialBuckets(1, 4, 9),
 		}, []string{"topic"}),
 		segments: newSegmentCollector(),
 	}
 	m.topics.Store(&map[string]*topicMetrics{})
 	if reg != nil {
-		reg.MustRegister(m.segments)
+		reg.MustRegister(m.segments, newSizeCollector(&m.topics))
 	}
 	return m
 }
@@ -79,10 +64,7 @@ func (m *Metrics) SyncTopics(view func() *fsm.View) {
 	m.topics.Store(&topics)
 	for name := range old {
 		if topics[name] == nil {
-			m.records.DeleteLabelValues(name)
-			m.bytes.DeleteLabelValues(name)
 			m.latency.DeleteLabelValues(name)
-			m.batchSize.DeleteLabelValues(name)
 		}
 	}
 }
@@ -99,9 +81,7 @@ func clock() time.Duration { return time.Since(started) }
 
 // committed counts a stored batch.
 func (c *batchCounts) committed() {
-	c.series.records.Add(float64(c.records))
-	c.series.bytes.Add(float64(c.payload))
-	c.series.batchSize.Observe(float64(c.records))
+	c.series.sizes.add(c.records, c.payload)
 }
 
 // acknowledged observes how long an acknowledged request took, with its trace as an exemplar.
@@ -128,12 +108,7 @@ func (m *Metrics) topic(name string) *topicMetrics {
 }
 
 func (m *Metrics) series(name string) *topicMetrics {
-	return &topicMetrics{
-		records:   m.records.WithLabelValues(name),
-		bytes:     m.bytes.WithLabelValues(name),
-		latency:   m.latency.WithLabelValues(name),
-		batchSize: m.batchSize.WithLabelValues(name),
-	}
+	return &topicMetrics{latency: m.latency.WithLabelValues(name)}
 }
 
 // segmentCollector shows segment counters of the partitions that this node leads. A partition's counts are kept while
