@@ -25,7 +25,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		}, []string{"kind"}),
 		objects: f.NewGauge(prometheus.GaugeOpts{
 			Name: "streamhouse_scrub_damaged_objects",
-			Help: "Objects of the shards that this node leads that are damaged or missing, as the last round found.",
+			Help: "Objects that this node found damaged or missing and that still are, as it saw within the last minutes.",
 		}),
 		rounds: f.NewCounter(prometheus.CounterOpts{
 			Name: "streamhouse_scrub_rounds_total",

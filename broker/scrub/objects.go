@@ -14,8 +14,14 @@ import (
 	"github.com/streamhouse/streamhouse/storage/segment"
 )
 
-// callTimeout bounds one call to the object store.
-const callTimeout = time.Minute
+const (
+	// callTimeout bounds one call to the object store.
+	callTimeout = time.Minute
+	// maxDamagedObjects bounds how many damaged objects are remembered.
+	maxDamagedObjects = 10_000
+	// recheckedObjects bounds how many of them are looked at again at once.
+	recheckedObjects = 100
+)
 
 // errManifest says that an object has not what the manifest says.
 var errManifest = errors.New("the object has not the segment that the manifest lists")
@@ -37,22 +43,56 @@ func (s *Scrubber) objects(ctx context.Context, leads map[uint32]bool) {
 			}
 		}
 	}
-	damaged := 0
 	for name, entries := range listed {
 		err := s.object(ctx, view, name, entries)
 		switch {
 		case ctx.Err() != nil:
 			return
-		case err == nil:
-		case !isDamage(err):
+		case err != nil && !isDamage(err):
 			s.log.Info("an object could not be read", "object", name, "error", err)
-		case s.stillListed(name, entries):
-			damaged++
+		case err != nil && s.stillListed(name, entries):
+			s.noteObject(name, entries)
 			s.metrics.damaged.WithLabelValues("object").Inc()
 			s.log.Error("an object is damaged; bring an older version of it back", "object", name, "error", err)
+		default:
+			s.noteObject(name, nil)
 		}
 	}
-	s.metrics.objects.Set(float64(damaged))
+}
+
+// noteObject remembers a damaged object with what the manifest lists in it, or forgets it where there is no damage.
+func (s *Scrubber) noteObject(name string, damaged []*metav1.SegmentEntry) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if damaged == nil {
+		delete(s.damaged, name)
+	} else if _, known := s.damaged[name]; known || len(s.damaged) < maxDamagedObjects {
+		s.damaged[name] = damaged
+	}
+	s.metrics.objects.Set(float64(len(s.damaged)))
+}
+
+// recheckObjects looks again at objects that were found damaged, whoever leads their shards by now: what was mended, or is
+// needed no more, is not told for another interval, and what is damaged is not forgotten with the leadership.
+func (s *Scrubber) recheckObjects(ctx context.Context) {
+	again := make(map[string][]*metav1.SegmentEntry)
+	s.mu.Lock()
+	for name, entries := range s.damaged {
+		if again[name] = entries; len(again) == recheckedObjects {
+			break // the order of a map is another one each time
+		}
+	}
+	s.mu.Unlock()
+	for name, entries := range again {
+		if s.stillListed(name, entries) && s.object(ctx, s.cfg.Metadata.View(), name, entries) != nil {
+			continue // damaged still, or not to be read
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		s.log.Info("an object that was damaged is whole, or needed no more", "object", name)
+		s.noteObject(name, nil)
+	}
 }
 
 // isDamage tells what is wrong with an object from a store that does not answer.

@@ -6,14 +6,19 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	metav1 "github.com/streamhouse/streamhouse/api/streamhouse/meta/v1"
 	"github.com/streamhouse/streamhouse/cluster/logstore"
 	"github.com/streamhouse/streamhouse/fsm"
 	"github.com/streamhouse/streamhouse/storage/object"
 )
+
+// recheckInterval is how often what was found damaged is looked at again, if the interval of rounds is not shorter.
+const recheckInterval = time.Minute
 
 // Metadata gives what the manifest has. *metadata.Group is one. Safe for concurrent use.
 type Metadata interface {
@@ -67,6 +72,9 @@ type Scrubber struct {
 	cfg     Config
 	log     *slog.Logger
 	metrics *metrics
+
+	mu      sync.Mutex
+	damaged map[string][]*metav1.SegmentEntry // guarded by mu; objects found damaged, with what the manifest lists in them
 }
 
 // New starts nothing; Run does.
@@ -77,7 +85,7 @@ func New(cfg Config) (*Scrubber, error) {
 	case cfg.BytesPerSecond < 0 || cfg.Interval <= 0:
 		return nil, fmt.Errorf("scrub: BytesPerSecond %d must not be negative and Interval %s must be positive", cfg.BytesPerSecond, cfg.Interval)
 	}
-	s := &Scrubber{cfg: cfg, log: cfg.Logger, metrics: newMetrics(cfg.Registerer)}
+	s := &Scrubber{cfg: cfg, log: cfg.Logger, metrics: newMetrics(cfg.Registerer), damaged: make(map[string][]*metav1.SegmentEntry)}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -85,21 +93,30 @@ func New(cfg Config) (*Scrubber, error) {
 	return s, nil
 }
 
-// Run goes round after round until ctx ends, then returns nil.
+// Run goes round after round until ctx ends, then returns nil. Beside that it looks again at what was found damaged.
 func (s *Scrubber) Run(ctx context.Context) error {
 	if s.cfg.BytesPerSecond == 0 {
 		<-ctx.Done()
 		return nil
 	}
-	ticker := time.NewTicker(s.cfg.Interval)
+	var wg sync.WaitGroup
+	wg.Go(func() { every(ctx, s.cfg.Interval, s.round) })
+	wg.Go(func() { every(ctx, min(s.cfg.Interval, recheckInterval), s.recheckObjects) })
+	wg.Wait()
+	return nil
+}
+
+// every calls fn once an interval until ctx ends.
+func every(ctx context.Context, interval time.Duration, fn func(context.Context)) {
+	ticker := time.NewTicker(interval)
 	defer ticker.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			return nil
+			return
 		case <-ticker.C:
 		}
-		s.round(ctx)
+		fn(ctx)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"strconv"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -120,6 +121,82 @@ func TestDamagedObjects(t *testing.T) {
 			require.InDelta(t, tc.want, testutil.ToFloat64(s.metrics.objects), 0)
 		})
 	}
+}
+
+// TestDamagedObjectsAreLookedAtAgain: what was found damaged is told until it is mended or needed no more, also by a node that
+// does not lead the shard any more.
+func TestDamagedObjectsAreLookedAtAgain(t *testing.T) {
+	for name, mend := range map[string]func(t *testing.T, m fakeMetadata, b *object.Memory, data []byte){
+		"brought back": func(t *testing.T, _ fakeMetadata, b *object.Memory, data []byte) {
+			t.Helper()
+			require.NoError(t, b.Put(t.Context(), objectName, bytes.NewReader(data), int64(len(data))))
+		},
+		"needed no more": func(t *testing.T, m fakeMetadata, _ *object.Memory, _ []byte) {
+			t.Helper()
+			res, err := m.state.Apply(m.View().Index()+1, &metav1.Command{Command: &metav1.Command_DeleteTopic{DeleteTopic: &metav1.DeleteTopic{Name: "t", Uuid: []byte("uuid-of-topic-01")}}})
+			require.NoError(t, err)
+			require.Nil(t, res.GetRejection())
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m, b, data := stored(t)
+			require.NoError(t, b.Delete(t.Context(), objectName))
+			leader := &fakeReplica{leads: true}
+			s := newScrubber(t, m, b, nil, Local{Replica: leader})
+			after := func(look func(context.Context), want float64) {
+				t.Helper()
+				look(t.Context())
+				require.InDelta(t, want, testutil.ToFloat64(s.metrics.objects), 0)
+			}
+			after(s.round, 1)
+			after(s.recheckObjects, 1)
+			leader.leads = false
+			after(s.round, 1)
+			b.Before = func(context.Context, string, string) error { return object.ErrUnavailable }
+			after(s.recheckObjects, 1)
+			b.Before = nil
+			mend(t, m, b, data)
+			after(s.round, 1)
+			after(s.recheckObjects, 0)
+			require.InDelta(t, 1, testutil.ToFloat64(s.metrics.damaged.WithLabelValues("object")), 0)
+		})
+	}
+}
+
+// TestMendedObjectIsSeenSoon: it is told no more within a minute, and not with the next round.
+func TestMendedObjectIsSeenSoon(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, b, data := stored(t)
+		require.NoError(t, b.Delete(t.Context(), objectName))
+		s := newScrubber(t, m, b, nil, Local{Replica: &fakeReplica{leads: true}})
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- s.Run(ctx) }()
+		<-time.After(time.Hour + time.Second)
+		synctest.Wait()
+		require.InDelta(t, 1, testutil.ToFloat64(s.metrics.objects), 0)
+		require.NoError(t, b.Put(t.Context(), objectName, bytes.NewReader(data), int64(len(data))))
+		<-time.After(time.Minute)
+		synctest.Wait()
+		require.InDelta(t, 0, testutil.ToFloat64(s.metrics.objects), 0)
+		cancel()
+		require.NoError(t, <-done)
+		require.InDelta(t, 1, testutil.ToFloat64(s.metrics.rounds), 0)
+	})
+}
+
+// TestDamagedObjectsAreBounded: a bucket that was emptied does not fill the memory.
+func TestDamagedObjectsAreBounded(t *testing.T) {
+	m, b, _ := stored(t)
+	s := newScrubber(t, m, b, nil)
+	for i := range maxDamagedObjects + 10 {
+		s.noteObject(strconv.Itoa(i), []*metav1.SegmentEntry{})
+	}
+	require.Len(t, s.damaged, maxDamagedObjects)
+	for range maxDamagedObjects / recheckedObjects {
+		s.recheckObjects(t.Context())
+	}
+	require.Empty(t, s.damaged, "the manifest lists none of them")
 }
 
 // TestOtherObjectThanListed: an object that is whole, and not the one that was listed.
