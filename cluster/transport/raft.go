@@ -121,6 +121,9 @@ type RaftTransport struct {
 
 	mu       sync.Mutex
 	lastLogs map[raft.ServerID]uint64 // guarded by mu; what LastLog says
+
+	beats  sync.RWMutex // held for reading while a heartbeat is handled
+	closed bool         // guarded by beats
 }
 
 var (
@@ -132,9 +135,28 @@ var (
 // LocalAddr implements raft.Transport.
 func (r *RaftTransport) LocalAddr() raft.ServerAddress { return r.local }
 
-// Close closes the replica's connections and takes it off the listener. It is idempotent.
+// SetHeartbeatHandler implements raft.Transport. Raft handles heartbeats on the goroutines of the connections, for which its
+// shutdown does not wait, and writes the term that they bring.
+func (r *RaftTransport) SetHeartbeatHandler(handle func(raft.RPC)) {
+	r.NetworkTransport.SetHeartbeatHandler(func(rpc raft.RPC) {
+		r.beats.RLock()
+		defer r.beats.RUnlock()
+		if r.closed {
+			rpc.Respond(nil, raft.ErrTransportShutdown)
+			return
+		}
+		handle(rpc)
+	})
+}
+
+// Close closes the replica's connections and takes it off the listener. It waits for a heartbeat that is being handled, so
+// that the log may be closed then. It is idempotent.
 func (r *RaftTransport) Close() error {
-	return errors.Join(r.NetworkTransport.Close(), r.stream.Close())
+	err := errors.Join(r.NetworkTransport.Close(), r.stream.Close())
+	r.beats.Lock()
+	defer r.beats.Unlock()
+	r.closed = true
+	return err
 }
 
 // to is the address that the stream dials for a server.

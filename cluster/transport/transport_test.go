@@ -291,3 +291,36 @@ func TestAppendIsBounded(t *testing.T) {
 		require.Len(t, args.Entries, tt.want, "%v", tt.sizes)
 	}
 }
+
+// TestCloseWaitsForAHeartbeat: Raft writes a term while it handles one, so the log is closed after it; later ones are refused.
+func TestCloseWaitsForAHeartbeat(t *testing.T) {
+	r := &addresses{}
+	a, b := listen(t, r, "C"), listen(t, r, "C")
+	there, err := b.Raft(Shard(1), "n2/B", b.Addr().String(), nil, nil)
+	require.NoError(t, err)
+	handling, handled := make(chan struct{}), make(chan struct{})
+	there.SetHeartbeatHandler(func(rpc raft.RPC) {
+		handling <- struct{}{}
+		<-handled
+		rpc.Respond(&raft.AppendEntriesResponse{}, nil)
+	})
+	here := answering(t, a, Shard(1), "n1/A")
+	sent := make(chan error, 1)
+	go func() {
+		sent <- here.AppendEntries("n2/B", ServerAddress("n2/B", b.Addr().String()), &raft.AppendEntriesRequest{
+			RPCHeader: raft.RPCHeader{Addr: []byte("n1")}, Term: 1,
+		}, &raft.AppendEntriesResponse{})
+	}()
+	<-handling
+	closed := make(chan error, 1)
+	go func() { closed <- there.Close() }()
+	require.Error(t, <-sent, "its connection is closed")
+	select {
+	case err := <-closed:
+		t.Fatal("it did not wait", err)
+	case <-time.After(100 * time.Millisecond):
+	}
+	close(handled)
+	require.NoError(t, <-closed)
+	require.NoError(t, there.Close())
+}
