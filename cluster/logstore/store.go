@@ -212,31 +212,31 @@ func (s *Store) GetLog(index uint64, out *raft.Log) error {
 	}
 }
 
-// Check reads an entry from the files, whatever is in memory, and returns its bytes. A damaged one is a *CorruptError that
-// names the file, and does not end the node. raft.ErrLogNotFound says that the log does not have it.
-func (s *Store) Check(index uint64) (bytes int, err error) {
+// Check reads an entry from the files, whatever is in memory. A damaged one is a *CorruptError that names the file, and does
+// not end the node. raft.ErrLogNotFound says that the log does not have it. The caller owns the entry's data.
+func (s *Store) Check(index uint64, out *raft.Log) error {
 	for try := 1; ; try++ {
 		var l raft.Log
 		if s.closed.Load() {
-			return 0, ErrClosed
+			return ErrClosed
 		}
 		if _, has := s.cached(index, &l); !has {
-			return 0, raft.ErrLogNotFound
+			return raft.ErrLogNotFound
 		}
-		err := s.read(index, &l)
+		err := s.read(index, out)
 		if err == nil {
-			return logBytes(&l), nil
+			return nil
 		}
 		if errors.Is(err, os.ErrClosed) && try < maxReadTries {
 			continue
 		}
 		if s.closed.Load() {
-			return 0, ErrClosed
+			return ErrClosed
 		}
 		if _, has := s.cached(index, &l); !has {
-			return 0, raft.ErrLogNotFound
+			return raft.ErrLogNotFound
 		}
-		return 0, err
+		return err
 	}
 }
 

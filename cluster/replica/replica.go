@@ -24,9 +24,10 @@ type Replica struct {
 	transport *transport.RaftTransport
 
 	configuration atomic.Pointer[configuration] // the newest committed one; nil before one is known
-	checkpointMu  sync.Mutex                    // one checkpoint at a time
-	reloadMu      sync.Mutex                    // one change of Raft's settings at a time
-	opened        chan struct{}                 // closed when raft is set
+	givingUp      atomic.Bool
+	checkpointMu  sync.Mutex    // one checkpoint at a time
+	reloadMu      sync.Mutex    // one change of Raft's settings at a time
+	opened        chan struct{} // closed when raft is set
 	waitsMu       sync.Mutex
 	closed        bool           // guarded by waitsMu; no more waits may begin
 	hasty         bool           // guarded by waitsMu; see connectionLost
@@ -105,6 +106,9 @@ func (r *Replica) committed() configuration {
 }
 
 func (r *Replica) openFiles(log *slog.Logger) error {
+	if err := condemned(r.cfg.Dir); err != nil {
+		return err
+	}
 	sc := logstore.Config{
 		Dir: r.cfg.Dir, CacheBytes: r.cfg.LogCacheBytes, Fatal: r.cfg.Fatal, Logger: newHCLog(log), Writes: r.cfg.Writes, Disk: r.cfg.Disk,
 	}

@@ -1,0 +1,52 @@
+package replica
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/streamhouse/streamhouse/cluster/logstore"
+)
+
+// condemnedName is a file that says that a replica's files are damaged although their checksums fit, and why.
+const condemnedName = "condemned"
+
+// BeginGivingUp notes that this replica, which is damaged, is about to be given up; others see it in GivingUp and stay.
+// It reports whether that is new. Who begins it asks the others afterwards, and ends it with EndGivingUp where it can't be:
+// so of two replicas that begin at the same time at most one goes on.
+func (r *Replica) BeginGivingUp() bool { return r.givingUp.CompareAndSwap(false, true) }
+
+// EndGivingUp notes that the replica goes on for now.
+func (r *Replica) EndGivingUp() { r.givingUp.Store(false) }
+
+// GivingUp reports whether this replica is about to be given up, so that no other one of its group may be.
+func (r *Replica) GivingUp() bool { return r.givingUp.Load() }
+
+// Condemn marks the replica's files as damaged, for good: Open refuses them with a *logstore.CorruptError that has the
+// reason, as it does where a checksum fails. The running replica is not touched.
+func (r *Replica) Condemn(reason string) error {
+	path := filepath.Join(r.cfg.Dir, condemnedName)
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	if err != nil {
+		return fmt.Errorf("condemn replica %s: %w", r.cfg.ID, err)
+	}
+	_, err = f.WriteString(reason)
+	if err := errors.Join(err, f.Sync(), f.Close(), syncDir(r.cfg.Dir)); err != nil {
+		return fmt.Errorf("condemn replica %s: %w", r.cfg.ID, err)
+	}
+	return nil
+}
+
+// condemned returns a *logstore.CorruptError where the replica in dir was condemned.
+func condemned(dir string) error {
+	path := filepath.Join(dir, condemnedName)
+	reason, err := os.ReadFile(path)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	}
+	return &logstore.CorruptError{File: path, Reason: string(reason)}
+}
