@@ -50,6 +50,7 @@ func describe(rep *replica.Replica) *nodev1.GetReplicaResponse {
 	res := &nodev1.GetReplicaResponse{
 		ReplicaId: s.ReplicaID, State: s.State, Term: s.Term, LeaderReplicaId: s.LeaderReplicaID, LastIndex: s.LastIndex,
 		CommitIndex: s.CommitIndex, AppliedIndex: s.AppliedIndex, ConfigurationIndex: s.ConfigurationIndex, LogBytes: rep.LogBytes(),
+		GivingUp: rep.GivingUp(),
 	}
 	for _, server := range s.Servers {
 		res.Servers = append(res.Servers, &nodev1.Server{

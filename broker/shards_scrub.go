@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -15,22 +16,21 @@ import (
 const reopenHandOver = 5 * time.Second
 
 // Reopen has a replica that was found damaged closed and opened again, soon: then its files are checked, and where they are
-// damaged it is given up and replaced from the others. It is refused where the shard can't do without it. The only replica
-// ends the node.
+// damaged it is given up and replaced from the others. It is refused where GiveUp refuses it. The only replica ends the node.
 func (s *Shards) Reopen(ctx context.Context, number uint32, cause error) error {
 	s.mu.RLock()
 	h := s.running[number]
 	s.mu.RUnlock()
-	sh, ok := s.cfg.Metadata.View().Shard(number)
-	if h == nil || !ok {
+	if h == nil {
 		return nil // it goes anyway
 	}
-	if len(sh.Replicas) == 1 {
+	err := GiveUp(ctx, s.cfg.Peers, &nodev1.Group{Shard: number}, h.shard.Replica(), cause)
+	switch {
+	case errors.Is(err, ErrOnlyReplica):
 		s.cfg.Fatal(fmt.Errorf("the only replica of shard %d is damaged: %w", number, cause))
 		return nil
-	}
-	if err := s.carriesWithout(ctx, sh, h.replicaID); err != nil {
-		return fmt.Errorf("shard %d waits for its other replicas: %w", number, err)
+	case err != nil:
+		return fmt.Errorf("shard %d: %w", number, err)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -1634,8 +1634,10 @@ type GetReplicaResponse struct {
 	ConfigurationIndex uint64 `protobuf:"varint,9,opt,name=configuration_index,json=configurationIndex,proto3" json:"configuration_index,omitempty"`
 	UploadBacklogBytes int64  `protobuf:"varint,10,opt,name=upload_backlog_bytes,json=uploadBacklogBytes,proto3" json:"upload_backlog_bytes,omitempty"`
 	LogBytes           int64  `protobuf:"varint,11,opt,name=log_bytes,json=logBytes,proto3" json:"log_bytes,omitempty"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// The replica is damaged and about to be given up: no other one of its group may be.
+	GivingUp      bool `protobuf:"varint,12,opt,name=giving_up,json=givingUp,proto3" json:"giving_up,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GetReplicaResponse) Reset() {
@@ -1745,6 +1747,145 @@ func (x *GetReplicaResponse) GetLogBytes() int64 {
 	return 0
 }
 
+func (x *GetReplicaResponse) GetGivingUp() bool {
+	if x != nil {
+		return x.GivingUp
+	}
+	return false
+}
+
+type DigestLogRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Group *Group                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	// Both 0 to ask only what the replica has.
+	FirstIndex    uint64 `protobuf:"varint,2,opt,name=first_index,json=firstIndex,proto3" json:"first_index,omitempty"`
+	LastIndex     uint64 `protobuf:"varint,3,opt,name=last_index,json=lastIndex,proto3" json:"last_index,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DigestLogRequest) Reset() {
+	*x = DigestLogRequest{}
+	mi := &file_streamhouse_node_v1_node_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DigestLogRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DigestLogRequest) ProtoMessage() {}
+
+func (x *DigestLogRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_streamhouse_node_v1_node_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DigestLogRequest.ProtoReflect.Descriptor instead.
+func (*DigestLogRequest) Descriptor() ([]byte, []int) {
+	return file_streamhouse_node_v1_node_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *DigestLogRequest) GetGroup() *Group {
+	if x != nil {
+		return x.Group
+	}
+	return nil
+}
+
+func (x *DigestLogRequest) GetFirstIndex() uint64 {
+	if x != nil {
+		return x.FirstIndex
+	}
+	return 0
+}
+
+func (x *DigestLogRequest) GetLastIndex() uint64 {
+	if x != nil {
+		return x.LastIndex
+	}
+	return 0
+}
+
+type DigestLogResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Empty when this node has no replica of the group.
+	ReplicaId string `protobuf:"bytes,1,opt,name=replica_id,json=replicaId,proto3" json:"replica_id,omitempty"`
+	// Of the replica's log.
+	FirstIndex   uint64 `protobuf:"varint,2,opt,name=first_index,json=firstIndex,proto3" json:"first_index,omitempty"`
+	AppliedIndex uint64 `protobuf:"varint,3,opt,name=applied_index,json=appliedIndex,proto3" json:"applied_index,omitempty"`
+	// SHA-256 of the run, see cluster/replica; empty when the replica does not have all of it, or has not applied it.
+	Sha256        []byte `protobuf:"bytes,4,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DigestLogResponse) Reset() {
+	*x = DigestLogResponse{}
+	mi := &file_streamhouse_node_v1_node_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DigestLogResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DigestLogResponse) ProtoMessage() {}
+
+func (x *DigestLogResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_streamhouse_node_v1_node_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DigestLogResponse.ProtoReflect.Descriptor instead.
+func (*DigestLogResponse) Descriptor() ([]byte, []int) {
+	return file_streamhouse_node_v1_node_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *DigestLogResponse) GetReplicaId() string {
+	if x != nil {
+		return x.ReplicaId
+	}
+	return ""
+}
+
+func (x *DigestLogResponse) GetFirstIndex() uint64 {
+	if x != nil {
+		return x.FirstIndex
+	}
+	return 0
+}
+
+func (x *DigestLogResponse) GetAppliedIndex() uint64 {
+	if x != nil {
+		return x.AppliedIndex
+	}
+	return 0
+}
+
+func (x *DigestLogResponse) GetSha256() []byte {
+	if x != nil {
+		return x.Sha256
+	}
+	return nil
+}
+
 type Server struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	ReplicaId     string                 `protobuf:"bytes,1,opt,name=replica_id,json=replicaId,proto3" json:"replica_id,omitempty"`
@@ -1756,7 +1897,7 @@ type Server struct {
 
 func (x *Server) Reset() {
 	*x = Server{}
-	mi := &file_streamhouse_node_v1_node_proto_msgTypes[28]
+	mi := &file_streamhouse_node_v1_node_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1768,7 +1909,7 @@ func (x *Server) String() string {
 func (*Server) ProtoMessage() {}
 
 func (x *Server) ProtoReflect() protoreflect.Message {
-	mi := &file_streamhouse_node_v1_node_proto_msgTypes[28]
+	mi := &file_streamhouse_node_v1_node_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1781,7 +1922,7 @@ func (x *Server) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Server.ProtoReflect.Descriptor instead.
 func (*Server) Descriptor() ([]byte, []int) {
-	return file_streamhouse_node_v1_node_proto_rawDescGZIP(), []int{28}
+	return file_streamhouse_node_v1_node_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Server) GetReplicaId() string {
@@ -1820,7 +1961,7 @@ type ChangeMembershipRequest struct {
 
 func (x *ChangeMembershipRequest) Reset() {
 	*x = ChangeMembershipRequest{}
-	mi := &file_streamhouse_node_v1_node_proto_msgTypes[29]
+	mi := &file_streamhouse_node_v1_node_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1832,7 +1973,7 @@ func (x *ChangeMembershipRequest) String() string {
 func (*ChangeMembershipRequest) ProtoMessage() {}
 
 func (x *ChangeMembershipRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_streamhouse_node_v1_node_proto_msgTypes[29]
+	mi := &file_streamhouse_node_v1_node_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1845,7 +1986,7 @@ func (x *ChangeMembershipRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeMembershipRequest.ProtoReflect.Descriptor instead.
 func (*ChangeMembershipRequest) Descriptor() ([]byte, []int) {
-	return file_streamhouse_node_v1_node_proto_rawDescGZIP(), []int{29}
+	return file_streamhouse_node_v1_node_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ChangeMembershipRequest) GetGroup() *Group {
@@ -1892,7 +2033,7 @@ type ChangeMembershipResponse struct {
 
 func (x *ChangeMembershipResponse) Reset() {
 	*x = ChangeMembershipResponse{}
-	mi := &file_streamhouse_node_v1_node_proto_msgTypes[30]
+	mi := &file_streamhouse_node_v1_node_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1904,7 +2045,7 @@ func (x *ChangeMembershipResponse) String() string {
 func (*ChangeMembershipResponse) ProtoMessage() {}
 
 func (x *ChangeMembershipResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_streamhouse_node_v1_node_proto_msgTypes[30]
+	mi := &file_streamhouse_node_v1_node_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1917,7 +2058,7 @@ func (x *ChangeMembershipResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeMembershipResponse.ProtoReflect.Descriptor instead.
 func (*ChangeMembershipResponse) Descriptor() ([]byte, []int) {
-	return file_streamhouse_node_v1_node_proto_rawDescGZIP(), []int{30}
+	return file_streamhouse_node_v1_node_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ChangeMembershipResponse) GetIndex() uint64 {
@@ -1937,7 +2078,7 @@ type TransferLeadershipRequest struct {
 
 func (x *TransferLeadershipRequest) Reset() {
 	*x = TransferLeadershipRequest{}
-	mi := &file_streamhouse_node_v1_node_proto_msgTypes[31]
+	mi := &file_streamhouse_node_v1_node_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1949,7 +2090,7 @@ func (x *TransferLeadershipRequest) String() string {
 func (*TransferLeadershipRequest) ProtoMessage() {}
 
 func (x *TransferLeadershipRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_streamhouse_node_v1_node_proto_msgTypes[31]
+	mi := &file_streamhouse_node_v1_node_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1962,7 +2103,7 @@ func (x *TransferLeadershipRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferLeadershipRequest.ProtoReflect.Descriptor instead.
 func (*TransferLeadershipRequest) Descriptor() ([]byte, []int) {
-	return file_streamhouse_node_v1_node_proto_rawDescGZIP(), []int{31}
+	return file_streamhouse_node_v1_node_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *TransferLeadershipRequest) GetGroup() *Group {
@@ -1987,7 +2128,7 @@ type TransferLeadershipResponse struct {
 
 func (x *TransferLeadershipResponse) Reset() {
 	*x = TransferLeadershipResponse{}
-	mi := &file_streamhouse_node_v1_node_proto_msgTypes[32]
+	mi := &file_streamhouse_node_v1_node_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1999,7 +2140,7 @@ func (x *TransferLeadershipResponse) String() string {
 func (*TransferLeadershipResponse) ProtoMessage() {}
 
 func (x *TransferLeadershipResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_streamhouse_node_v1_node_proto_msgTypes[32]
+	mi := &file_streamhouse_node_v1_node_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2012,7 +2153,7 @@ func (x *TransferLeadershipResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferLeadershipResponse.ProtoReflect.Descriptor instead.
 func (*TransferLeadershipResponse) Descriptor() ([]byte, []int) {
-	return file_streamhouse_node_v1_node_proto_rawDescGZIP(), []int{32}
+	return file_streamhouse_node_v1_node_proto_rawDescGZIP(), []int{34}
 }
 
 var File_streamhouse_node_v1_node_proto protoreflect.FileDescriptor
@@ -2121,7 +2262,7 @@ const file_streamhouse_node_v1_node_proto_rawDesc = "" +
 	"\bmetadata\x18\x01 \x01(\bR\bmetadata\x12\x14\n" +
 	"\x05shard\x18\x02 \x01(\rR\x05shard\"E\n" +
 	"\x11GetReplicaRequest\x120\n" +
-	"\x05group\x18\x01 \x01(\v2\x1a.streamhouse.node.v1.GroupR\x05group\"\xa7\x03\n" +
+	"\x05group\x18\x01 \x01(\v2\x1a.streamhouse.node.v1.GroupR\x05group\"\xc4\x03\n" +
 	"\x12GetReplicaResponse\x12\x1d\n" +
 	"\n" +
 	"replica_id\x18\x01 \x01(\tR\treplicaId\x12\x14\n" +
@@ -2136,7 +2277,21 @@ const file_streamhouse_node_v1_node_proto_rawDesc = "" +
 	"\x13configuration_index\x18\t \x01(\x04R\x12configurationIndex\x120\n" +
 	"\x14upload_backlog_bytes\x18\n" +
 	" \x01(\x03R\x12uploadBacklogBytes\x12\x1b\n" +
-	"\tlog_bytes\x18\v \x01(\x03R\blogBytes\"W\n" +
+	"\tlog_bytes\x18\v \x01(\x03R\blogBytes\x12\x1b\n" +
+	"\tgiving_up\x18\f \x01(\bR\bgivingUp\"\x84\x01\n" +
+	"\x10DigestLogRequest\x120\n" +
+	"\x05group\x18\x01 \x01(\v2\x1a.streamhouse.node.v1.GroupR\x05group\x12\x1f\n" +
+	"\vfirst_index\x18\x02 \x01(\x04R\n" +
+	"firstIndex\x12\x1d\n" +
+	"\n" +
+	"last_index\x18\x03 \x01(\x04R\tlastIndex\"\x90\x01\n" +
+	"\x11DigestLogResponse\x12\x1d\n" +
+	"\n" +
+	"replica_id\x18\x01 \x01(\tR\treplicaId\x12\x1f\n" +
+	"\vfirst_index\x18\x02 \x01(\x04R\n" +
+	"firstIndex\x12#\n" +
+	"\rapplied_index\x18\x03 \x01(\x04R\fappliedIndex\x12\x16\n" +
+	"\x06sha256\x18\x04 \x01(\fR\x06sha256\"W\n" +
 	"\x06Server\x12\x1d\n" +
 	"\n" +
 	"replica_id\x18\x01 \x01(\tR\treplicaId\x12\x18\n" +
@@ -2160,8 +2315,7 @@ const file_streamhouse_node_v1_node_proto_rawDesc = "" +
 	"\x1dMEMBERSHIP_CHANGE_UNSPECIFIED\x10\x00\x12\"\n" +
 	"\x1eMEMBERSHIP_CHANGE_ADD_NONVOTER\x10\x01\x12\x1d\n" +
 	"\x19MEMBERSHIP_CHANGE_PROMOTE\x10\x02\x12\x1c\n" +
-	"\x18MEMBERSHIP_CHANGE_REMOVE\x10\x032\xf8\n" +
-	"\n" +
+	"\x18MEMBERSHIP_CHANGE_REMOVE\x10\x032\xd4\v\n" +
 	"\vNodeService\x12K\n" +
 	"\x04Join\x12 .streamhouse.node.v1.JoinRequest\x1a!.streamhouse.node.v1.JoinResponse\x12l\n" +
 	"\x0fProposeMetadata\x12+.streamhouse.node.v1.ProposeMetadataRequest\x1a,.streamhouse.node.v1.ProposeMetadataResponse\x12r\n" +
@@ -2176,7 +2330,8 @@ const file_streamhouse_node_v1_node_proto_rawDesc = "" +
 	"\bRunGroup\x12$.streamhouse.node.v1.RunGroupRequest\x1a%.streamhouse.node.v1.RunGroupResponse\x12Z\n" +
 	"\tGetGroups\x12%.streamhouse.node.v1.GetGroupsRequest\x1a&.streamhouse.node.v1.GetGroupsResponse\x12]\n" +
 	"\n" +
-	"GetReplica\x12&.streamhouse.node.v1.GetReplicaRequest\x1a'.streamhouse.node.v1.GetReplicaResponse\x12o\n" +
+	"GetReplica\x12&.streamhouse.node.v1.GetReplicaRequest\x1a'.streamhouse.node.v1.GetReplicaResponse\x12Z\n" +
+	"\tDigestLog\x12%.streamhouse.node.v1.DigestLogRequest\x1a&.streamhouse.node.v1.DigestLogResponse\x12o\n" +
 	"\x10ChangeMembership\x12,.streamhouse.node.v1.ChangeMembershipRequest\x1a-.streamhouse.node.v1.ChangeMembershipResponse\x12u\n" +
 	"\x12TransferLeadership\x12..streamhouse.node.v1.TransferLeadershipRequest\x1a/.streamhouse.node.v1.TransferLeadershipResponseBCZAgithub.com/streamhouse/streamhouse/api/streamhouse/node/v1;nodev1b\x06proto3"
 
@@ -2193,7 +2348,7 @@ func file_streamhouse_node_v1_node_proto_rawDescGZIP() []byte {
 }
 
 var file_streamhouse_node_v1_node_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_streamhouse_node_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
+var file_streamhouse_node_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
 var file_streamhouse_node_v1_node_proto_goTypes = []any{
 	(MembershipChange)(0),              // 0: streamhouse.node.v1.MembershipChange
 	(*JoinRequest)(nil),                // 1: streamhouse.node.v1.JoinRequest
@@ -2224,11 +2379,13 @@ var file_streamhouse_node_v1_node_proto_goTypes = []any{
 	(*Group)(nil),                      // 26: streamhouse.node.v1.Group
 	(*GetReplicaRequest)(nil),          // 27: streamhouse.node.v1.GetReplicaRequest
 	(*GetReplicaResponse)(nil),         // 28: streamhouse.node.v1.GetReplicaResponse
-	(*Server)(nil),                     // 29: streamhouse.node.v1.Server
-	(*ChangeMembershipRequest)(nil),    // 30: streamhouse.node.v1.ChangeMembershipRequest
-	(*ChangeMembershipResponse)(nil),   // 31: streamhouse.node.v1.ChangeMembershipResponse
-	(*TransferLeadershipRequest)(nil),  // 32: streamhouse.node.v1.TransferLeadershipRequest
-	(*TransferLeadershipResponse)(nil), // 33: streamhouse.node.v1.TransferLeadershipResponse
+	(*DigestLogRequest)(nil),           // 29: streamhouse.node.v1.DigestLogRequest
+	(*DigestLogResponse)(nil),          // 30: streamhouse.node.v1.DigestLogResponse
+	(*Server)(nil),                     // 31: streamhouse.node.v1.Server
+	(*ChangeMembershipRequest)(nil),    // 32: streamhouse.node.v1.ChangeMembershipRequest
+	(*ChangeMembershipResponse)(nil),   // 33: streamhouse.node.v1.ChangeMembershipResponse
+	(*TransferLeadershipRequest)(nil),  // 34: streamhouse.node.v1.TransferLeadershipRequest
+	(*TransferLeadershipResponse)(nil), // 35: streamhouse.node.v1.TransferLeadershipResponse
 }
 var file_streamhouse_node_v1_node_proto_depIdxs = []int32{
 	8,  // 0: streamhouse.node.v1.AppendRequest.batches:type_name -> streamhouse.node.v1.PartitionBatch
@@ -2236,43 +2393,46 @@ var file_streamhouse_node_v1_node_proto_depIdxs = []int32{
 	18, // 2: streamhouse.node.v1.CommitOffsetsRequest.offsets:type_name -> streamhouse.node.v1.GroupOffset
 	18, // 3: streamhouse.node.v1.FetchOffsetsResponse.offsets:type_name -> streamhouse.node.v1.GroupOffset
 	26, // 4: streamhouse.node.v1.GetReplicaRequest.group:type_name -> streamhouse.node.v1.Group
-	29, // 5: streamhouse.node.v1.GetReplicaResponse.servers:type_name -> streamhouse.node.v1.Server
-	26, // 6: streamhouse.node.v1.ChangeMembershipRequest.group:type_name -> streamhouse.node.v1.Group
-	0,  // 7: streamhouse.node.v1.ChangeMembershipRequest.change:type_name -> streamhouse.node.v1.MembershipChange
-	26, // 8: streamhouse.node.v1.TransferLeadershipRequest.group:type_name -> streamhouse.node.v1.Group
-	1,  // 9: streamhouse.node.v1.NodeService.Join:input_type -> streamhouse.node.v1.JoinRequest
-	3,  // 10: streamhouse.node.v1.NodeService.ProposeMetadata:input_type -> streamhouse.node.v1.ProposeMetadataRequest
-	5,  // 11: streamhouse.node.v1.NodeService.ReadMetadataIndex:input_type -> streamhouse.node.v1.ReadMetadataIndexRequest
-	7,  // 12: streamhouse.node.v1.NodeService.Append:input_type -> streamhouse.node.v1.AppendRequest
-	11, // 13: streamhouse.node.v1.NodeService.GetHighWatermark:input_type -> streamhouse.node.v1.GetHighWatermarkRequest
-	13, // 14: streamhouse.node.v1.NodeService.Fetch:input_type -> streamhouse.node.v1.FetchRequest
-	15, // 15: streamhouse.node.v1.NodeService.FindOffset:input_type -> streamhouse.node.v1.FindOffsetRequest
-	17, // 16: streamhouse.node.v1.NodeService.CommitOffsets:input_type -> streamhouse.node.v1.CommitOffsetsRequest
-	20, // 17: streamhouse.node.v1.NodeService.FetchOffsets:input_type -> streamhouse.node.v1.FetchOffsetsRequest
-	22, // 18: streamhouse.node.v1.NodeService.RunGroup:input_type -> streamhouse.node.v1.RunGroupRequest
-	24, // 19: streamhouse.node.v1.NodeService.GetGroups:input_type -> streamhouse.node.v1.GetGroupsRequest
-	27, // 20: streamhouse.node.v1.NodeService.GetReplica:input_type -> streamhouse.node.v1.GetReplicaRequest
-	30, // 21: streamhouse.node.v1.NodeService.ChangeMembership:input_type -> streamhouse.node.v1.ChangeMembershipRequest
-	32, // 22: streamhouse.node.v1.NodeService.TransferLeadership:input_type -> streamhouse.node.v1.TransferLeadershipRequest
-	2,  // 23: streamhouse.node.v1.NodeService.Join:output_type -> streamhouse.node.v1.JoinResponse
-	4,  // 24: streamhouse.node.v1.NodeService.ProposeMetadata:output_type -> streamhouse.node.v1.ProposeMetadataResponse
-	6,  // 25: streamhouse.node.v1.NodeService.ReadMetadataIndex:output_type -> streamhouse.node.v1.ReadMetadataIndexResponse
-	9,  // 26: streamhouse.node.v1.NodeService.Append:output_type -> streamhouse.node.v1.AppendResponse
-	12, // 27: streamhouse.node.v1.NodeService.GetHighWatermark:output_type -> streamhouse.node.v1.GetHighWatermarkResponse
-	14, // 28: streamhouse.node.v1.NodeService.Fetch:output_type -> streamhouse.node.v1.FetchResponse
-	16, // 29: streamhouse.node.v1.NodeService.FindOffset:output_type -> streamhouse.node.v1.FindOffsetResponse
-	19, // 30: streamhouse.node.v1.NodeService.CommitOffsets:output_type -> streamhouse.node.v1.CommitOffsetsResponse
-	21, // 31: streamhouse.node.v1.NodeService.FetchOffsets:output_type -> streamhouse.node.v1.FetchOffsetsResponse
-	23, // 32: streamhouse.node.v1.NodeService.RunGroup:output_type -> streamhouse.node.v1.RunGroupResponse
-	25, // 33: streamhouse.node.v1.NodeService.GetGroups:output_type -> streamhouse.node.v1.GetGroupsResponse
-	28, // 34: streamhouse.node.v1.NodeService.GetReplica:output_type -> streamhouse.node.v1.GetReplicaResponse
-	31, // 35: streamhouse.node.v1.NodeService.ChangeMembership:output_type -> streamhouse.node.v1.ChangeMembershipResponse
-	33, // 36: streamhouse.node.v1.NodeService.TransferLeadership:output_type -> streamhouse.node.v1.TransferLeadershipResponse
-	23, // [23:37] is the sub-list for method output_type
-	9,  // [9:23] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	31, // 5: streamhouse.node.v1.GetReplicaResponse.servers:type_name -> streamhouse.node.v1.Server
+	26, // 6: streamhouse.node.v1.DigestLogRequest.group:type_name -> streamhouse.node.v1.Group
+	26, // 7: streamhouse.node.v1.ChangeMembershipRequest.group:type_name -> streamhouse.node.v1.Group
+	0,  // 8: streamhouse.node.v1.ChangeMembershipRequest.change:type_name -> streamhouse.node.v1.MembershipChange
+	26, // 9: streamhouse.node.v1.TransferLeadershipRequest.group:type_name -> streamhouse.node.v1.Group
+	1,  // 10: streamhouse.node.v1.NodeService.Join:input_type -> streamhouse.node.v1.JoinRequest
+	3,  // 11: streamhouse.node.v1.NodeService.ProposeMetadata:input_type -> streamhouse.node.v1.ProposeMetadataRequest
+	5,  // 12: streamhouse.node.v1.NodeService.ReadMetadataIndex:input_type -> streamhouse.node.v1.ReadMetadataIndexRequest
+	7,  // 13: streamhouse.node.v1.NodeService.Append:input_type -> streamhouse.node.v1.AppendRequest
+	11, // 14: streamhouse.node.v1.NodeService.GetHighWatermark:input_type -> streamhouse.node.v1.GetHighWatermarkRequest
+	13, // 15: streamhouse.node.v1.NodeService.Fetch:input_type -> streamhouse.node.v1.FetchRequest
+	15, // 16: streamhouse.node.v1.NodeService.FindOffset:input_type -> streamhouse.node.v1.FindOffsetRequest
+	17, // 17: streamhouse.node.v1.NodeService.CommitOffsets:input_type -> streamhouse.node.v1.CommitOffsetsRequest
+	20, // 18: streamhouse.node.v1.NodeService.FetchOffsets:input_type -> streamhouse.node.v1.FetchOffsetsRequest
+	22, // 19: streamhouse.node.v1.NodeService.RunGroup:input_type -> streamhouse.node.v1.RunGroupRequest
+	24, // 20: streamhouse.node.v1.NodeService.GetGroups:input_type -> streamhouse.node.v1.GetGroupsRequest
+	27, // 21: streamhouse.node.v1.NodeService.GetReplica:input_type -> streamhouse.node.v1.GetReplicaRequest
+	29, // 22: streamhouse.node.v1.NodeService.DigestLog:input_type -> streamhouse.node.v1.DigestLogRequest
+	32, // 23: streamhouse.node.v1.NodeService.ChangeMembership:input_type -> streamhouse.node.v1.ChangeMembershipRequest
+	34, // 24: streamhouse.node.v1.NodeService.TransferLeadership:input_type -> streamhouse.node.v1.TransferLeadershipRequest
+	2,  // 25: streamhouse.node.v1.NodeService.Join:output_type -> streamhouse.node.v1.JoinResponse
+	4,  // 26: streamhouse.node.v1.NodeService.ProposeMetadata:output_type -> streamhouse.node.v1.ProposeMetadataResponse
+	6,  // 27: streamhouse.node.v1.NodeService.ReadMetadataIndex:output_type -> streamhouse.node.v1.ReadMetadataIndexResponse
+	9,  // 28: streamhouse.node.v1.NodeService.Append:output_type -> streamhouse.node.v1.AppendResponse
+	12, // 29: streamhouse.node.v1.NodeService.GetHighWatermark:output_type -> streamhouse.node.v1.GetHighWatermarkResponse
+	14, // 30: streamhouse.node.v1.NodeService.Fetch:output_type -> streamhouse.node.v1.FetchResponse
+	16, // 31: streamhouse.node.v1.NodeService.FindOffset:output_type -> streamhouse.node.v1.FindOffsetResponse
+	19, // 32: streamhouse.node.v1.NodeService.CommitOffsets:output_type -> streamhouse.node.v1.CommitOffsetsResponse
+	21, // 33: streamhouse.node.v1.NodeService.FetchOffsets:output_type -> streamhouse.node.v1.FetchOffsetsResponse
+	23, // 34: streamhouse.node.v1.NodeService.RunGroup:output_type -> streamhouse.node.v1.RunGroupResponse
+	25, // 35: streamhouse.node.v1.NodeService.GetGroups:output_type -> streamhouse.node.v1.GetGroupsResponse
+	28, // 36: streamhouse.node.v1.NodeService.GetReplica:output_type -> streamhouse.node.v1.GetReplicaResponse
+	30, // 37: streamhouse.node.v1.NodeService.DigestLog:output_type -> streamhouse.node.v1.DigestLogResponse
+	33, // 38: streamhouse.node.v1.NodeService.ChangeMembership:output_type -> streamhouse.node.v1.ChangeMembershipResponse
+	35, // 39: streamhouse.node.v1.NodeService.TransferLeadership:output_type -> streamhouse.node.v1.TransferLeadershipResponse
+	25, // [25:40] is the sub-list for method output_type
+	10, // [10:25] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_streamhouse_node_v1_node_proto_init() }
@@ -2286,7 +2446,7 @@ func file_streamhouse_node_v1_node_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_streamhouse_node_v1_node_proto_rawDesc), len(file_streamhouse_node_v1_node_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   33,
+			NumMessages:   35,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -33,6 +33,7 @@ const (
 	NodeService_RunGroup_FullMethodName           = "/streamhouse.node.v1.NodeService/RunGroup"
 	NodeService_GetGroups_FullMethodName          = "/streamhouse.node.v1.NodeService/GetGroups"
 	NodeService_GetReplica_FullMethodName         = "/streamhouse.node.v1.NodeService/GetReplica"
+	NodeService_DigestLog_FullMethodName          = "/streamhouse.node.v1.NodeService/DigestLog"
 	NodeService_ChangeMembership_FullMethodName   = "/streamhouse.node.v1.NodeService/ChangeMembership"
 	NodeService_TransferLeadership_FullMethodName = "/streamhouse.node.v1.NodeService/TransferLeadership"
 )
@@ -63,6 +64,8 @@ type NodeServiceClient interface {
 	GetGroups(ctx context.Context, in *GetGroupsRequest, opts ...grpc.CallOption) (*GetGroupsResponse, error)
 	// GetReplica describes this node's replica of a group.
 	GetReplica(ctx context.Context, in *GetReplicaRequest, opts ...grpc.CallOption) (*GetReplicaResponse, error)
+	// DigestLog sums up a run of log entries as this node's replica of a group has them on its disk.
+	DigestLog(ctx context.Context, in *DigestLogRequest, opts ...grpc.CallOption) (*DigestLogResponse, error)
 	// ChangeMembership changes a group's Raft configuration by one server, on the group's leader.
 	ChangeMembership(ctx context.Context, in *ChangeMembershipRequest, opts ...grpc.CallOption) (*ChangeMembershipResponse, error)
 	// TransferLeadership hands a group's leadership to one replica, on the group's leader.
@@ -197,6 +200,16 @@ func (c *nodeServiceClient) GetReplica(ctx context.Context, in *GetReplicaReques
 	return out, nil
 }
 
+func (c *nodeServiceClient) DigestLog(ctx context.Context, in *DigestLogRequest, opts ...grpc.CallOption) (*DigestLogResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DigestLogResponse)
+	err := c.cc.Invoke(ctx, NodeService_DigestLog_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *nodeServiceClient) ChangeMembership(ctx context.Context, in *ChangeMembershipRequest, opts ...grpc.CallOption) (*ChangeMembershipResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ChangeMembershipResponse)
@@ -243,6 +256,8 @@ type NodeServiceServer interface {
 	GetGroups(context.Context, *GetGroupsRequest) (*GetGroupsResponse, error)
 	// GetReplica describes this node's replica of a group.
 	GetReplica(context.Context, *GetReplicaRequest) (*GetReplicaResponse, error)
+	// DigestLog sums up a run of log entries as this node's replica of a group has them on its disk.
+	DigestLog(context.Context, *DigestLogRequest) (*DigestLogResponse, error)
 	// ChangeMembership changes a group's Raft configuration by one server, on the group's leader.
 	ChangeMembership(context.Context, *ChangeMembershipRequest) (*ChangeMembershipResponse, error)
 	// TransferLeadership hands a group's leadership to one replica, on the group's leader.
@@ -292,6 +307,9 @@ func (UnimplementedNodeServiceServer) GetGroups(context.Context, *GetGroupsReque
 }
 func (UnimplementedNodeServiceServer) GetReplica(context.Context, *GetReplicaRequest) (*GetReplicaResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetReplica not implemented")
+}
+func (UnimplementedNodeServiceServer) DigestLog(context.Context, *DigestLogRequest) (*DigestLogResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DigestLog not implemented")
 }
 func (UnimplementedNodeServiceServer) ChangeMembership(context.Context, *ChangeMembershipRequest) (*ChangeMembershipResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ChangeMembership not implemented")
@@ -536,6 +554,24 @@ func _NodeService_GetReplica_Handler(srv interface{}, ctx context.Context, dec f
 	return interceptor(ctx, in, info, handler)
 }
 
+func _NodeService_DigestLog_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DigestLogRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NodeServiceServer).DigestLog(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: NodeService_DigestLog_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NodeServiceServer).DigestLog(ctx, req.(*DigestLogRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _NodeService_ChangeMembership_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ChangeMembershipRequest)
 	if err := dec(in); err != nil {
@@ -626,6 +662,10 @@ var NodeService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "GetReplica",
 			Handler:    _NodeService_GetReplica_Handler,
+		},
+		{
+			MethodName: "DigestLog",
+			Handler:    _NodeService_DigestLog_Handler,
 		},
 		{
 			MethodName: "ChangeMembership",
