@@ -202,6 +202,13 @@ func (fakeGroups) ChangeMembership(context.Context, *nodev1.ChangeMembershipRequ
 
 func (fakeGroups) TransferLeadership(context.Context, *nodev1.Group, string) error { return nil }
 
+// fakeDigests is this node's replica with a log of nine entries.
+type fakeDigests struct{}
+
+func (fakeDigests) DigestLog(_ context.Context, req *nodev1.DigestLogRequest) (*nodev1.DigestLogResponse, error) {
+	return &nodev1.DigestLogResponse{ReplicaId: "n1/r", FirstIndex: req.GetFirstIndex(), AppliedIndex: 9, Sha256: []byte{1}}, nil
+}
+
 type fakeJoiner struct{}
 
 func (fakeJoiner) Join(context.Context, *nodev1.JoinRequest) (*nodev1.JoinResponse, error) {
@@ -253,7 +260,7 @@ func newCluster(t *testing.T, cfg Config) *cluster {
 		require.NoError(t, err)
 	}
 	c := &cluster{shard: newFakeShard(), reg: prometheus.NewPedanticRegistry()}
-	ns, err := NewNodeServer(NodeConfig{Shards: fakeShards{0: c.shard}, Groups: fakeGroups{}, Metadata: m, Joiner: fakeJoiner{}})
+	ns, err := NewNodeServer(NodeConfig{Shards: fakeShards{0: c.shard}, Groups: fakeGroups{}, Metadata: m, Joiner: fakeJoiner{}, Digests: fakeDigests{}})
 	require.NoError(t, err)
 	nodeGRPC := grpc.NewServer(ns.Options()...)
 	ns.Register(nodeGRPC)

@@ -31,6 +31,12 @@ type Joiner interface {
 	Join(ctx context.Context, req *nodev1.JoinRequest) (*nodev1.JoinResponse, error)
 }
 
+// Digests sums up logs of this node's replicas. *scrub.Scrubber is one. Safe for concurrent use.
+type Digests interface {
+	// DigestLog answers the RPC. It waits until it may read.
+	DigestLog(ctx context.Context, req *nodev1.DigestLogRequest) (*nodev1.DigestLogResponse, error)
+}
+
 // NodeConfig sets up the service for other nodes.
 type NodeConfig struct {
 	// Shards are this node's replicas.
@@ -39,6 +45,7 @@ type NodeConfig struct {
 	Groups   broker.Groups
 	Metadata MetadataGroup
 	Joiner   Joiner
+	Digests  Digests
 	// MaxInflightBytes bounds the bytes of other nodes' requests that are under way, apart from those of clients.
 	// Default 64 MiB.
 	MaxInflightBytes int64
@@ -68,6 +75,8 @@ func NewNodeServer(cfg NodeConfig) (*NodeServer, error) {
 		return nil, errors.New("rpc: Metadata must be set")
 	case cfg.Joiner == nil:
 		return nil, errors.New("rpc: Joiner must be set")
+	case cfg.Digests == nil:
+		return nil, errors.New("rpc: Digests must be set")
 	}
 	if cfg.MaxInflightBytes <= 0 {
 		cfg.MaxInflightBytes = defaultMaxInflightBytes
@@ -87,7 +96,8 @@ func NewNodeServer(cfg NodeConfig) (*NodeServer, error) {
 			grpc.ChainStreamInterceptor(g.stream),
 		},
 		handler: &nodeHandler{
-			shards: cfg.Shards, groups: cfg.Groups, metadata: cfg.Metadata, joiner: cfg.Joiner, pollsEnd: make(chan struct{}),
+			shards: cfg.Shards, groups: cfg.Groups, metadata: cfg.Metadata, joiner: cfg.Joiner, digests: cfg.Digests,
+			pollsEnd: make(chan struct{}),
 		},
 	}
 	if cfg.TracerProvider != nil {

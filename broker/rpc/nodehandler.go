@@ -25,6 +25,7 @@ type nodeHandler struct {
 	groups   broker.Groups
 	metadata MetadataGroup
 	joiner   Joiner
+	digests  Digests
 
 	endOnce  sync.Once
 	pollsEnd chan struct{}
@@ -244,6 +245,11 @@ func (h *nodeHandler) GetGroups(_ context.Context, req *nodev1.GetGroupsRequest)
 // GetReplica implements the RPC.
 func (h *nodeHandler) GetReplica(_ context.Context, req *nodev1.GetReplicaRequest) (*nodev1.GetReplicaResponse, error) {
 	return h.groups.Describe(req.GetGroup())
+}
+
+// DigestLog implements the RPC.
+func (h *nodeHandler) DigestLog(ctx context.Context, req *nodev1.DigestLogRequest) (*nodev1.DigestLogResponse, error) {
+	return h.digests.DigestLog(ctx, req)
 }
 
 // ChangeMembership implements the RPC.

@@ -6,10 +6,12 @@ import (
 )
 
 type metrics struct {
-	bytes   *prometheus.CounterVec
-	damaged *prometheus.CounterVec
-	objects prometheus.Gauge
-	rounds  prometheus.Counter
+	bytes    *prometheus.CounterVec
+	damaged  *prometheus.CounterVec
+	objects  prometheus.Gauge
+	compared prometheus.Counter
+	diverged prometheus.Gauge
+	rounds   prometheus.Counter
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -26,6 +28,14 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		objects: f.NewGauge(prometheus.GaugeOpts{
 			Name: "streamhouse_scrub_damaged_objects",
 			Help: "Objects that this node found damaged or missing and that still are, as it saw within the last minutes.",
+		}),
+		compared: f.NewCounter(prometheus.CounterOpts{
+			Name: "streamhouse_scrub_compared_entries_total",
+			Help: "Log entries of this node's replicas that were compared with those of at least one other replica.",
+		}),
+		diverged: f.NewGauge(prometheus.GaugeOpts{
+			Name: "streamhouse_scrub_diverged_replicas",
+			Help: "Replicas of this node that have other log entries than others of their group, as they were compared last.",
 		}),
 		rounds: f.NewCounter(prometheus.CounterOpts{
 			Name: "streamhouse_scrub_rounds_total",

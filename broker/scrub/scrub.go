@@ -12,7 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	metav1 "github.com/streamhouse/streamhouse/api/streamhouse/meta/v1"
-	"github.com/streamhouse/streamhouse/cluster/logstore"
+	nodev1 "github.com/streamhouse/streamhouse/api/streamhouse/node/v1"
 	"github.com/streamhouse/streamhouse/fsm"
 	"github.com/streamhouse/streamhouse/storage/object"
 )
@@ -34,31 +34,24 @@ type Bucket interface {
 	Head(ctx context.Context, name string) (object.Attributes, error)
 }
 
-// Replica is one that this node holds.
-type Replica interface {
-	// Scrub reads the log and the newest snapshot from the disk, and calls wait for the bytes that it has read. The error
-	// is a *logstore.CorruptError that names the file, or wait's.
-	Scrub(ctx context.Context, wait func(ctx context.Context, bytes int64) error) error
-	// IsLeader says whether it leads its group. It never blocks.
-	IsLeader() bool
-}
-
-// Local is a replica with its group, which is Metadata for that of the metadata.
-type Local struct {
-	Replica
-	Shard      uint32
-	IsMetadata bool
+// Peers give clients of other nodes. *peer.Pool is one. Safe for concurrent use.
+type Peers interface {
+	// Client returns a client of a node by its id.
+	Client(nodeID string) (nodev1.NodeServiceClient, error)
 }
 
 // Config sets up a Scrubber. All fields are required unless said otherwise.
 type Config struct {
 	Metadata Metadata
 	Bucket   Bucket
+	Peers    Peers
 	// Replicas returns those that this node holds now.
 	Replicas func() []Local
-	// Repair is called with a damaged replica. The error says why nothing was done; it is called again in the next round.
+	// Repair is called with a damaged replica, and a cause that is a *logstore.CorruptError or a *DivergedError. The error says
+	// why nothing was done; it is called again a minute later, as it is while the replica is there. It may be called for a
+	// replica twice at the same time.
 	Repair func(ctx context.Context, r Local, cause error) error
-	// BytesPerSecond bounds what is read; 0 switches the scrubber off.
+	// BytesPerSecond bounds what is read, and beside it what is read for other nodes; 0 switches the scrubber off.
 	BytesPerSecond int64
 	// Interval is the time from the beginning of one round to that of the next.
 	Interval time.Duration
@@ -73,19 +66,25 @@ type Scrubber struct {
 	log     *slog.Logger
 	metrics *metrics
 
-	mu      sync.Mutex
-	damaged map[string][]*metav1.SegmentEntry // guarded by mu; objects found damaged, with what the manifest lists in them
+	serving chan struct{} // has one element while the disk is read for another node
+
+	mu      sync.Mutex                        // guards what follows
+	damaged map[string][]*metav1.SegmentEntry // objects found damaged, with what the manifest lists in them
+	found   map[string]error                  // replicas found damaged or different, by their ids, and why
 }
 
 // New starts nothing; Run does.
 func New(cfg Config) (*Scrubber, error) {
 	switch {
-	case cfg.Metadata == nil || cfg.Bucket == nil || cfg.Replicas == nil || cfg.Repair == nil:
-		return nil, errors.New("scrub: Metadata, Bucket, Replicas and Repair are required")
+	case cfg.Metadata == nil || cfg.Bucket == nil || cfg.Peers == nil || cfg.Replicas == nil || cfg.Repair == nil:
+		return nil, errors.New("scrub: Metadata, Bucket, Peers, Replicas and Repair are required")
 	case cfg.BytesPerSecond < 0 || cfg.Interval <= 0:
 		return nil, fmt.Errorf("scrub: BytesPerSecond %d must not be negative and Interval %s must be positive", cfg.BytesPerSecond, cfg.Interval)
 	}
-	s := &Scrubber{cfg: cfg, log: cfg.Logger, metrics: newMetrics(cfg.Registerer), damaged: make(map[string][]*metav1.SegmentEntry)}
+	s := &Scrubber{
+		cfg: cfg, log: cfg.Logger, metrics: newMetrics(cfg.Registerer), serving: make(chan struct{}, 1),
+		damaged: make(map[string][]*metav1.SegmentEntry), found: make(map[string]error),
+	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -101,7 +100,7 @@ func (s *Scrubber) Run(ctx context.Context) error {
 	}
 	var wg sync.WaitGroup
 	wg.Go(func() { every(ctx, s.cfg.Interval, s.round) })
-	wg.Go(func() { every(ctx, min(s.cfg.Interval, recheckInterval), s.recheckObjects) })
+	wg.Go(func() { every(ctx, min(s.cfg.Interval, recheckInterval), s.recheck) })
 	wg.Wait()
 	return nil
 }
@@ -120,6 +119,12 @@ func every(ctx context.Context, interval time.Duration, fn func(context.Context)
 	}
 }
 
+// recheck looks again at what was found damaged.
+func (s *Scrubber) recheck(ctx context.Context) {
+	s.recheckReplicas(ctx)
+	s.recheckObjects(ctx)
+}
+
 // round reads all once. What can't be read now is left to the next one.
 func (s *Scrubber) round(ctx context.Context) {
 	leads := make(map[uint32]bool)
@@ -136,29 +141,12 @@ func (s *Scrubber) round(ctx context.Context) {
 	}
 }
 
-// replica reads a replica, and has it repaired where it is damaged.
-func (s *Scrubber) replica(ctx context.Context, r Local) {
-	err := r.Scrub(ctx, s.pace("log"))
-	if ctx.Err() != nil || err == nil {
-		return
-	}
-	if _, corrupt := errors.AsType[*logstore.CorruptError](err); !corrupt {
-		s.log.Info("a replica could not be read whole", "shard", r.Shard, "metadata", r.IsMetadata, "error", err)
-		return
-	}
-	s.metrics.damaged.WithLabelValues("log").Inc()
-	s.log.Error("a replica is damaged", "shard", r.Shard, "metadata", r.IsMetadata, "error", err)
-	if err := s.cfg.Repair(ctx, r, err); err != nil && ctx.Err() == nil {
-		s.log.Warn("the damaged replica is not rebuilt yet", "shard", r.Shard, "metadata", r.IsMetadata, "error", err)
-	}
-}
-
 // pace returns what counts bytes and waits as long as they may take.
 func (s *Scrubber) pace(kind string) func(context.Context, int64) error {
 	counted := s.metrics.bytes.WithLabelValues(kind)
 	return func(ctx context.Context, bytes int64) error {
 		counted.Add(float64(bytes))
-		timer := time.NewTimer(time.Duration(float64(bytes) / float64(s.cfg.BytesPerSecond) * float64(time.Second)))
+		timer := time.NewTimer(s.takes(bytes))
 		defer timer.Stop()
 		select {
 		case <-timer.C:
@@ -167,4 +155,9 @@ func (s *Scrubber) pace(kind string) func(context.Context, int64) error {
 			return ctx.Err()
 		}
 	}
+}
+
+// takes returns how long the reading of so many bytes takes at least.
+func (s *Scrubber) takes(bytes int64) time.Duration {
+	return time.Duration(float64(bytes) / float64(s.cfg.BytesPerSecond) * float64(time.Second))
 }

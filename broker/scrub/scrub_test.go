@@ -3,18 +3,21 @@ package scrub
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"strconv"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/hashicorp/raft"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
 	metav1 "github.com/streamhouse/streamhouse/api/streamhouse/meta/v1"
 	"github.com/streamhouse/streamhouse/cluster/logstore"
+	"github.com/streamhouse/streamhouse/cluster/replica"
 	"github.com/streamhouse/streamhouse/fsm"
 	"github.com/streamhouse/streamhouse/storage/object"
 	"github.com/streamhouse/streamhouse/storage/record"
@@ -23,16 +26,40 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// fakeReplica reads so many bytes and then says err.
+// fakeReplica reads so many bytes and then says err. Its log has entries from first on.
 type fakeReplica struct {
-	bytes int64
-	err   error
-	leads bool
+	bytes   int64
+	err     error
+	leads   bool
+	id      string
+	servers []replica.Server
+	first   uint64
+	entries []string
 }
 
 func (r *fakeReplica) IsLeader() bool { return r.leads }
 func (r *fakeReplica) Scrub(ctx context.Context, wait func(context.Context, int64) error) error {
 	return errors.Join(wait(ctx, r.bytes), r.err)
+}
+
+func (r *fakeReplica) FirstIndex() uint64 { return r.first }
+func (r *fakeReplica) Status() replica.Status {
+	return replica.Status{ReplicaID: r.id, Servers: r.servers, AppliedIndex: r.first + uint64(len(r.entries)) - 1}
+}
+
+func (r *fakeReplica) Digest(_ context.Context, first, last uint64, maxBytes int64) (replica.Digest, error) {
+	d := replica.Digest{First: first}
+	sum := sha256.New()
+	for d.Last = first; ; d.Last++ {
+		if d.Last < r.first || d.Last-r.first >= uint64(len(r.entries)) {
+			return replica.Digest{}, raft.ErrLogNotFound
+		}
+		n, _ := sum.Write([]byte(r.entries[d.Last-r.first]))
+		if d.Bytes += int64(n); d.Bytes >= maxBytes || d.Last == last {
+			sum.Sum(d.Sum[:0])
+			return d, nil
+		}
+	}
 }
 
 type fakeMetadata struct{ state *fsm.State }
@@ -81,7 +108,7 @@ func stored(t *testing.T) (fakeMetadata, *object.Memory, []byte) {
 func newScrubber(t *testing.T, m fakeMetadata, b Bucket, repair func(Local) error, replicas ...Local) *Scrubber {
 	t.Helper()
 	s, err := New(Config{
-		Metadata: m, Bucket: b, Replicas: func() []Local { return replicas }, BytesPerSecond: 1 << 20, Interval: time.Hour,
+		Metadata: m, Bucket: b, Peers: fakePeers{}, Replicas: func() []Local { return replicas }, BytesPerSecond: 1 << 20, Interval: time.Hour,
 		Repair: func(_ context.Context, r Local, _ error) error { return repair(r) },
 	})
 	require.NoError(t, err)
@@ -210,20 +237,37 @@ func TestOtherObjectThanListed(t *testing.T) {
 	require.NotEmpty(t, data)
 }
 
-// TestDamagedReplica: it is handed to Repair, in every round until that succeeds; another failure is not.
+// TestDamagedReplica: it is handed to Repair until that succeeds, in every round and between them; another failure is not.
 func TestDamagedReplica(t *testing.T) {
 	m, b, _ := stored(t)
-	r := &fakeReplica{err: &logstore.CorruptError{File: "f", Reason: "r"}}
+	r := &fakeReplica{id: "n1/A", err: &logstore.CorruptError{File: "f", Reason: "r"}}
 	var repaired int
 	refuse := errors.New("the others lag behind")
-	s := newScrubber(t, m, b, func(Local) error { repaired++; return refuse }, Local{Replica: r})
+	local := []Local{{Replica: r}}
+	s := newScrubber(t, m, b, func(Local) error { repaired++; return refuse })
+	s.cfg.Replicas = func() []Local { return local }
 	s.round(t.Context())
 	s.round(t.Context())
 	require.Equal(t, 2, repaired)
 	require.InDelta(t, 2, testutil.ToFloat64(s.metrics.damaged.WithLabelValues("log")), 0)
+	s.recheck(t.Context())
+	require.Equal(t, 3, repaired)
+	require.InDelta(t, 2, testutil.ToFloat64(s.metrics.damaged.WithLabelValues("log")), 0, "found it was twice")
+	damage := r.err
 	r.err = errors.New("closed")
 	s.round(t.Context())
-	require.Equal(t, 2, repaired)
+	require.Equal(t, 3, repaired)
+	r.err = nil // the damaged part was cut
+	s.round(t.Context())
+	s.recheck(t.Context())
+	require.Equal(t, 3, repaired)
+	r.err = damage
+	s.round(t.Context())
+	require.Equal(t, 4, repaired)
+	local = []Local{{Replica: &fakeReplica{id: "n1/B"}}}
+	s.recheck(t.Context())
+	require.Equal(t, 4, repaired)
+	require.Empty(t, s.found, "it was rebuilt")
 }
 
 // TestPace: no more is read in a second than may be, and a round ends with its context.
@@ -248,7 +292,7 @@ func TestConfigIsChecked(t *testing.T) {
 	_, err := New(Config{})
 	require.Error(t, err)
 	m, b, _ := stored(t)
-	cfg := Config{Metadata: m, Bucket: b, Replicas: func() []Local { return nil }, Repair: func(context.Context, Local, error) error { return nil }}
+	cfg := Config{Metadata: m, Bucket: b, Peers: fakePeers{}, Replicas: func() []Local { return nil }, Repair: func(context.Context, Local, error) error { return nil }}
 	_, err = New(cfg)
 	require.ErrorContains(t, err, "Interval")
 	cfg.Interval, cfg.BytesPerSecond = time.Hour, -1

@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/streamhouse/streamhouse/broker"
+	"github.com/streamhouse/streamhouse/broker/scrub"
 	"github.com/streamhouse/streamhouse/cluster/gossip"
 	"github.com/streamhouse/streamhouse/cluster/logstore"
 	"github.com/streamhouse/streamhouse/cluster/metadata"
@@ -62,6 +63,7 @@ type Node struct {
 	shards    *broker.Shards
 	groups    *broker.Replicas
 	broker    *broker.Broker
+	scrubber  *scrub.Scrubber
 }
 
 // New checks the settings and starts nothing.

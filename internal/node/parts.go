@@ -73,8 +73,11 @@ func (n *Node) canLeave(nodeID string) error {
 // startCalls opens the node to other nodes and then to clients. When it stops,
 // leaderships go first, while all calls are still served and forwarded.
 func (n *Node) startCalls(ctx context.Context, st *stack) error {
+	if err := n.newScrubber(); err != nil {
+		return err
+	}
 	peers, err := rpc.NewNodeServer(rpc.NodeConfig{
-		Shards: broker.Hosted(n.shards), Groups: n.groups, Metadata: n.group, Joiner: n.joiner,
+		Shards: broker.Hosted(n.shards), Groups: n.groups, Metadata: n.group, Joiner: n.joiner, Digests: n.scrubber,
 		MaxInflightBytes: n.cfg.MaxInflightBytes, MaxRequestBytes: n.cfg.MaxRequestBytes, Logger: n.log,
 		TracerProvider: n.tracing.Provider(), Registerer: n.reg,
 	})
