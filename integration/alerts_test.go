@@ -84,7 +84,7 @@ func TestEveryAlertHasAScenario(t *testing.T) {
 			have = append(have, s.alerts...)
 		}
 	}
-	have = append(have, "ObjectDamaged") // TestScrubberRepairs
+	have = append(have, "ObjectDamaged", "ReplicasDiffer") // TestScrubberRepairs, TestReplicasDiffer
 	require.ElementsMatch(t, slices.Collect(maps.Keys(alertsOf(t))), have)
 }
 

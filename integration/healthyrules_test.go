@@ -170,6 +170,7 @@ var healthySeries = []struct {
 	{"streamhouse_disk_free_bytes", "", constant(90e9)},
 	{"streamhouse_disk_min_free_bytes", "", constant(1 << 30)},
 	{"streamhouse_scrub_damaged_objects", "", constant(0)},
+	{"streamhouse_scrub_diverged_replicas", "", constant(0)},
 	{"streamhouse_log_write_seconds_bucket", `group="shard",le="0.032"`, perMinute(594)},
 	{"streamhouse_log_write_seconds_bucket", `group="shard",le="0.512"`, perMinute(600)},
 	{"streamhouse_log_write_seconds_bucket", `group="shard",le="+Inf"`, perMinute(600)},
