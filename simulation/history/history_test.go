@@ -72,9 +72,12 @@ func good(h *History) {
 	h.CreateTopic("n1", "t").Unknown(errFail)
 	h.GetTopic("n3", "t").OK("id2")
 	h.DeleteTopic("n1", "t").OK("")
-	h.DeleteTopic("n3", "t").OK("") // it has not heard of the first yet
 	h.GetTopic("n3", "t").OK("id2") // it has not heard of it yet
 	h.DeleteTopic("n1", "t").NotFound()
+	h.CreateTopic("n1", "u").OK("id3")
+	one, two := h.DeleteTopic("n1", "u"), h.DeleteTopic("n2", "u") // both find it
+	one.OK("")
+	two.OK("")
 	for _, n := range []string{"n1", "n2", "n3"} {
 		h.ReadBack(n, p0, 0, 5, recs(0, "a", "b", "c", "d", "e"))
 	}
@@ -84,7 +87,7 @@ func TestGoodHistory(t *testing.T) {
 	h := New()
 	good(h)
 	require.Empty(t, h.Check())
-	require.Equal(t, 8, h.Acked(), "2 appends, 1 commit, and 5 changes of topics")
+	require.Equal(t, 10, h.Acked(), "2 appends, 1 commit, and 7 changes of topics")
 }
 
 func TestViolations(t *testing.T) {
@@ -262,6 +265,11 @@ func TestViolations(t *testing.T) {
 			h.CreateTopic("n1", "t").OK("id")
 			h.DeleteTopic("n1", "t").OK("")
 			h.CreateTopic("n2", "t").Exists()
+		}},
+		"topic deleted twice": {NotLinear, func(h *History) {
+			h.CreateTopic("n1", "t").OK("id")
+			h.DeleteTopic("n1", "t").OK("")
+			h.DeleteTopic("n2", "t").OK("")
 		}},
 		"topic before its creation": {NotLinear, func(h *History) {
 			h.GetTopic("n2", "t").OK("id")

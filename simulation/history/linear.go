@@ -22,6 +22,7 @@ func (c *checker) linearizable() {
 // linearizableTopics takes it that a node says yes from what it has, which may be old, and no only after asking the
 // leader.
 func (c *checker) linearizableTopics() {
+	c.racedDeletions()
 	byName := make(map[string][]porcupine.Operation)
 	for _, t := range c.h.topics {
 		if t.outcome == failed || (t.kind == getTopic && t.outcome != succeeded) {
@@ -47,6 +48,24 @@ func (c *checker) linearizableTopics() {
 		if ops := byName[name]; c.noOrder(nm.ToModel(), ops) {
 			c.report(NotLinear, Partition{Topic: name, Number: -1}, "no order explains these answers: %s",
 				c.topicText(c.firstBad(nm.ToModel(), ops)))
+		}
+	}
+}
+
+// racedDeletions marks the deletions that said yes and overlap with another of the same name: the other one may have deleted
+// what this one had found.
+func (c *checker) racedDeletions() {
+	deletions := make(map[string][]*TopicOp)
+	for _, t := range c.h.topics {
+		if t.kind == deleteTopic && t.outcome != failed {
+			deletions[t.name] = append(deletions[t.name], t)
+		}
+	}
+	for _, list := range deletions {
+		for _, t := range list {
+			t.raced = t.there && slices.ContainsFunc(list, func(o *TopicOp) bool {
+				return o != t && o.begin < returned(&t.span) && returned(&o.span) > t.begin
+			})
 		}
 	}
 }

@@ -21,13 +21,15 @@ type TopicOp struct {
 	// What the answer said: whether the topic was there, and its id, "" where that was not told.
 	there bool
 	id    string
+	// raced says that another deletion of the name may have come in between, set by Check.
+	raced bool
 }
 
 // CreateTopic notes that a node is asked to create a topic.
 func (h *History) CreateTopic(node, name string) *TopicOp { return h.topicOp(createTopic, node, name) }
 
-// DeleteTopic notes that a node is asked to delete a topic. It deletes the one that it knows: where that is gone already it
-// says yes all the same, as to a call that is tried again.
+// DeleteTopic notes that a node is asked to delete a topic. It deletes the one that is there when the call comes: where
+// another call has deleted that meanwhile it says yes all the same, as to a call that is tried again.
 func (h *History) DeleteTopic(node, name string) *TopicOp { return h.topicOp(deleteTopic, node, name) }
 
 // GetTopic notes that a node is asked for a topic. A node says yes from what it has, which may be old.
@@ -77,7 +79,7 @@ func (t *TopicOp) step(id string) []string {
 			return []string{id, noTopic}
 		case !known:
 			return []string{id}
-		case t.there || id == noTopic: // a node may delete a life of the topic that is gone already
+		case t.there == (id != noTopic), t.raced:
 			return []string{noTopic}
 		}
 	case getTopic:
