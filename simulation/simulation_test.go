@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"runtime"
 	"runtime/debug"
+	"runtime/pprof"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -25,11 +26,12 @@ import (
 )
 
 var (
-	oneSeed = flag.Uint64("seed", 0, "run only this seed")
-	seeds   = flag.Int("seeds", 0, "run so many seeds; 0 runs as many as -budget holds")
-	first   = flag.Uint64("first", 1, "the first seed")
-	budget  = flag.Duration("budget", 10*time.Second, "wall time for seeds, where -seeds is 0")
-	traces  = flag.String("traces", filepath.Join(os.TempDir(), "streamhouse-simulation"), "directory for the traces of seeds that fail")
+	oneSeed  = flag.Uint64("seed", 0, "run only this seed")
+	seeds    = flag.Int("seeds", 0, "run so many seeds; 0 runs as many as -budget holds")
+	first    = flag.Uint64("first", 1, "the first seed")
+	budget   = flag.Duration("budget", 10*time.Second, "wall time for seeds, where -seeds is 0")
+	patience = flag.Duration("patience", 10*time.Minute, "wall time after which a simulation is stuck")
+	traces   = flag.String("traces", filepath.Join(os.TempDir(), "streamhouse-simulation"), "directory for the traces of seeds that fail")
 )
 
 // kept are seeds that have found something, here or with a bug planted, and what.
@@ -178,26 +180,39 @@ func TestPlans(t *testing.T) {
 func runSeed(t *testing.T, seed uint64, searched *orders) {
 	t.Helper()
 	plan := NewPlan(seed)
+	again := fmt.Sprintf("%s\nagain: make simulate SEED=%d", plan, seed)
+	result := hold(t, fmt.Sprintf("seed-%d", seed), again, searched, func(dir string, trace *Trace) *Result { return Run(plan, dir, trace) })
+	if !t.Failed() {
+		t.Logf("%d operations acknowledged in %s, faults: %v", result.Acked, result.Virtual.Round(time.Millisecond), plan.Kinds())
+		require.GreaterOrEqual(t, result.Acked, leastAcked)
+	}
+}
+
+// hold runs what it is given in a bubble, and fails the test with all that the checkers find and the trace's file, which it
+// leaves only then. About is told then, too.
+func hold(t *testing.T, name, about string, searched *orders, run func(dir string, trace *Trace) *Result) *Result {
+	t.Helper()
 	require.NoError(t, os.MkdirAll(*traces, 0o755))
-	path := filepath.Join(*traces, fmt.Sprintf("seed-%d-%d.trace", seed, os.Getpid()))
+	path := filepath.Join(*traces, fmt.Sprintf("%s-%d.trace", name, os.Getpid()))
 	file, err := os.Create(path)
 	require.NoError(t, err)
 	trace := NewTrace(file)
+	stop := watch(path, trace)
 	dir := memDir(t)
 	var result *Result
-	synctest.Test(t, func(*testing.T) { result = Run(plan, dir, trace) })
+	synctest.Test(t, func(*testing.T) { result = run(dir, trace) })
+	stop()
 	found := result.History.Check()
 	undecided := searched.add(result.History)
 	trace.Event("checker", "%s", undecided)
+	t.Log(undecided)
 	for _, v := range found {
 		trace.Event("checker", "%s", v)
 	}
 	require.NoError(t, errors.Join(trace.Flush(), file.Close()))
 	if len(found) == 0 && result.Err == nil {
 		require.NoError(t, os.Remove(path))
-		t.Logf("%d operations acknowledged in %s, %s, faults: %v", result.Acked, result.Virtual.Round(time.Millisecond), undecided, plan.Kinds())
-		require.GreaterOrEqual(t, result.Acked, leastAcked)
-		return
+		return result
 	}
 	for _, v := range found {
 		t.Error(v)
@@ -205,5 +220,18 @@ func runSeed(t *testing.T, seed uint64, searched *orders) {
 	if result.Err != nil {
 		t.Error(result.Err)
 	}
-	t.Errorf("%s\ntrace: %s\nagain: make simulate SEED=%d", plan, path, seed)
+	t.Errorf("%s\ntrace: %s", about, path)
+	return result
+}
+
+// watch ends the process where a bubble takes too long: one whose clock stands still never ends. Before that it leaves the
+// trace so far, and all goroutines beside it. The function that it returns ends the watch.
+func watch(path string, trace *Trace) (stop func()) {
+	timer := time.AfterFunc(*patience, func() {
+		goroutines := path + ".goroutines"
+		var stacks bytes.Buffer
+		err := errors.Join(pprof.Lookup("goroutine").WriteTo(&stacks, 2), os.WriteFile(goroutines, stacks.Bytes(), 0o644), trace.Flush())
+		panic(fmt.Sprintf("a simulation has not ended after %s: trace: %s, goroutines: %s, %v", *patience, path, goroutines, err))
+	})
+	return func() { timer.Stop() }
 }
