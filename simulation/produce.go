@@ -85,27 +85,35 @@ func (s *sim) produceBare(ctx context.Context, a *api, host int) {
 		// A call that was given up may be done after a later one: each has a name of its own, so that no order is asked for.
 		name := fmt.Sprintf("bare-%s-%d", a.node, number)
 		var values []string
-		req := &streamhousev1.ProduceBatchRequest{Topic: topic, Partition: &partition}
 		for i := range 1 + r.IntN(4) {
 			values = append(values, value(name, i, r))
-			req.Records = append(req.Records, &streamhousev1.Record{Value: []byte(values[i])})
 		}
-		op := s.h.Produce(name, part(partition), values...)
-		call, cancel := context.WithTimeout(ctx, callTimeout)
-		resp, err := a.ProduceBatch(call, req)
-		cancel()
-		switch {
-		case err == nil:
-			op.OK(resp.GetBatches()[0].GetBaseOffset())
-		case notWritten[reason(err)]:
-			s.trace.Event(name, "failed: %v", err)
-			op.Fail(err)
-		default:
-			s.trace.Event(name, "unknown: %v", err)
-			op.Unknown(err)
-		}
+		_ = s.produceOnce(ctx, a, name, partition, values, callTimeout) // it is in the history
 		if pause(ctx, time.Duration(50+r.IntN(300))*time.Millisecond) != nil {
 			break
 		}
 	}
+}
+
+// produceOnce writes a batch through one node without a producer id, with one call.
+func (s *sim) produceOnce(ctx context.Context, a *api, name string, partition int32, values []string, timeout time.Duration) error {
+	req := &streamhousev1.ProduceBatchRequest{Topic: topic, Partition: &partition}
+	for _, v := range values {
+		req.Records = append(req.Records, &streamhousev1.Record{Value: []byte(v)})
+	}
+	op := s.h.Produce(name, part(partition), values...)
+	call, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	resp, err := a.ProduceBatch(call, req)
+	switch {
+	case err == nil:
+		op.OK(resp.GetBatches()[0].GetBaseOffset())
+	case notWritten[reason(err)]:
+		s.trace.Event(name, "failed: %v", err)
+		op.Fail(err)
+	default:
+		s.trace.Event(name, "unknown: %v", err)
+		op.Unknown(err)
+	}
+	return err
 }

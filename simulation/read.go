@@ -29,20 +29,13 @@ func (s *sim) read(ctx context.Context, a *api, host int) {
 		if r.IntN(5) == 0 {
 			from = r.Int64N(next[p] + 1)
 		}
-		op := s.h.Read(a.node, part(p), from)
-		call, cancel := context.WithTimeout(ctx, callTimeout)
-		resp, err := a.Consume(call, &streamhousev1.ConsumeRequest{
-			Topic: topic, Partition: p, Offset: from, MaxBytes: 64 << 10, MaxWait: durationpb.New(time.Duration(r.IntN(200)) * time.Millisecond),
-		})
-		cancel()
+		resp, err := s.readOnce(ctx, a, p, from, time.Duration(r.IntN(200))*time.Millisecond)
 		if err != nil {
-			op.Fail(err)
 			if pause(ctx, 100*time.Millisecond) != nil {
 				break
 			}
 			continue
 		}
-		op.OK(resp.GetHighWatermark(), records(resp.GetRecords()))
 		next[p] = max(next[p], resp.GetNextOffset())
 		if pause(ctx, time.Duration(50+r.IntN(300))*time.Millisecond) != nil {
 			break
@@ -73,6 +66,22 @@ func (s *sim) ends(ctx context.Context, a *api) {
 	}
 }
 
+// readOnce reads a partition from an offset on, with one call, and waits for a first record.
+func (s *sim) readOnce(ctx context.Context, a *api, p int32, from int64, wait time.Duration) (*streamhousev1.ConsumeResponse, error) {
+	op := s.h.Read(a.node, part(p), from)
+	call, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	resp, err := a.Consume(call, &streamhousev1.ConsumeRequest{
+		Topic: topic, Partition: p, Offset: from, MaxBytes: 64 << 10, MaxWait: durationpb.New(wait),
+	})
+	if err != nil {
+		op.Fail(err)
+		return nil, err
+	}
+	op.OK(resp.GetHighWatermark(), records(resp.GetRecords()))
+	return resp, nil
+}
+
 // readBack reads all that a node has, when the faults are over.
 func (s *sim) readBack(ctx context.Context, a *api) error {
 	ends, err := s.offsets(ctx, a, latest)
@@ -85,13 +94,28 @@ func (s *sim) readBack(ctx context.Context, a *api) error {
 	}
 	for p := range int32(partitions) {
 		list, err := s.readAll(ctx, a, p, starts[p], ends[p])
+		s.h.ReadBack(a.node, part(p), starts[p], ends[p], list) // what can't be read in the end is lost
 		if err != nil {
 			return fmt.Errorf("%s through %s: %w", part(p), a.node, err)
 		}
-		s.h.ReadBack(a.node, part(p), starts[p], ends[p], list)
 		s.trace.Event(a.node, "%s is read back from %d to %d", part(p), starts[p], ends[p])
+		if err := s.readAmid(ctx, a, p, list); err != nil {
+			return fmt.Errorf("%s through %s, from the middle: %w", part(p), a.node, err)
+		}
 	}
 	return nil
+}
+
+// readAmid reads once more from one of the records on: a read from the start never looks inside of an object.
+func (s *sim) readAmid(ctx context.Context, a *api, p int32, list []history.Record) error {
+	if len(list) == 0 {
+		return nil
+	}
+	from := list[s.rand(uint64(90+p)).IntN(len(list))].Offset
+	return until(ctx, func(ctx context.Context) error {
+		_, err := s.readOnce(ctx, a, p, from, 0)
+		return err
+	})
 }
 
 func (s *sim) offsets(ctx context.Context, a *api, req *streamhousev1.ListOffsetsRequest) (map[int32]int64, error) {

@@ -37,6 +37,7 @@ const (
 // sim is one run.
 type sim struct {
 	plan  Plan
+	flags map[string]string // of the nodes, besides what every simulation sets
 	c     *cluster.Cluster
 	h     *history.History
 	trace *Trace
@@ -47,12 +48,28 @@ type sim struct {
 // Run runs a plan in the bubble that it is called in; dir takes the nodes' files. It returns when all that it has begun
 // has ended.
 func Run(plan Plan, dir string, trace *Trace) *Result {
+	s := newSim(plan, trace)
+	return s.play(dir, func(ctx context.Context) error {
+		if err := s.work(ctx); err != nil {
+			return err
+		}
+		return s.verify(ctx)
+	})
+}
+
+func newSim(plan Plan, trace *Trace) *sim {
 	s := &sim{plan: plan, h: history.New(), trace: trace, stop: make(chan struct{})}
 	s.h.Lease = lease
+	return s
+}
+
+// play runs a script on a cluster that is whole and has the topic. It returns when all that it has begun has ended.
+func (s *sim) play(dir string, script func(context.Context) error) *Result {
+	trace := s.trace
 	trace.begin(s.h.Leader)
-	trace.Event("plan", "%s", plan)
+	trace.Event("plan", "%s", s.plan)
 	begin := time.Now()
-	err := s.run(dir)
+	err := s.run(dir, script)
 	if err != nil {
 		trace.Event("run", "failed: %v", err)
 	}
@@ -75,8 +92,9 @@ func (s *sim) stopping() bool {
 	}
 }
 
-func (s *sim) run(dir string) (err error) {
-	if s.c, err = cluster.Start(context.Background(), cluster.Config{Dir: dir, Nodes: nodes, Seed: s.plan.Seed, Logs: s.trace.logs}); err != nil {
+func (s *sim) run(dir string, script func(context.Context) error) (err error) {
+	cfg := cluster.Config{Dir: dir, Nodes: nodes, Seed: s.plan.Seed, Logs: s.trace.logs, Flags: s.flags}
+	if s.c, err = cluster.Start(context.Background(), cfg); err != nil {
 		return err
 	}
 	defer func() {
@@ -99,10 +117,7 @@ func (s *sim) run(dir string) (err error) {
 	if err := s.prepare(ctx); err != nil {
 		return err
 	}
-	if err := s.work(ctx); err != nil {
-		return err
-	}
-	return s.verify(ctx)
+	return script(ctx)
 }
 
 // prepare waits until the cluster is whole and has the topic.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -18,6 +19,13 @@ type Trace struct {
 	end   time.Duration // guarded by mu; set once the run has ended, and with it the bubble's clock
 	// leads is told of every leadership of a shard that a node's log speaks of.
 	leads func(group, node string, term uint64)
+	// heard are texts that somebody waits for in a node's log.
+	heard []*heard // guarded by mu
+}
+
+type heard struct {
+	node, text string
+	done       chan struct{}
 }
 
 // NewTrace returns a trace that is written to w. Flush must be called at the end.
@@ -53,6 +61,26 @@ func (t *Trace) eventLocked(who, text string) {
 	_, _ = fmt.Fprintf(t.w, "%10.3fs %-8s %s\n", since.Seconds(), who, text)
 }
 
+// Hear returns a channel that is closed when a node logs a line with the text in it, from now on.
+func (t *Trace) Hear(node, text string) <-chan struct{} {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	h := &heard{node: node, text: text, done: make(chan struct{})}
+	t.heard = append(t.heard, h)
+	return h.done
+}
+
+// hearLocked tells those who wait for a line.
+func (t *Trace) hearLocked(node, line string) {
+	t.heard = slices.DeleteFunc(t.heard, func(h *heard) bool {
+		if h.node != node || !strings.Contains(line, h.text) {
+			return false
+		}
+		close(h.done)
+		return true
+	})
+}
+
 // Flush writes what waits.
 func (t *Trace) Flush() error {
 	t.mu.Lock()
@@ -80,6 +108,7 @@ func (l nodeLog) Write(b []byte) (int, error) {
 			line = line[at+len(" level="):]
 		}
 		l.t.eventLocked(l.node, strings.Replace(line, " node_id="+l.node, "", 1))
+		l.t.hearLocked(l.node, line)
 		if m := leadsLine.FindStringSubmatch(line); m != nil && l.t.leads != nil {
 			var term uint64
 			_, _ = fmt.Sscan(m[2], &term)

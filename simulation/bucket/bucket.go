@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"time"
 
@@ -51,6 +52,17 @@ func (b *Bucket) Set(m Mood) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.mood = m
+}
+
+// Count returns how many objects there are whose names end in suffix, whatever the mood.
+func (b *Bucket) Count(ctx context.Context, suffix string) (n int, err error) {
+	err = object.All(ctx, b.inner, "", func(a object.Attributes) error {
+		if strings.HasSuffix(a.Name, suffix) {
+			n++
+		}
+		return nil
+	})
+	return n, err
 }
 
 // Close waits for what is done late.

@@ -54,3 +54,14 @@ func TestLatency(t *testing.T) {
 		require.ErrorIs(t, put(ctx, b), context.DeadlineExceeded)
 	})
 }
+
+func TestCount(t *testing.T) {
+	b := New(1, Mood{})
+	require.NoError(t, put(t.Context(), b))
+	b.Set(Mood{Refuse: 1})
+	for suffix, want := range map[string]int{"": 1, "o": 1, "p": 0} {
+		n, err := b.Count(t.Context(), suffix)
+		require.NoError(t, err)
+		require.Equal(t, want, n)
+	}
+}

@@ -186,6 +186,15 @@ func (n *Node) FlipBit(suffix string, draw uint64) (string, error) {
 	return disk.FlipBit(dir, suffix, draw)
 }
 
+// FlipBitOf flips a bit in every place of the node's files where the text is first, in files whose name has the suffix,
+// under a node that runs or before its next life. It returns how many files have the text.
+func (n *Node) FlipBitOf(suffix, text string) (int, error) {
+	n.c.mu.Lock()
+	dir := n.dir
+	n.c.mu.Unlock()
+	return disk.FlipBitOf(dir, suffix, text)
+}
+
 // SetDisk changes how the disk of the node behaves, in this life.
 func (n *Node) SetDisk(m disk.Mood) {
 	if l := n.life(); l != nil {

@@ -24,6 +24,9 @@ type Mood struct {
 	Sync time.Duration
 	// Err, where it is not nil, is what every write and sync fails with: syscall.ENOSPC or syscall.EIO.
 	Err error
+	// Stall, where it is not 0, is how long the fsync of a file takes whose path contains StallIn.
+	Stall   time.Duration
+	StallIn string
 }
 
 // Disk is one node's disk, for one of its lives. Safe for concurrent use.
@@ -105,12 +108,19 @@ func (d *Disk) Lie() {
 	d.lied = true
 }
 
-// busy waits as a sync does, and fails where the disk does.
-func (d *Disk) busy() error {
+// busy waits as a sync of a file does, and fails where the disk does.
+func (d *Disk) busy(path string) error {
 	d.mu.Lock()
+	if d.frozen {
+		d.mu.Unlock()
+		return ErrOff
+	}
 	wait := d.mood.Sync
 	if wait > 0 {
 		wait += time.Duration(d.rand.Int64N(int64(wait)))
+	}
+	if d.mood.Stall > 0 && strings.Contains(path, d.mood.StallIn) {
+		wait = d.mood.Stall
 	}
 	d.mu.Unlock()
 	if wait > 0 {
@@ -155,7 +165,7 @@ func pathErr(op, path string, err error) error {
 }
 
 // Commit implements logstore.Disk.
-func (d *Disk) Commit(path string) error { return pathErr("sync", path, d.busy()) }
+func (d *Disk) Commit(path string) error { return pathErr("sync", path, d.busy(path)) }
 
 // ListDir implements types.VFS.
 func (d *Disk) ListDir(dir string) ([]string, error) { return d.fs.ListDir(dir) }
@@ -254,7 +264,7 @@ func (f *file) Sync() error {
 	f.d.mu.Lock()
 	before := len(f.d.stateLocked(f.path).unsynced)
 	f.d.mu.Unlock()
-	err := f.d.busy()
+	err := f.d.busy(f.path)
 	f.d.mu.Lock()
 	defer f.d.mu.Unlock()
 	s := f.d.stateLocked(f.path)

@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/hashicorp/raft-wal/types"
 	"github.com/stretchr/testify/require"
@@ -126,6 +128,18 @@ func TestSyncThatIsTriedAgain(t *testing.T) {
 	require.Equal(t, "synand__", crash(t, d, All))
 }
 
+func TestStall(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		d := New(dir, 1, Mood{Sync: time.Millisecond, Stall: time.Minute, StallIn: "/slow/"})
+		begin := time.Now()
+		require.NoError(t, d.Commit("/fast/db"))
+		require.Less(t, time.Since(begin), time.Second)
+		require.NoError(t, d.Commit("/slow/db"))
+		require.Greater(t, time.Since(begin), time.Minute)
+	})
+}
+
 func TestLie(t *testing.T) {
 	d, f := written(t, 1)
 	d.Lie()
@@ -146,4 +160,19 @@ func TestFlipBit(t *testing.T) {
 	file, err = FlipBit(dir, ".none", 1)
 	require.NoError(t, err)
 	require.Empty(t, file)
+}
+
+func TestFlipBitOf(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "x.wal")
+	require.NoError(t, os.WriteFile(path, []byte("before text text"), 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "x.db"), []byte("text"), 0o600))
+	for _, text := range []string{"other", "text"} {
+		n, err := FlipBitOf(dir, ".wal", text)
+		require.NoError(t, err)
+		require.Equal(t, strings.Count("text", text), n)
+	}
+	b, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.Equal(t, "before uext text", string(b))
 }

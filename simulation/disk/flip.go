@@ -1,6 +1,7 @@
 package disk
 
 import (
+	"bytes"
 	"errors"
 	"io/fs"
 	"os"
@@ -10,16 +11,48 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// FlipBit flips a bit of a file below dir whose name ends in suffix. Draw chooses the file and the bit, among those that
-// were written. It returns the file's name, or "" where there is none.
-func FlipBit(dir, suffix string, draw uint64) (string, error) {
-	var files []string
-	err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+// filesOf returns the files below dir whose names end in suffix.
+func filesOf(dir, suffix string) (files []string, err error) {
+	err = filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
 		if err == nil && !e.IsDir() && strings.HasSuffix(path, suffix) {
 			files = append(files, path)
 		}
 		return err
 	})
+	return files, err
+}
+
+// FlipBitOf flips the lowest bit of the first byte of text, in every file below dir whose name ends in suffix and that has
+// it. It returns how many have.
+func FlipBitOf(dir, suffix, text string) (int, error) {
+	files, err := filesOf(dir, suffix)
+	n := 0
+	for _, path := range files {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return n, err
+		}
+		at := bytes.Index(b, []byte(text))
+		if at < 0 {
+			continue
+		}
+		f, err := os.OpenFile(path, os.O_RDWR, 0)
+		if err != nil {
+			return n, err
+		}
+		_, err = f.WriteAt([]byte{b[at] ^ 1}, int64(at))
+		if err = errors.Join(err, f.Close()); err != nil {
+			return n, err
+		}
+		n++
+	}
+	return n, err
+}
+
+// FlipBit flips a bit of a file below dir whose name ends in suffix. Draw chooses the file and the bit, among those that
+// were written. It returns the file's name, or "" where there is none.
+func FlipBit(dir, suffix string, draw uint64) (string, error) {
+	files, err := filesOf(dir, suffix)
 	if err != nil || len(files) == 0 {
 		return "", err
 	}

@@ -1,0 +1,28 @@
+package simulation
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestTraceHears(t *testing.T) {
+	var text strings.Builder
+	trace := NewTrace(&text)
+	said := trace.Hear("n1", "replica runs")
+	_, err := trace.logs("n2").Write([]byte("level=INFO msg=\"replica runs\"\n"))
+	require.NoError(t, err)
+	_, err = trace.logs("n1").Write([]byte("level=INFO msg=other\n"))
+	require.NoError(t, err)
+	select {
+	case <-said:
+		t.Fatal("nobody has said it")
+	default:
+	}
+	_, err = trace.logs("n1").Write([]byte("level=INFO msg=more\nlevel=INFO msg=\"replica runs\"\n"))
+	require.NoError(t, err)
+	<-said
+	require.NoError(t, trace.Flush())
+	require.Equal(t, 4, strings.Count(text.String(), "msg="))
+}
