@@ -8,6 +8,7 @@ import (
 	"iter"
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"runtime"
@@ -30,6 +31,7 @@ var (
 	seeds    = flag.Int("seeds", 0, "run so many seeds; 0 runs as many as -budget holds")
 	first    = flag.Uint64("first", 1, "the first seed")
 	budget   = flag.Duration("budget", 10*time.Second, "wall time for seeds, where -seeds is 0")
+	memory   = flag.String("memory", "/dev/shm", "directory in memory for the files of the nodes, where there is one")
 	patience = flag.Duration("patience", 10*time.Minute, "wall time after which a simulation is stuck")
 	traces   = flag.String("traces", filepath.Join(os.TempDir(), "streamhouse-simulation"), "directory for the traces of seeds that fail")
 )
@@ -38,6 +40,7 @@ var (
 var kept = map[uint64]string{
 	1:  "a node with a slow disk told a smaller high watermark than before",
 	2:  "with the check of producers' sequences taken out: records are stored twice",
+	27: "with a write of unknown outcome sent again: records are stored twice",
 	14: "with raft-wal's fsyncs taken out: offsets are given twice",
 	4:  "a node that had just started knew no shards, and took the first one for the coordinator of every group: a partition had two owners",
 	3:  "a node that was cut off knows of a deleted topic: so the checker takes a yes for old",
@@ -60,7 +63,7 @@ func (o *orders) add(h *history.History) string {
 // memDir returns a directory in memory where there is one.
 func memDir(t *testing.T) string {
 	t.Helper()
-	base := "/dev/shm"
+	base := *memory
 	if st, err := os.Stat(base); err != nil || !st.IsDir() {
 		base = ""
 	}
@@ -185,6 +188,23 @@ func runSeed(t *testing.T, seed uint64, searched *orders) {
 	if !t.Failed() {
 		t.Logf("%d operations acknowledged in %s, faults: %v", result.Acked, result.Virtual.Round(time.Millisecond), plan.Kinds())
 		require.GreaterOrEqual(t, result.Acked, leastAcked)
+	}
+}
+
+// A simulation that takes too long ends the process, and leaves what a person needs to see why.
+func TestWatch(t *testing.T) {
+	dir := t.TempDir()
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestSimulation$", "-seed=1", "-patience=1s", "-traces="+dir, "-memory="+t.TempDir())
+	out, err := cmd.CombinedOutput()
+	require.Error(t, err)
+	require.Contains(t, string(out), "a simulation has not ended after 1s")
+	for pattern, text := range map[string]string{"*.trace": "seed 1: ", "*.goroutines": "simulation.Run("} {
+		files, err := filepath.Glob(filepath.Join(dir, pattern))
+		require.NoError(t, err)
+		require.Len(t, files, 1)
+		b, err := os.ReadFile(files[0])
+		require.NoError(t, err)
+		require.Contains(t, string(b), text)
 	}
 }
 
