@@ -104,6 +104,22 @@ func TestExpiredMemberDropsAllAndJoinsAgain(t *testing.T) {
 	require.NoError(t, r.CommitRecords(t.Context(), again...))
 }
 
+// What was lost since the last Poll is told by Close, and is not given up.
+func TestCloseTellsWhatIsLost(t *testing.T) {
+	f := start(t, 1)
+	f.fill(t, 1, 5)
+	var e told
+	cfg := e.config()
+	cfg.ManualCommit = true
+	r := f.consumer(t, cfg)
+	poll(t, r, 5)
+	e.take()
+	f.cluster.Expire("g")
+	require.Eventually(t, func() bool { return len(r.Assignment()) == 0 }, 10*time.Second, time.Millisecond)
+	require.NoError(t, r.Close(t.Context()))
+	require.Equal(t, []string{"lost t/0"}, e.take())
+}
+
 func TestMemberThatDoesNotPollLeaves(t *testing.T) {
 	f := start(t, 1)
 	f.fill(t, 1, 5)

@@ -283,6 +283,13 @@ func (r *Consumer) leave(ctx context.Context) error {
 	if r.member == nil {
 		return errors.Join(errs...)
 	}
+	r.mu.Lock()
+	r.expiredLocked()
+	lost := r.member.lost
+	r.member.lost = nil
+	owned = slices.DeleteFunc(owned, func(p *partition) bool { return r.partitions[p.TopicPartition] != p }) // lost since
+	r.mu.Unlock()
+	r.callback(ctx, r.cfg.OnLost, lost)
 	r.callback(ctx, r.cfg.OnRevoked, names(owned))
 	r.cancel() // no heartbeat may join again
 	r.wg.Wait()
