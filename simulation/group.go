@@ -3,6 +3,7 @@ package simulation
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"time"
 
 	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
@@ -15,9 +16,37 @@ const (
 	sessionTimeout = 4 * time.Second
 )
 
+// lossHandler is called when a consumer logs that it has lost its membership.
+type lossHandler func()
+
+var _ slog.Handler = lossHandler(nil)
+
+// Enabled implements slog.Handler.
+func (lossHandler) Enabled(_ context.Context, level slog.Level) bool { return level >= slog.LevelWarn }
+
+// Handle implements slog.Handler.
+func (h lossHandler) Handle(_ context.Context, r slog.Record) error {
+	if r.Message == "membership is lost" {
+		h()
+	}
+	return nil
+}
+
+// WithAttrs implements slog.Handler.
+func (h lossHandler) WithAttrs([]slog.Attr) slog.Handler { return h }
+
+// WithGroup implements slog.Handler.
+func (h lossHandler) WithGroup(string) slog.Handler { return h }
+
 // consume is a member of the group until stop is closed: it polls, and commits what it got.
 func (s *sim) consume(ctx context.Context, member string, host int) error {
-	c, err := s.c.Client(host, nil)
+	// The callback comes with the next Poll, and a commit may last until then; what is lost is so from now on.
+	lost := lossHandler(func() {
+		for p := range int32(partitions) {
+			s.h.Release(group, member, part(p))
+		}
+	})
+	c, err := s.c.Client(host, slog.New(lost))
 	if err != nil {
 		return err
 	}
