@@ -24,6 +24,7 @@ type workload struct {
 	cancel    context.CancelFunc
 	running   sync.WaitGroup
 	producer  *client.Producer
+	joins     int // of joinAndLeave
 }
 
 // groups are the consumer groups, by the topic that they read.
@@ -55,6 +56,7 @@ func startWorkload(t *testing.T, c *harness.Cluster, p *harness.Prometheus) *wor
 	w.again(ctx, 200*time.Millisecond, w.readHistory)
 	w.again(ctx, 500*time.Millisecond, w.askForNothing)
 	w.again(ctx, 2*time.Second, w.failUploads)
+	w.again(ctx, 5*time.Second, w.joinAndLeave)
 	return w
 }
 
@@ -107,6 +109,21 @@ func (w *workload) askForNothing(ctx context.Context) {
 func (w *workload) failUploads(context.Context) {
 	for _, status := range []int{http.StatusServiceUnavailable, http.StatusForbidden} {
 		w.cluster.Proxy.Inject(harness.Fault{Methods: []string{http.MethodPut}, Status: status, Times: 1})
+	}
+}
+
+// joinAndLeave lets groups rebalance: a member comes and goes.
+func (w *workload) joinAndLeave(ctx context.Context) {
+	n := w.cluster.Nodes[0]
+	w.joins++
+	id := fmt.Sprintf("restless-%d", w.joins)
+	for topic, group := range groups {
+		res, err := n.GroupHeartbeat(ctx, &streamhousev1.GroupHeartbeatRequest{
+			Group: group, MemberId: id, Sequence: 1, Topics: []string{topic}, SessionTimeoutMs: 1000,
+		})
+		if err == nil {
+			_, _ = n.LeaveGroup(ctx, &streamhousev1.LeaveGroupRequest{Group: group, MemberId: id, MemberEpoch: res.GetMemberEpoch()})
+		}
 	}
 }
 
