@@ -38,12 +38,13 @@ var (
 
 // kept are seeds that have found something, here or with a bug planted, and what.
 var kept = map[uint64]string{
-	1:  "a node with a slow disk told a smaller high watermark than before",
-	2:  "with the check of producers' sequences taken out: records are stored twice",
-	27: "with a write of unknown outcome sent again: records are stored twice",
-	14: "with raft-wal's fsyncs taken out: offsets are given twice",
-	4:  "a node that had just started knew no shards, and took the first one for the coordinator of every group: a partition had two owners",
-	3:  "a node that was cut off knows of a deleted topic: so the checker takes a yes for old",
+	1:   "a node with a slow disk told a smaller high watermark than before",
+	2:   "with the check of producers' sequences taken out: records are stored twice",
+	27:  "with a write of unknown outcome sent again: records are stored twice",
+	14:  "with raft-wal's fsyncs taken out: offsets are given twice",
+	4:   "a node that had just started knew no shards, and took the first one for the coordinator of every group: a partition had two owners",
+	3:   "a node that was cut off knows of a deleted topic: so the checker takes a yes for old",
+	126: "a leader whose barrier a hand-over refused did not serve for as long as it led",
 }
 
 // mostUndecided is the share of searches for an order that may prove nothing: a busy machine has no time for some.

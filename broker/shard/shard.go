@@ -149,8 +149,8 @@ func (s *Shard) startLeading(ctx context.Context) (stop func()) {
 func (s *Shard) lead(ctx context.Context) {
 	s.cfg.Metrics.segments.lead(s.cfg.Shard, s.ledPartitions)
 	defer s.cfg.Metrics.segments.unlead(s.cfg.Shard)
-	term := s.replica.Raft().CurrentTerm()
-	if err := s.replica.Raft().Barrier(0).Error(); err != nil {
+	term, err := passBarrier(ctx, s.replica.Raft(), s.replica.IsLeader)
+	if err != nil {
 		s.log.Info("leadership ended before its barrier", "error", err)
 		return
 	}
@@ -173,6 +173,29 @@ func (s *Shard) lead(ctx context.Context) {
 			_ = pause.For(ctx, minUploadRetry) // ends with ctx, as the loop does
 		}
 	}
+}
+
+// barrierRetry is how long a leader waits before it tries its barrier again.
+const barrierRetry = 20 * time.Millisecond
+
+// passBarrier waits until this leader has applied what earlier ones committed, and returns its term. Raft refuses a barrier
+// while leadership is handed over, and where that fails the leader goes on, without a word: so it is tried again.
+func passBarrier(ctx context.Context, r barrierer, leads func() bool) (term uint64, err error) {
+	for {
+		term = r.CurrentTerm()
+		if err = r.Barrier(0).Error(); err == nil {
+			return term, nil
+		}
+		if !leads() || pause.For(ctx, barrierRetry) != nil {
+			return 0, err
+		}
+	}
+}
+
+// barrierer is what passBarrier needs of *raft.Raft.
+type barrierer interface {
+	CurrentTerm() uint64
+	Barrier(timeout time.Duration) raft.Future
 }
 
 // sweepTick is how often a leader looks for deleted topics.
