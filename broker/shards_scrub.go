@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	nodev1 "github.com/streamhouse/streamhouse/api/streamhouse/node/v1"
@@ -38,33 +37,21 @@ func (s *Shards) Reopen(ctx context.Context, number uint32, cause error) error {
 	return nil
 }
 
-// carriesWithout asks all replicas of a shard, and returns nil where those on other nodes have all that is committed, and
-// can go on alone.
+// carriesWithout asks the other nodes for their replicas of a shard, and returns nil where those have all that is committed,
+// and can go on without one of this node that does not run.
 func (s *Shards) carriesWithout(ctx context.Context, sh *fsm.Shard, replicaID string) error {
 	ctx, cancel := context.WithTimeout(ctx, noteTimeout)
 	defer cancel()
-	req := &nodev1.GetReplicaRequest{Group: &nodev1.Group{Shard: sh.Number}}
-	answers := make([]*nodev1.GetReplicaResponse, len(sh.Replicas)) // nil of who does not answer
-	var wg sync.WaitGroup
-	for i, r := range sh.Replicas {
-		wg.Go(func() {
-			if r.GetNodeId() == s.cfg.NodeID {
-				if running, ok := s.Get(sh.Number); ok {
-					answers[i] = describe(running.Replica())
-				}
-				return
-			}
-			client, err := s.cfg.Peers.Client(r.GetNodeId())
-			if err != nil {
-				return
-			}
-			if res, err := client.GetReplica(ctx, req); err == nil {
-				answers[i] = res
-			}
-		})
+	var nodes []nodev1.NodeServiceClient
+	for _, r := range sh.Replicas {
+		if r.GetNodeId() == s.cfg.NodeID {
+			continue
+		}
+		if client, err := s.cfg.Peers.Client(r.GetNodeId()); err == nil {
+			nodes = append(nodes, client)
+		}
 	}
-	wg.Wait()
-	return replica.CarriesWithout(answers, replicaID)
+	return replica.CarriesWithout(replica.Ask(ctx, &nodev1.Group{Shard: sh.Number}, nodes), replicaID)
 }
 
 // toReopen reports, once, whether a running replica is to be closed and opened again.

@@ -1,14 +1,32 @@
 package replica
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"sync"
 
 	nodev1 "github.com/streamhouse/streamhouse/api/streamhouse/node/v1"
 )
 
 // ErrNeeded says that a group can't do without a replica: nothing of it may be deleted.
 var ErrNeeded = errors.New("the group can't do without this replica")
+
+// Ask asks for the replicas of a group that other nodes have, all at once. The answer of one that does not answer before ctx
+// ends is nil.
+func Ask(ctx context.Context, group *nodev1.Group, nodes []nodev1.NodeServiceClient) []*nodev1.GetReplicaResponse {
+	answers := make([]*nodev1.GetReplicaResponse, len(nodes))
+	var wg sync.WaitGroup
+	for i, node := range nodes {
+		wg.Go(func() {
+			if res, err := node.GetReplica(ctx, &nodev1.GetReplicaRequest{Group: group}); err == nil {
+				answers[i] = res
+			}
+		})
+	}
+	wg.Wait()
+	return answers
+}
 
 // CarriesWithout returns nil where a group's other replicas, as they have answered, are a majority that follows one leader
 // and has all that is committed, so that nothing is lost with the files of this one. Else the error is ErrNeeded. A nil

@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -137,24 +136,17 @@ func (o *groupOpener) carried(ctx context.Context, id identity, cause error) err
 func (n *Node) askMetadata(ctx context.Context, peers []peerAddr) []*nodev1.GetReplicaResponse {
 	ctx, cancel := context.WithTimeout(ctx, carryAsk)
 	defer cancel()
-	answers := make([]*nodev1.GetReplicaResponse, len(peers))
-	var wg sync.WaitGroup
-	for i, p := range peers {
-		wg.Go(func() {
-			client, err := n.peers.Client(p.NodeID) // where gossip knows it now
-			if err != nil {
-				client, err = n.peers.ClientAt(p.RaftAddr)
-			}
-			if err != nil {
-				return
-			}
-			if res, err := client.GetReplica(ctx, &nodev1.GetReplicaRequest{Group: &nodev1.Group{Metadata: true}}); err == nil {
-				answers[i] = res
-			}
-		})
+	var nodes []nodev1.NodeServiceClient
+	for _, p := range peers {
+		client, err := n.peers.Client(p.NodeID) // where gossip knows it now
+		if err != nil {
+			client, err = n.peers.ClientAt(p.RaftAddr)
+		}
+		if err == nil {
+			nodes = append(nodes, client)
+		}
 	}
-	wg.Wait()
-	return answers
+	return replica.Ask(ctx, &nodev1.Group{Metadata: true}, nodes)
 }
 
 // bootstrap makes the founder the first and only voter. After a crash it may be so already.
