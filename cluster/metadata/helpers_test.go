@@ -57,10 +57,12 @@ func (n *testNode) replicaID() string { return n.id + "/01JTESTREPLICA0000000000
 func newCluster(t *testing.T, size int, change func(*Config)) (*cluster, []*testNode) {
 	t.Helper()
 	c := &cluster{t: t, nodes: make(map[string]*testNode)}
+	dir := t.TempDir() // before the cleanup, so that it is removed after the nodes have stopped
 	t.Cleanup(c.stopAll)
 	var nodes []*testNode
 	for i := range size {
-		n := &testNode{id: fmt.Sprintf("n%d", i+1), dir: filepath.Join(t.TempDir(), "replica"), change: change}
+		id := fmt.Sprintf("n%d", i+1)
+		n := &testNode{id: id, dir: filepath.Join(dir, id), change: change}
 		require.NoError(t, replica.Create(n.dir))
 		c.start(n)
 		nodes = append(nodes, n)
