@@ -2,6 +2,8 @@ package observability
 
 import (
 	"fmt"
+	"slices"
+	"strings"
 
 	metrics "github.com/hashicorp/go-metrics/compat"
 	"github.com/prometheus/client_golang/prometheus"
@@ -15,20 +17,19 @@ import (
 // those have no bound. The library does not say which group a number is of, so
 // the numbers are those of all groups of the process.
 type raftSink struct {
-	counters map[string]prometheus.Counter
-	samples  map[string]raftSample
-	commits  *exemplars
+	metrics map[string]*raftMetric // by the last part of the name
+	commits *exemplars
 }
 
-type raftSample struct {
+// raftMetric has a counter or an observer.
+type raftMetric struct {
+	name     []string // the library's, in parts
+	counter  prometheus.Counter
 	observer prometheus.Observer
 	factor   float64 // from the library's unit to the base unit
 }
 
 var _ metrics.MetricSink = (*raftSink)(nil)
-
-// maxKeyBytes is room for the longest name in the tables.
-const maxKeyBytes = 64
 
 // commitTime is what the library calls the time of a commit.
 const commitTime = "raft.commitTime"
@@ -60,7 +61,7 @@ var raftTimeouts = []struct{ key, kind string }{
 }
 
 func newRaftSink(reg prometheus.Registerer) *raftSink {
-	s := &raftSink{counters: make(map[string]prometheus.Counter), samples: make(map[string]raftSample)}
+	s := &raftSink{metrics: make(map[string]*raftMetric)}
 	for _, t := range raftTimers {
 		opts := prometheus.HistogramOpts{
 			Name:    "streamhouse_raft_" + t.name + "_seconds",
@@ -68,7 +69,7 @@ func newRaftSink(reg prometheus.Registerer) *raftSink {
 			Buckets: prometheus.ExponentialBuckets(0.000250, 2, 16),
 		}
 		h := prometheus.NewHistogram(opts)
-		s.samples[t.key] = raftSample{factor: 1e-3, observer: h}
+		s.add(t.key, &raftMetric{observer: h, factor: 1e-3})
 		if t.key == commitTime {
 			s.commits = newExemplars(h, opts.Buckets)
 			reg.MustRegister(s.commits)
@@ -77,24 +78,24 @@ func newRaftSink(reg prometheus.Registerer) *raftSink {
 		}
 	}
 	factory := promauto.With(reg)
-	s.samples["raft.thread.fsm.saturation"] = raftSample{factor: 1, observer: factory.NewHistogram(prometheus.HistogramOpts{
+	s.add("raft.thread.fsm.saturation", &raftMetric{factor: 1, observer: factory.NewHistogram(prometheus.HistogramOpts{
 		Name:    "streamhouse_raft_fsm_busy_ratio",
 		Help:    "Part of the time that the state machine's goroutine works.",
 		Buckets: []float64{0.1, 0.25, 0.5, 0.75, 0.9, 0.99},
-	})}
+	})})
 	states := factory.NewCounterVec(prometheus.CounterOpts{
 		Name: "streamhouse_raft_transitions_total",
 		Help: "Replicas of this node that became follower, candidate or leader.",
 	}, []string{"state"})
 	for _, c := range raftCounters {
-		s.counters[c.key] = states.WithLabelValues(c.kind)
+		s.add(c.key, &raftMetric{counter: states.WithLabelValues(c.kind)})
 	}
 	timeouts := factory.NewCounterVec(prometheus.CounterOpts{
 		Name: "streamhouse_raft_timeouts_total",
 		Help: "Elections called for want of a heartbeat, and leaders that lost their majority.",
 	}, []string{"kind"})
 	for _, c := range raftTimeouts {
-		s.counters[c.key] = timeouts.WithLabelValues(c.kind)
+		s.add(c.key, &raftMetric{counter: timeouts.WithLabelValues(c.kind)})
 	}
 	return s
 }
@@ -114,23 +115,33 @@ func BridgeRaftMetrics(reg prometheus.Registerer) error {
 	return nil
 }
 
-// appendKey appends the name of a metric, for a look-up that allocates nothing: the library counts several times for every
-// entry of a log.
-func appendKey(b []byte, parts []string) []byte {
-	for i, p := range parts {
-		if i > 0 {
-			b = append(b, '.')
-		}
-		b = append(b, p...)
+// add puts a metric into the table. The last parts of names in it differ.
+func (s *raftSink) add(name string, m *raftMetric) {
+	m.name = strings.Split(name, ".")
+	last := m.name[len(m.name)-1]
+	if _, ok := s.metrics[last]; ok {
+		panic("two metrics of raft end in " + last)
 	}
-	return b
+	s.metrics[last] = m
+}
+
+// find looks a metric up, nil without one, by the last part of its name first: the library counts some twenty times for every entry of a log,
+// mostly what is not in the table.
+func (s *raftSink) find(parts []string) *raftMetric {
+	if len(parts) == 0 {
+		return nil
+	}
+	m := s.metrics[parts[len(parts)-1]]
+	if m == nil || !slices.Equal(m.name, parts) {
+		return nil
+	}
+	return m
 }
 
 // IncrCounter counts what is in the table.
 func (s *raftSink) IncrCounter(parts []string, val float32) {
-	var buf [maxKeyBytes]byte
-	if c, ok := s.counters[string(appendKey(buf[:0], parts))]; ok && val >= 0 {
-		c.Add(float64(val))
+	if m := s.find(parts); m != nil && m.counter != nil && val >= 0 {
+		m.counter.Add(float64(val))
 	}
 }
 
@@ -141,8 +152,7 @@ func (s *raftSink) IncrCounterWithLabels(parts []string, val float32, _ []metric
 
 // AddSample observes what is in the table.
 func (s *raftSink) AddSample(parts []string, val float32) {
-	var buf [maxKeyBytes]byte
-	if m, ok := s.samples[string(appendKey(buf[:0], parts))]; ok {
+	if m := s.find(parts); m != nil && m.observer != nil {
 		m.observer.Observe(float64(val) * m.factor)
 	}
 }
