@@ -17,11 +17,18 @@ import (
 // callLog logs calls: failed ones by who is to blame, the node with errors, trouble in the cluster with warnings, and the
 // clients' own mistakes for debugging only, as all calls that went well. That failures come in masses is the handler's
 // business, which samples.
-type callLog struct{ log *slog.Logger }
+type callLog struct {
+	log *slog.Logger
+	all bool // calls that go well too; the level does not change, and to ask for it costs each call
+}
+
+func newCallLog(log *slog.Logger) callLog {
+	return callLog{log: log, all: log.Enabled(context.Background(), slog.LevelDebug)}
+}
 
 // begin returns the time where somebody will want to know it.
-func (c *callLog) begin(ctx context.Context) time.Time {
-	if !c.log.Enabled(ctx, slog.LevelDebug) {
+func (c *callLog) begin() time.Time {
+	if !c.all {
 		return time.Time{}
 	}
 	return time.Now()
@@ -33,7 +40,7 @@ func (c *callLog) ended(ctx context.Context, method string, began time.Time, req
 		c.failed(ctx, method, req, err)
 		return
 	}
-	if !c.log.Enabled(ctx, slog.LevelDebug) {
+	if !c.all {
 		return
 	}
 	attrs := append([]slog.Attr{slog.String("method", method)}, fieldsOf(req)...)

@@ -22,21 +22,24 @@ var headers = &tap.Info{Header: metadata.Pairs(":authority", "x", "content-type"
 // off and the log at info.
 func called(ctx context.Context, log *callLog, req, res any) {
 	ctx, err := tracing.Take(ctx, headers)
-	began := log.begin(ctx)
+	began := log.begin()
 	log.ended(ctx, streamhousev1.StreamHouseService_ProduceBatch_FullMethodName, began, req, res, err)
 }
 
-func newCallLog() *callLog { return &callLog{slog.New(slog.NewJSONHandler(os.Stderr, nil))} }
+func infoLog() *callLog {
+	l := newCallLog(slog.New(slog.NewJSONHandler(os.Stderr, nil)))
+	return &l
+}
 
 func TestInstrumentationAllocatesNothing(t *testing.T) {
-	log, ctx := newCallLog(), t.Context()
+	log, ctx := infoLog(), t.Context()
 	req, res := &streamhousev1.ProduceBatchRequest{Topic: "orders"}, &streamhousev1.ProduceBatchResponse{}
 	require.Zero(t, testing.AllocsPerRun(1000, func() { called(ctx, log, req, res) }))
 }
 
 func BenchmarkInstrumentation(b *testing.B) {
 	b.Run("called", func(b *testing.B) {
-		log, ctx := newCallLog(), b.Context()
+		log, ctx := infoLog(), b.Context()
 		req, res := &streamhousev1.ProduceBatchRequest{Topic: "orders"}, &streamhousev1.ProduceBatchResponse{}
 		cputime.Bench(b, 1, func() { called(ctx, log, req, res) })
 	})

@@ -31,7 +31,7 @@ type guard struct {
 
 // unary is a grpc.UnaryServerInterceptor.
 func (g *guard) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (res any, err error) {
-	began := g.log.begin(ctx)
+	began := g.log.begin()
 	defer func() {
 		g.log.ended(ctx, info.FullMethod, began, req, res, err)
 		err = ToStatus(err)
@@ -50,7 +50,7 @@ func (g *guard) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, 
 
 // stream is a grpc.StreamServerInterceptor. Messages of a stream are admitted by its handler.
 func (g *guard) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
-	began := g.log.begin(ss.Context())
+	began := g.log.begin()
 	defer func() {
 		g.log.ended(ss.Context(), info.FullMethod, began, nil, nil, err)
 		err = ToStatus(err)
@@ -105,5 +105,5 @@ func withDeadline(ctx context.Context) (context.Context, context.CancelFunc) {
 
 // newGuard returns the guard of a server.
 func newGuard(maxInflightBytes int64, maxRequestBytes int, log *slog.Logger) *guard {
-	return &guard{limiter: newLimiter(maxInflightBytes), maxRequestBytes: maxRequestBytes, codec: newCodec(), log: callLog{log}}
+	return &guard{limiter: newLimiter(maxInflightBytes), maxRequestBytes: maxRequestBytes, codec: newCodec(), log: newCallLog(log)}
 }

@@ -368,10 +368,10 @@ func TestWithDeadline(t *testing.T) {
 
 func TestCallLog(t *testing.T) {
 	logs := &lockedBuffer{}
-	c := callLog{slog.New(slog.NewTextHandler(logs, &slog.HandlerOptions{Level: slog.LevelDebug}))}
+	c := newCallLog(slog.New(slog.NewTextHandler(logs, &slog.HandlerOptions{Level: slog.LevelDebug})))
 	ended := func(req, res any, err error) string {
 		logs.reset()
-		c.ended(t.Context(), "/m", c.begin(t.Context()), req, res, err)
+		c.ended(t.Context(), "/m", c.begin(), req, res, err)
 		return logs.String()
 	}
 	partition := int32(3)

@@ -157,6 +157,9 @@ func (c *Cache) lookUp(ctx context.Context, object string, from, to, last int64)
 		missing = append(missing, c.aheadLocked(object, max(to, last)+1)...)
 	}
 	c.rememberLocked(object, to)
+	if len(missing) == 0 {
+		return blocks, nil // without a look for a trace: the context of a stream is deep
+	}
 	c.fetchLocked(trace.SpanContextFromContext(ctx), missing) //nolint:contextcheck // a fetch serves all who wait, and outlives the first
 	return blocks, nil
 }
