@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -36,7 +37,7 @@ func (r *reading) alone(ctx context.Context, parts []int32) error {
 	if r.job.follow {
 		return r.read(ctx, spans...)
 	}
-	patience := r.job.conn.timeout
+	var unread []error
 	for _, sp := range spans {
 		if r.sink.full() || (sp.end >= 0 && sp.offset >= sp.end) {
 			continue
@@ -44,13 +45,17 @@ func (r *reading) alone(ctx context.Context, parts []int32) error {
 		if sp.end != whereItEnds {
 			err = r.read(ctx, sp)
 		} else {
-			err = r.readWhatThereIs(ctx, sp, &patience)
+			err = r.readWhatThereIs(ctx, sp, r.job.conn.timeout/time.Duration(len(spans)))
+		}
+		if e, ok := errors.AsType[*unreadError](err); ok {
+			unread = append(unread, e) // the other partitions may be here all the same
+			continue
 		}
 		if err != nil {
 			return err
 		}
 	}
-	return nil
+	return errors.Join(unread...)
 }
 
 // spans asks where to begin and end in each partition.
@@ -175,9 +180,9 @@ func until(records []client.Record, end int64) []client.Record {
 	return records
 }
 
-// readWhatThereIs reads a partition until a node that answered had nothing more. It waits for an answer as long as
-// patience lasts, of which it takes what it has waited.
-func (r *reading) readWhatThereIs(ctx context.Context, sp span, patience *time.Duration) error {
+// readWhatThereIs reads a partition until a node that answered had nothing more. It waits for answers as long as patience
+// lasts, and at least for one.
+func (r *reading) readWhatThereIs(ctx context.Context, sp span, patience time.Duration) error {
 	return r.readWith(ctx, []span{sp}, func(ctx context.Context) error {
 		for last := time.Now(); !r.sink.full(); {
 			lag, err := r.consumer.Lag(sp.TopicPartition)
@@ -193,9 +198,9 @@ func (r *reading) readWhatThereIs(ctx context.Context, sp span, patience *time.D
 			}
 			now := time.Now()
 			if len(records) == 0 {
-				*patience -= now.Sub(last)
+				patience -= now.Sub(last)
 			}
-			if *patience < 0 {
+			if patience < 0 {
 				return r.whyNot(ctx, sp)
 			}
 			last = now
@@ -204,13 +209,25 @@ func (r *reading) readWhatThereIs(ctx context.Context, sp span, patience *time.D
 	})
 }
 
+// unreadError tells which partition was not read to its end, and why.
+type unreadError struct {
+	partition int32
+	cause     error
+}
+
+// Error implements error.
+func (e *unreadError) Error() string { return fmt.Sprintf("partition %d: %v", e.partition, e.cause) }
+
+// Unwrap returns the cause.
+func (e *unreadError) Unwrap() error { return e.cause }
+
 // whyNot returns why a partition can't be read.
 func (r *reading) whyNot(ctx context.Context, sp span) error {
 	limited, cancel := context.WithTimeout(ctx, min(time.Second, r.job.conn.timeout))
 	defer cancel()
 	_, err := listOffsets(limited, r.admin, r.job.topic, client.LogEnd, sp.Partition)
 	if err == nil {
-		return fmt.Errorf("partition %d gave no records for %s", sp.Partition, r.job.conn.timeout)
+		err = errors.New("no node gave records of it")
 	}
-	return fmt.Errorf("partition %d: %w", sp.Partition, err)
+	return &unreadError{sp.Partition, err}
 }

@@ -130,6 +130,32 @@ func TestConsumeWhatASurvivorHas(t *testing.T) {
 	require.Contains(t, r.stderr, "streamhouse: partition 1: no leader (NO_LEADER)\n")
 }
 
+// A partition that can't be read does not keep the others from being read.
+func TestConsumeGoesOnWithoutAPartition(t *testing.T) {
+	s := newShell(t)
+	s.ok("", "topic", "create", "t", "--partitions", "3")
+	s.ok("a\n", "produce", "t", "--partition", "0")
+	s.ok("c\n", "produce", "t", "--partition", "2")
+	var reads, givenUp atomic.Bool // it asks for ends before all, and again when it gives up a partition
+	s.node.Before = func(method string) error {
+		switch method {
+		case "Consume":
+			reads.Store(true)
+		case "ListEnds":
+			givenUp.Store(reads.Load())
+		}
+		if method == "ListEnds" || method == "Consume" && !givenUp.Load() {
+			return clienttest.Error(codes.Unavailable, streamhousev1.ErrorReason_ERROR_REASON_NO_LEADER, "no leader", nil)
+		}
+		return nil
+	}
+	r := s.run("", "consume", "t", "--timeout", "3s")
+	require.Equal(t, exitFailed, r.code)
+	require.Equal(t, "c\n", r.stdout)
+	require.Contains(t, r.stderr, "streamhouse: partition 0: no leader (NO_LEADER)\n")
+	require.NotContains(t, r.stderr, "partition 1")
+}
+
 func TestConsumeGivesUp(t *testing.T) {
 	s := newShell(t)
 	s.ok("", "topic", "create", "t")
