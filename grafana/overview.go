@@ -1,5 +1,7 @@
 package grafana
 
+import "strings"
+
 func overview() Dashboard {
 	return dashboard("overview", "Overview",
 		"Is the cluster well: what comes in, what goes out, how late, and what is refused.",
@@ -19,10 +21,10 @@ func overview() Dashboard {
 		graph("Partitions led per agent", "Partitions whose leader is on the node. Much more on one node than on the others means uneven load; 0 is right for a node that is drained.",
 			style{unit: count, steps: []Step{{Color: "orange"}, from(1, "green")}},
 			query{`count by (node) (streamhouse_segment_writes_total` + ofTopic + `) or 0 * sum by (node) (streamhouse_uptime_seconds` + ofNode + `)`, "{{node}}"}),
-		graph("Error rates", "Produce and consume requests that failed, and requests that the object store was given up for, per second. The other dashboards say of which kind.",
+		graph("Error rates", "Produce and consume requests that failed, and requests that the object store was given up for, per second. What clients canceled, as they do when they close, is left out. The other dashboards say of which kind.",
 			style{unit: opsPerSecond, steps: grade(from(0.1, "orange"), from(1, "red"))},
-			query{rate("", "streamhouse_producer_errors_total"+ofTopic), "produce"},
-			query{rate("", "streamhouse_consumer_errors_total"+ofTopicGroup), "consume"},
+			query{rate("", "streamhouse_producer_errors_total"+notCanceled(ofTopic)), "produce"},
+			query{rate("", "streamhouse_consumer_errors_total"+notCanceled(ofTopicGroup)), "consume"},
 			query{rate("", `streamhouse_s3_errors_total{error_type="failed", node=~"$node"}`), "object store"}),
 		graph("Average batch size", "Records per committed batch; 0 while nothing is written. Small batches cost throughput: let producers linger.",
 			style{unit: count, steps: moving(), noValue: "No topics"},
@@ -33,4 +35,9 @@ func overview() Dashboard {
 // lagByPartition counts a partition once, also at the moment when a group has a new coordinator.
 func lagByPartition(labels string) string {
 	return "max by (topic, partition, consumer_group) (streamhouse_consumer_lag" + labels + ")"
+}
+
+// notCanceled narrows labels to requests that failed for another reason than that their client gave them up.
+func notCanceled(labels string) string {
+	return strings.TrimSuffix(labels, "}") + `, error_type!="canceled"}`
 }
