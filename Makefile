@@ -17,7 +17,7 @@ TEST_TIMEOUT ?= 15m
 SEED         ?= 0
 SEEDS        ?= 0
 FIRST        ?= 1
-BUDGET       ?= 60s
+BUDGET       ?= 3m
 # Integration tests at once: mostly they wait for timers of their servers.
 PARALLEL     ?= 2
 DEV_ARGS     ?=
@@ -51,7 +51,7 @@ test-unit:
 test-arch:
 	$(GO) test -count=1 ./internal/archtest
 
-simulate: ## Run clusters on a virtual clock with faults: SEEDS=n, SEED=n, or as many as BUDGET (60s) holds
+simulate: ## Run clusters on a virtual clock with faults: SEEDS=n, SEED=n, or as many as BUDGET (3m) holds
 	cd simulation && $(GO) test -count=1 -timeout 24h -run '^TestSimulation$$' -seed $(SEED) -seeds $(SEEDS) -first $(FIRST) -budget $(BUDGET)
 
 lint: $(BIN)/golangci-lint $(BIN)/buf ## Run all linters
