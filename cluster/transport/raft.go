@@ -121,9 +121,8 @@ type RaftTransport struct {
 
 	mu       sync.Mutex
 	lastLogs map[raft.ServerID]uint64 // guarded by mu; what LastLog says
-
-	beats  sync.RWMutex // held for reading while a heartbeat is handled
-	closed bool         // guarded by beats
+	closed   bool                     // guarded by mu; no heartbeat is taken any more
+	beats    sync.WaitGroup           // heartbeats that are being handled; none is added once closed
 }
 
 var (
@@ -139,23 +138,34 @@ func (r *RaftTransport) LocalAddr() raft.ServerAddress { return r.local }
 // shutdown does not wait, and writes the term that they bring.
 func (r *RaftTransport) SetHeartbeatHandler(handle func(raft.RPC)) {
 	r.NetworkTransport.SetHeartbeatHandler(func(rpc raft.RPC) {
-		r.beats.RLock()
-		defer r.beats.RUnlock()
-		if r.closed {
+		if !r.takeBeat() {
 			rpc.Respond(nil, raft.ErrTransportShutdown)
 			return
 		}
+		defer r.beats.Done()
 		handle(rpc)
 	})
+}
+
+// takeBeat adds a heartbeat to those that are being handled, unless the transport is closed.
+func (r *RaftTransport) takeBeat() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return false
+	}
+	r.beats.Add(1)
+	return true
 }
 
 // Close closes the replica's connections and takes it off the listener. It waits for a heartbeat that is being handled, so
 // that the log may be closed then. It is idempotent.
 func (r *RaftTransport) Close() error {
 	err := errors.Join(r.NetworkTransport.Close(), r.stream.Close())
-	r.beats.Lock()
-	defer r.beats.Unlock()
+	r.mu.Lock()
 	r.closed = true
+	r.mu.Unlock()
+	r.beats.Wait()
 	return err
 }
 
