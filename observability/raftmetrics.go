@@ -3,7 +3,6 @@ package observability
 import (
 	"fmt"
 	"slices"
-	"strings"
 
 	metrics "github.com/hashicorp/go-metrics/compat"
 	"github.com/prometheus/client_golang/prometheus"
@@ -17,8 +16,7 @@ import (
 // those have no bound. The library does not say which group a number is of, so
 // the numbers are those of all groups of the process.
 type raftSink struct {
-	metrics map[string]*raftMetric // by the last part of the name
-	bits    uint64                 // of those
+	slots   [raftSlots]*raftMetric // by the last part of the name
 	commits *exemplars
 }
 
@@ -32,37 +30,47 @@ type raftMetric struct {
 
 var _ metrics.MetricSink = (*raftSink)(nil)
 
-// commitTime is what the library calls the time of a commit.
-const commitTime = "raft.commitTime"
+// raftCommit names the histogram that gets exemplars.
+const raftCommit = "commit"
 
-// raftTimers are durations, which the library gives in milliseconds.
-var raftTimers = []struct{ key, name, help string }{
-	{commitTime, "commit", "From taking an entry to its commit, on the leader."},
-	{"raft.leader.dispatchLog", "leader_store", "Writing entries to the leader's own log."},
-	{"raft.rpc.appendEntries.storeLogs", "follower_store", "Writing entries to a follower's log."},
-	{"raft.rpc.appendEntries", "append_entries", "Handling an AppendEntries call, on a follower."},
-	{"raft.rpc.requestVote", "request_vote", "Handling a RequestVote call."},
-	{"raft.rpc.installSnapshot", "install_snapshot", "Taking a snapshot from the leader, on a follower."},
-	{"raft.fsm.applyBatch", "apply_batch", "Applying entries to the state machine."},
-	{"raft.fsm.snapshot", "snapshot_capture", "Capturing a snapshot of the state machine."},
-	{"raft.snapshot.takeSnapshot", "snapshot", "A snapshot from beginning to end."},
-	{"raft.compactLogs", "compact", "Cutting the log after a snapshot."},
-	{"raft.leader.lastContact", "leader_last_contact", "Time since a leader last heard from each voter, also from one that is dead."},
+// raftTimers are durations, which the library gives in milliseconds. That names are literals, as they are in the library,
+// makes them the same ones in memory, and to compare them cheap.
+var raftTimers = []struct {
+	key        []string
+	name, help string
+}{
+	{[]string{"raft", "commitTime"}, raftCommit, "From taking an entry to its commit, on the leader."},
+	{[]string{"raft", "leader", "dispatchLog"}, "leader_store", "Writing entries to the leader's own log."},
+	{[]string{"raft", "rpc", "appendEntries", "storeLogs"}, "follower_store", "Writing entries to a follower's log."},
+	{[]string{"raft", "rpc", "appendEntries"}, "append_entries", "Handling an AppendEntries call, on a follower."},
+	{[]string{"raft", "rpc", "requestVote"}, "request_vote", "Handling a RequestVote call."},
+	{[]string{"raft", "rpc", "installSnapshot"}, "install_snapshot", "Taking a snapshot from the leader, on a follower."},
+	{[]string{"raft", "fsm", "applyBatch"}, "apply_batch", "Applying entries to the state machine."},
+	{[]string{"raft", "fsm", "snapshot"}, "snapshot_capture", "Capturing a snapshot of the state machine."},
+	{[]string{"raft", "snapshot", "takeSnapshot"}, "snapshot", "A snapshot from beginning to end."},
+	{[]string{"raft", "compactLogs"}, "compact", "Cutting the log after a snapshot."},
+	{[]string{"raft", "leader", "lastContact"}, "leader_last_contact", "Time since a leader last heard from each voter, also from one that is dead."},
 }
 
-var raftCounters = []struct{ key, kind string }{
-	{"raft.state.follower", "follower"},
-	{"raft.state.candidate", "candidate"},
-	{"raft.state.leader", "leader"},
+var raftCounters = []struct {
+	key  []string
+	kind string
+}{
+	{[]string{"raft", "state", "follower"}, "follower"},
+	{[]string{"raft", "state", "candidate"}, "candidate"},
+	{[]string{"raft", "state", "leader"}, "leader"},
 }
 
-var raftTimeouts = []struct{ key, kind string }{
-	{"raft.transition.heartbeat_timeout", "heartbeat"},
-	{"raft.transition.leader_lease_timeout", "leader_lease"},
+var raftTimeouts = []struct {
+	key  []string
+	kind string
+}{
+	{[]string{"raft", "transition", "heartbeat_timeout"}, "heartbeat"},
+	{[]string{"raft", "transition", "leader_lease_timeout"}, "leader_lease"},
 }
 
 func newRaftSink(reg prometheus.Registerer) *raftSink {
-	s := &raftSink{metrics: make(map[string]*raftMetric)}
+	s := &raftSink{}
 	for _, t := range raftTimers {
 		opts := prometheus.HistogramOpts{
 			Name:    "streamhouse_raft_" + t.name + "_seconds",
@@ -71,7 +79,7 @@ func newRaftSink(reg prometheus.Registerer) *raftSink {
 		}
 		h := prometheus.NewHistogram(opts)
 		s.add(t.key, &raftMetric{observer: h, factor: 1e-3})
-		if t.key == commitTime {
+		if t.name == raftCommit {
 			s.commits = newExemplars(h, opts.Buckets)
 			reg.MustRegister(s.commits)
 		} else {
@@ -79,7 +87,7 @@ func newRaftSink(reg prometheus.Registerer) *raftSink {
 		}
 	}
 	factory := promauto.With(reg)
-	s.add("raft.thread.fsm.saturation", &raftMetric{factor: 1, observer: factory.NewHistogram(prometheus.HistogramOpts{
+	s.add([]string{"raft", "thread", "fsm", "saturation"}, &raftMetric{factor: 1, observer: factory.NewHistogram(prometheus.HistogramOpts{
 		Name:    "streamhouse_raft_fsm_busy_ratio",
 		Help:    "Part of the time that the state machine's goroutine works.",
 		Buckets: []float64{0.1, 0.25, 0.5, 0.75, 0.9, 0.99},
@@ -116,36 +124,33 @@ func BridgeRaftMetrics(reg prometheus.Registerer) error {
 	return nil
 }
 
-// add puts a metric into the table. The last parts of names in it differ.
-func (s *raftSink) add(name string, m *raftMetric) {
-	m.name = strings.Split(name, ".")
-	last := m.name[len(m.name)-1]
-	if _, ok := s.metrics[last]; ok {
-		panic("two metrics of raft end in " + last)
-	}
-	s.metrics[last] = m
-	s.bits |= raftBit(last)
-}
+// raftSlots is large enough for the names of the tables to have a slot each.
+const raftSlots = 64
 
-// raftBit is a hash of the last part of a name. It tells most of what the library counts from what is in the table.
-func raftBit(last string) uint64 {
+// raftSlot is a hash of the last part of a name.
+func raftSlot(last string) int {
 	if last == "" {
 		return 0
 	}
-	return 1 << ((13*len(last) + int(last[0])) % 64)
+	return (13*len(last) + int(last[0])) % raftSlots
 }
 
-// find looks a metric up, nil without one. The library counts some twenty times for every entry of a log, mostly what is not
-// in the table: that is known from a bit, without the memory of a map, which the caches have lost by the next entry.
+func (s *raftSink) add(name []string, m *raftMetric) {
+	slot := &s.slots[raftSlot(name[len(name)-1])]
+	if *slot != nil {
+		panic(fmt.Sprintf("%v and %v have the same slot: raftSlot needs another factor", (*slot).name, name))
+	}
+	m.name = name
+	*slot = m
+}
+
+// find looks a metric up, nil without one. The library counts some twenty times for every entry of a log, mostly what is in no
+// table; a map would cost more than all else here, since the caches have lost its memory by the next entry.
 func (s *raftSink) find(parts []string) *raftMetric {
 	if len(parts) == 0 {
 		return nil
 	}
-	last := parts[len(parts)-1]
-	if s.bits&raftBit(last) == 0 {
-		return nil
-	}
-	m := s.metrics[last]
+	m := s.slots[raftSlot(parts[len(parts)-1])]
 	if m == nil || !slices.Equal(m.name, parts) {
 		return nil
 	}
