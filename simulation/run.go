@@ -49,12 +49,14 @@ type sim struct {
 // has ended.
 func Run(plan Plan, dir string, trace *Trace) *Result {
 	s := newSim(plan, trace)
-	return s.play(dir, func(ctx context.Context) error {
-		if err := s.work(ctx); err != nil {
-			return err
-		}
-		return s.verify(ctx)
-	})
+	return s.play(dir, s.workAndVerify)
+}
+
+func (s *sim) workAndVerify(ctx context.Context) error {
+	if err := s.work(ctx); err != nil {
+		return err
+	}
+	return s.verify(ctx)
 }
 
 func newSim(plan Plan, trace *Trace) *sim {

@@ -125,14 +125,19 @@ func chosenSeeds(begin time.Time) iter.Seq[uint64] {
 // shortReplica is how a node's log names a replica that has lost the end of its log.
 var shortReplica = regexp.MustCompile(`(?m)^ *[0-9.]+s n\d .*is corrupt at log index \d+: the log ends before it, but was on disk up to index`)
 
-// A loss is seen: with disks that only say that they sync, a power cut of all nodes loses what was acknowledged.
+// A loss is seen: with disks that only say that they sync, a power cut of all nodes loses what was acknowledged. There are no
+// checkpoints: the library writes those past the disks that lie.
 func TestLossIsSeen(t *testing.T) {
 	plan := Plan{Seed: 1, Lasts: 10 * time.Second, PowerCutAtEnd: true, Faults: []Fault{{Kind: LyingDisks, At: 9500 * time.Millisecond}}}
 	dir := memDir(t)
 	var result *Result
 	var text bytes.Buffer
 	trace := NewTrace(&text)
-	synctest.Test(t, func(*testing.T) { result = Run(plan, dir, trace) })
+	synctest.Test(t, func(*testing.T) {
+		s := newSim(plan, trace)
+		s.flags = map[string]string{"checkpoint-bytes": "1GiB"}
+		result = s.play(dir, s.workAndVerify)
+	})
 	require.NoError(t, trace.Flush())
 	found := result.History.Check()
 	require.Truef(t, seesLoss(found, result.Err, text.Bytes()), "nothing is missing, and no replica is short: %v", result.Err)
