@@ -76,7 +76,7 @@ func (n *Node) startCalls(ctx context.Context, st *stack) error {
 	if err := n.newScrubber(); err != nil {
 		return err
 	}
-	peers, err := rpc.NewNodeServer(rpc.NodeConfig{
+	peers, err := rpc.NewNodeServer(rpc.NodeConfig{ //nolint:contextcheck // it asks for the level of the log
 		Shards: broker.Hosted(n.shards), Groups: n.groups, Metadata: n.group, Joiner: n.joiner, Digests: n.scrubber,
 		MaxInflightBytes: n.cfg.MaxInflightBytes, MaxRequestBytes: n.cfg.MaxRequestBytes, Logger: n.log,
 		TracerProvider: n.tracing.Provider(), Registerer: n.reg,
@@ -89,7 +89,7 @@ func (n *Node) startCalls(ctx context.Context, st *stack) error {
 	n.serveGRPC(ctx, st, "node calls", inner, func() error { return inner.Serve(n.transport.RPCListener()) }, graceNode)
 	st.push("node polls", func() error { peers.EndPolls(); return nil })
 
-	calls, err := rpc.NewServer(rpc.Config{
+	calls, err := rpc.NewServer(rpc.Config{ //nolint:contextcheck // it asks for the level of the log
 		Broker: n.broker, MaxInflightBytes: n.cfg.MaxInflightBytes, MaxRequestBytes: n.cfg.MaxRequestBytes, Logger: n.log,
 		TracerProvider: n.tracing.Provider(), Registerer: n.reg,
 	})
