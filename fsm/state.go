@@ -91,8 +91,8 @@ func (tx *txn) apply(cmd *metav1.Command) (*Rejection, error) {
 	default:
 		return nil, fmt.Errorf("%w: %T", ErrUnknownCommand, c)
 	}
-	if tx.clusterID == "" {
-		return reject(streamhousev1.ErrorReason_ERROR_REASON_WRONG_CLUSTER, "the cluster is not begun yet"), nil
+	if tx.clusterID == "" { // whoever begins it leads already, and its first command is on its way
+		return reject(streamhousev1.ErrorReason_ERROR_REASON_NO_LEADER, "the cluster is not begun yet"), nil
 	}
 	return f(), nil
 }

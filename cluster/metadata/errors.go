@@ -22,6 +22,8 @@ var (
 	ErrClosed = errors.New("metadata group is closed")
 	// ErrBadCommand means that a command can't be read or is not known here; nothing was written.
 	ErrBadCommand = errors.New("bad metadata command")
+
+	errBadResult = errors.New("result of a metadata command can't be read")
 )
 
 // outcome says what is known after an attempt failed.
@@ -39,7 +41,7 @@ const (
 // classify is the one place that says whether an attempt may be retried.
 func classify(err error) outcome {
 	switch {
-	case errors.Is(err, ErrBadCommand):
+	case errors.Is(err, ErrBadCommand), errors.Is(err, errBadResult):
 		return permanent
 	case errors.Is(err, ErrNotLeader), errors.Is(err, ErrNoLeader), errors.Is(err, ErrClosed):
 		return notWritten

@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/proto"
 
 	metav1 "github.com/streamhouse/streamhouse/api/streamhouse/meta/v1"
 	"github.com/streamhouse/streamhouse/fsm"
@@ -63,6 +64,39 @@ func TestRejectedCommandIsARejection(t *testing.T) {
 	var rejected *fsm.Rejection
 	require.ErrorAs(t, err, &rejected)
 	require.NotZero(t, rejected.Reason)
+}
+
+// A command that comes before the founder's first one waits for it, and when there is no time is told to come again: it is
+// not refused for good.
+func TestProposeBeforeTheClusterIsBegun(t *testing.T) {
+	_, nodes := newCluster(t, 2, nil)
+	cmd, err := proto.Marshal(registerNode("m"))
+	require.NoError(t, err)
+	_, raw, err := nodes[0].group.ProposeLocal(timeout(t, wait), cmd)
+	require.NoError(t, err)
+	err = decodeResult(raw, &metav1.Result{})
+	require.ErrorIs(t, err, ErrNoLeader)
+	require.ErrorContains(t, err, "the cluster is not begun yet")
+	require.Equal(t, notWritten, classify(err))
+
+	_, err = nodes[1].group.Propose(timeout(t, 200*time.Millisecond), registerNode("m"))
+	require.Error(t, err)
+	var rejected *fsm.Rejection
+	require.NotErrorAs(t, err, &rejected)
+	early := make(chan error, len(nodes))
+	for i, n := range nodes {
+		go func() {
+			_, err := n.group.Propose(timeout(t, wait), registerNode(fmt.Sprintf("m%d", i)))
+			early <- err
+		}()
+	}
+	propose(t, nodes[0], initCluster())
+	for range nodes {
+		require.NoError(t, <-early)
+	}
+	require.NoError(t, nodes[0].group.Barrier(timeout(t, wait)))
+	require.True(t, hasNode(nodes[0], "m0"))
+	require.True(t, hasNode(nodes[0], "m1"))
 }
 
 // A command that nobody knows is refused before it gets into the log.

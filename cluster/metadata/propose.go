@@ -31,7 +31,8 @@ const (
 
 // Propose writes a command through the leader, wherever it is, and returns its
 // result once it is in this node's View. It retries until ctx ends: commands are
-// idempotent. A rejected command gives a *fsm.Rejection. When ctx ends, the error
+// idempotent. A rejected command gives a *fsm.Rejection, but one that came before
+// the cluster was begun is tried again too. When ctx ends, the error
 // is also ErrNoLeader where surely nothing was written, else ErrOutcomeUnknown.
 func (g *Group) Propose(ctx context.Context, cmd *metav1.Command) (*metav1.Result, error) {
 	data, err := proto.Marshal(cmd)
@@ -39,18 +40,17 @@ func (g *Group) Propose(ctx context.Context, cmd *metav1.Command) (*metav1.Resul
 		return nil, fmt.Errorf("%w: %w", ErrBadCommand, err)
 	}
 	var index uint64
-	var raw []byte
+	var res metav1.Result
 	err = g.retry(ctx, func(ctx context.Context) error {
-		var err error
-		index, raw, err = g.proposeOnce(ctx, data)
-		return err
+		at, raw, err := g.proposeOnce(ctx, data)
+		if err != nil {
+			return err
+		}
+		index = at
+		return decodeResult(raw, &res)
 	})
 	if err != nil {
 		return nil, err
-	}
-	var res metav1.Result
-	if err := proto.Unmarshal(raw, &res); err != nil {
-		return nil, fmt.Errorf("result of a metadata command: %w", err)
 	}
 	if rej := res.GetRejection(); rej != nil {
 		return nil, &fsm.Rejection{
@@ -63,6 +63,18 @@ func (g *Group) Propose(ctx context.Context, cmd *metav1.Command) (*metav1.Resul
 		return nil, fmt.Errorf("command is written but not applied here: %w", errors.Join(ErrOutcomeUnknown, err))
 	}
 	return &res, nil
+}
+
+// decodeResult decodes the result of a command. One that came before the cluster was begun is for a later try: the error
+// is ErrNoLeader.
+func decodeResult(raw []byte, res *metav1.Result) error {
+	if err := proto.Unmarshal(raw, res); err != nil {
+		return fmt.Errorf("%w: %w", errBadResult, err)
+	}
+	if rej := res.GetRejection(); streamhousev1.ErrorReason(rej.GetReason()) == streamhousev1.ErrorReason_ERROR_REASON_NO_LEADER {
+		return fmt.Errorf("%w: %s", ErrNoLeader, rej.GetMessage())
+	}
+	return nil
 }
 
 // retry calls try until it succeeds, fails for good, or ctx ends.
