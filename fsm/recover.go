@@ -21,6 +21,9 @@ const (
 type FoundObject struct {
 	Name      string
 	SizeBytes int64
+	// RecoveryID is the life of the cluster in which the object was written: the recovery that it had begun with, empty for
+	// none. It counts where there is a footer.
+	RecoveryID string
 	// Footer is nil where nobody had to read it, or where it can't be read: then Err says why.
 	Footer *metav1.ObjectFooter
 	Err    error
@@ -49,6 +52,9 @@ type Recovery struct {
 //
 // Ids tell a partition that was deleted from one that the checkpoint is too old to know: they are given out in order,
 // so a partition below the checkpoint's next id that the checkpoint does not have was deleted, and stays so.
+//
+// An object of an earlier life of the cluster that is not in the manifest was never acknowledged, and this life may have
+// given its offsets to other records: its upload came to an end when the recovery had been made already. It is left alone.
 func Recover(r *Recovery) (*View, *RecoveryReport, error) {
 	rb, err := newRebuild(r)
 	if err != nil {
@@ -77,11 +83,18 @@ type rebuild struct {
 	topics     map[[16]byte]*Topic
 	partitions map[uint64]*Partition
 	// found are the segments of objects that the checkpoint does not know, by partition.
-	found map[uint64][]Segment
+	found map[uint64][]foundSegment
 	// fresh are partitions that are newer than the checkpoint, by topic.
 	fresh map[[16]byte]*freshTopic
 	next  uint64 // partition id that is given out next
 	out   *RecoveryReport
+}
+
+// foundSegment is a segment, and the life of the cluster in which it was written.
+type foundSegment struct {
+	Segment
+
+	life string
 }
 
 // freshTopic is what footers say of partitions that the checkpoint does not know.
@@ -100,7 +113,7 @@ type freshPartition struct {
 func newRebuild(r *Recovery) (*rebuild, error) {
 	rb := &rebuild{
 		in: r, base: r.Base, there: make(map[string]*FoundObject, len(r.Objects)), topics: make(map[[16]byte]*Topic),
-		partitions: make(map[uint64]*Partition), found: make(map[uint64][]Segment), fresh: make(map[[16]byte]*freshTopic),
+		partitions: make(map[uint64]*Partition), found: make(map[uint64][]foundSegment), fresh: make(map[[16]byte]*freshTopic),
 		out: &RecoveryReport{RecoveryID: r.ID},
 	}
 	if rb.base == nil {
@@ -137,6 +150,10 @@ func (rb *rebuild) sort(o *FoundObject) {
 		rb.out.skip(o, "the checkpoint does not know it, and its footer can't be read")
 		return
 	}
+	if o.RecoveryID < rb.base.recoveryID {
+		rb.out.skip(o, fmt.Sprintf("it is of before recovery %s, which did not find it", rb.base.recoveryID))
+		return
+	}
 	for _, s := range o.Footer.GetSegments() {
 		id := s.GetEntry().GetPartitionId()
 		rb.next = max(rb.next, id+1)
@@ -153,7 +170,7 @@ func (rb *rebuild) sort(o *FoundObject) {
 		default:
 			rb.note(o, uuid, s)
 		}
-		rb.found[id] = append(rb.found[id], newSegment(o.Name, s.GetEntry()))
+		rb.found[id] = append(rb.found[id], foundSegment{newSegment(o.Name, s.GetEntry()), o.RecoveryID})
 	}
 }
 

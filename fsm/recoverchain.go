@@ -1,6 +1,7 @@
 package fsm
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"slices"
@@ -19,7 +20,7 @@ func (rb *rebuild) extend() error {
 			// Whether the records before the first that was found were lost or removed by retention, nobody knows.
 			p.LogStart = lowestBase(found)
 		}
-		p.Segments = append(p.Segments, chain(rb.in.ClusterID, id, p.NextBase(), found)...)
+		p.Segments = append(p.Segments, chain(rb.in.ClusterID, id, p.NextBase(), history(found))...)
 		if n := len(p.Segments); n > 0 {
 			p.UploadedEnd = max(p.UploadedEnd, p.Segments[n-1].EndOffset)
 		}
@@ -30,7 +31,25 @@ func (rb *rebuild) extend() error {
 	return nil
 }
 
-func lowestBase(segments []Segment) int64 {
+// history leaves out what an earlier life of the cluster has of offsets at which, or before which, a later one went on. All
+// are of one life but where the checkpoints of the later ones are damaged.
+func history(found []foundSegment) []Segment {
+	slices.SortStableFunc(found, func(a, b foundSegment) int { return cmp.Compare(b.life, a.life) })
+	kept := make([]Segment, 0, len(found))
+	end := int64(math.MaxInt64) // of the life
+	for i := 0; i < len(found); {
+		began := end // where the life after it began
+		for life := found[i].life; i < len(found) && found[i].life == life; i++ {
+			end = min(end, found[i].BaseOffset)
+			if found[i].EndOffset <= began {
+				kept = append(kept, found[i].Segment)
+			}
+		}
+	}
+	return kept
+}
+
+func lowestBase(segments []foundSegment) int64 {
 	low := int64(math.MaxInt64)
 	for i := range segments {
 		low = min(low, segments[i].BaseOffset)

@@ -14,6 +14,8 @@ import (
 	metav1 "github.com/streamhouse/streamhouse/api/streamhouse/meta/v1"
 	"github.com/streamhouse/streamhouse/cluster/replica"
 	"github.com/streamhouse/streamhouse/fsm"
+	"github.com/streamhouse/streamhouse/storage/object"
+	"github.com/streamhouse/streamhouse/storage/segment"
 )
 
 // savedGroups is an object store for committed offsets.
@@ -117,6 +119,29 @@ func TestShardGoesOnAfterRecovery(t *testing.T) {
 	offsets, err = n.shard.Offsets("g", nil)
 	require.NoError(t, err)
 	require.Equal(t, int64(6), offsets[0].Offset)
+}
+
+// TestObjectsNameTheirRecovery: in the first life none, and then the one that the shard goes on from.
+func TestObjectsNameTheirRecovery(t *testing.T) {
+	n := newNode(t, 1, func(c *Config) { c.Groups = &savedGroups{} })
+	n.mustAppend(1, 5)
+	n.waitUploaded()
+	n.recoverCluster("01R")
+	n.wipe()
+	n.mustAppend(1, 1)
+	n.waitUploaded()
+	p, ok := n.metadata.View().Partition(1)
+	require.True(t, ok)
+	require.Len(t, p.Segments, 2)
+	for i, want := range []string{"", "01R"} {
+		name := p.Segments[i].Object
+		attrs, err := n.bucket.Head(t.Context(), name)
+		require.NoError(t, err)
+		footer, err := segment.ReadFooter(t.Context(), object.Ranges{Getter: n.bucket}, name, attrs.SizeBytes)
+		require.NoError(t, err)
+		require.NotNil(t, footer.RecoveryId)
+		require.Equal(t, want, footer.GetRecoveryId())
+	}
 }
 
 // What was committed while the object store was away is the newest state there after a restart from a snapshot, too.

@@ -273,10 +273,10 @@ func (s *Shard) uploadObject(ctx context.Context, o plannedObject, runs map[uint
 func (s *Shard) writeObject(ctx context.Context, o plannedObject, runs map[uint64]memRun) error {
 	id := ulid.Make()
 	name := segment.Name(s.cfg.ClusterID, s.cfg.Shard, id)
-	w := segment.NewWriter(segment.Source{
-		ClusterID: s.cfg.ClusterID, NodeID: s.cfg.NodeID, Shard: s.cfg.Shard, CreatedMs: int64(id.Time()),
-	})
 	view := s.cfg.Metadata.View()
+	w := segment.NewWriter(segment.Source{
+		ClusterID: s.cfg.ClusterID, NodeID: s.cfg.NodeID, Shard: s.cfg.Shard, CreatedMs: int64(id.Time()), RecoveryID: view.RecoveryID(),
+	})
 	ids := o.ids[:0:0]
 	for _, pid := range o.ids {
 		p, ok := view.Partition(pid)

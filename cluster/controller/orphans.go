@@ -79,14 +79,12 @@ func (j *janitor) superfluous(ctx context.Context, view *fsm.View, orphans []orp
 }
 
 func (j *janitor) provenSuperfluous(ctx context.Context, view *fsm.View, o orphan) (bool, error) {
-	_, _, id, err := segment.ParseName(o.name)
-	if err == nil && id.String() < view.RecoveryID() {
-		return false, nil // The recovery has left it alone, and an operator decides.
-	}
 	attempt, cancel := context.WithTimeout(ctx, roundTimeout)
 	defer cancel()
 	footer, err := segment.ReadFooter(attempt, object.Ranges{Getter: j.cfg.Bucket}, o.name, o.sizeBytes)
 	switch {
+	case err == nil && segment.RecoveryID(o.name, footer, view.RecoveryID()) != view.RecoveryID():
+		return false, nil // The recovery has left it alone, or it came later: an operator decides.
 	case err == nil:
 		return view.Superfluous(footer), nil
 	case errors.Is(err, segment.ErrCorrupt), errors.Is(err, segment.ErrVersion), errors.Is(err, object.ErrNotFound):

@@ -174,6 +174,10 @@ func nextID(now time.Time, seen listing, bases []stored, l lives) string {
 
 // readFooters reads the footers of the objects that base does not know. An object that is damaged keeps why in Err.
 func readFooters(ctx context.Context, b Bucket, objects []fsm.FoundObject, base *fsm.View) error {
+	recoveryID := ""
+	if base != nil {
+		recoveryID = base.RecoveryID()
+	}
 	eg, ctx := errgroup.WithContext(ctx)
 	eg.SetLimit(footersAtOnce)
 	for i := range objects {
@@ -181,19 +185,23 @@ func readFooters(ctx context.Context, b Bucket, objects []fsm.FoundObject, base 
 		if base != nil && base.ObjectKnown(o.Name) {
 			continue
 		}
-		eg.Go(func() error { return readFooter(ctx, b, o) })
+		eg.Go(func() error { return readFooter(ctx, b, o, recoveryID) })
 	}
 	return eg.Wait()
 }
 
-func readFooter(ctx context.Context, b Bucket, o *fsm.FoundObject) error {
+func readFooter(ctx context.Context, b Bucket, o *fsm.FoundObject, recoveryID string) error {
 	var err error
 	for range footerTries {
 		attempt, cancel := context.WithTimeout(ctx, callTimeout)
 		o.Footer, err = segment.ReadFooter(attempt, object.Ranges{Getter: b}, o.Name, o.SizeBytes)
 		cancel()
-		if err == nil || ctx.Err() != nil {
+		if ctx.Err() != nil {
 			return ctx.Err()
+		}
+		if err == nil {
+			o.RecoveryID = segment.RecoveryID(o.Name, o.Footer, recoveryID)
+			return nil
 		}
 		if errors.Is(err, segment.ErrCorrupt) || errors.Is(err, segment.ErrVersion) || errors.Is(err, object.ErrNotFound) {
 			o.Footer, o.Err = nil, err

@@ -67,24 +67,50 @@ func newFakeMetadata(t *testing.T) *fakeMetadata {
 	return m
 }
 
-// upload writes a real object of records of the topic orders, which has one partition, and lists it.
-func (m *fakeMetadata) upload(b object.Bucket, base int64, records int) string {
+// orders returns the topic orders, and its partition.
+func (m *fakeMetadata) orders() (*fsm.Topic, *fsm.Partition) {
 	m.t.Helper()
 	tp, ok := m.View().Topic("orders")
 	require.True(m.t, ok)
-	p, _ := m.View().Partition(tp.PartitionIDs[0])
+	p, ok := m.View().Partition(tp.PartitionIDs[0])
+	require.True(m.t, ok)
+	return tp, p
+}
+
+// objects returns the names of the objects with the records of orders.
+func (m *fakeMetadata) objects() []string {
+	m.t.Helper()
+	_, p := m.orders()
+	var all []string
+	for i := range p.Segments {
+		all = append(all, p.Segments[i].Object)
+	}
+	return all
+}
+
+// build makes a real object of records of orders.
+func (m *fakeMetadata) build(base int64, records int) (string, *segment.Object) {
+	m.t.Helper()
+	tp, p := m.orders()
 	builder := record.NewBuilder(record.BuilderConfig{ProducerID: -1})
 	for i := range records {
 		builder.Append(record.Record{TimestampMs: int64(i), Value: []byte("v")})
 	}
 	batch, err := builder.Build()
 	require.NoError(m.t, err)
-	w := segment.NewWriter(segment.Source{ClusterID: "C", NodeID: "n1", Shard: p.Shard, CreatedMs: 5})
+	w := segment.NewWriter(segment.Source{ClusterID: "C", NodeID: "n1", Shard: p.Shard, CreatedMs: 5, RecoveryID: m.View().RecoveryID()})
 	w.Begin(segment.Partition{ID: p.ID, Topic: "orders", TopicUUID: tp.UUID})
 	w.Append(batch, base)
 	o, err := w.Finish()
 	require.NoError(m.t, err)
-	name := segment.Name("C", p.Shard, ulid.Make())
+	return segment.Name("C", p.Shard, ulid.Make()), o
+}
+
+// upload puts an object of records of orders, and lists it.
+func (m *fakeMetadata) upload(b object.Bucket, base int64, records int) string {
+	m.t.Helper()
+	_, p := m.orders()
+	name, o := m.build(base, records)
 	require.NoError(m.t, b.Put(m.t.Context(), name, o.Body(), o.SizeBytes))
 	m.apply(&metav1.Command{Command: &metav1.Command_CommitSegments{CommitSegments: &metav1.CommitSegments{
 		Object: name, ObjectBytes: uint64(o.SizeBytes), Shard: p.Shard, Segments: o.Segments,
@@ -156,6 +182,68 @@ func TestRecovery(t *testing.T) {
 	require.Equal(t, recoveryName("C", v.RecoveryID()), second.Checkpoint)
 	require.Equal(t, int64(8), second.Report.Records())
 	require.Equal(t, "127.0.0.1:1", second.others["n1"])
+}
+
+// begun is the metadata group of the life that a recovery begins.
+func begun(t *testing.T, b Bucket, node string) *fakeMetadata {
+	t.Helper()
+	v, _, err := Take(t.Context(), b, "C", Claim{NodeID: node, Incarnation: node})
+	require.NoError(t, err)
+	require.NotNil(t, v)
+	var snapshot bytes.Buffer
+	require.NoError(t, fsm.WriteSnapshot(v, &snapshot))
+	m := &fakeMetadata{t: t, state: fsm.New(), index: v.Index()}
+	require.NoError(t, m.state.Restore(&snapshot))
+	m.view.Store(m.state.View())
+	m.leads.Store(true)
+	return m
+}
+
+// TestLatePut: the PUT of an uploader that is dead reaches the bucket when the recovery was begun with already. Its offsets
+// are given to other records by then, which were acknowledged: nothing of it becomes history, whatever is lost next.
+func TestLatePut(t *testing.T) {
+	b := object.NewMemory()
+	held, arrive := make(chan struct{}), make(chan struct{})
+	var holds atomic.Bool
+	b.Before = func(_ context.Context, op, _ string) error {
+		if op == "PUT" && holds.CompareAndSwap(true, false) {
+			close(held)
+			<-arrive
+		}
+		return nil
+	}
+	dead := newFakeMetadata(t)
+	dead.create("orders")
+	listed := []string{dead.upload(b, 0, 5)}
+	dead.checkpoint(b)
+	name, o := dead.build(5, 10)
+	late := make(chan error, 1)
+	holds.Store(true)
+	go func() { late <- b.Put(t.Context(), name, o.Body(), o.SizeBytes) }()
+	<-held
+
+	p := plan(t, b)
+	require.Equal(t, int64(5), p.Report.Records())
+	require.NoError(t, p.Execute(t.Context(), b))
+	m := begun(t, b, "n1")
+	listed = append(listed, m.upload(b, 5, 3))
+	close(arrive)
+	require.NoError(t, <-late)
+	listed = append(listed, m.upload(b, 8, 2))
+
+	// Once more everything is lost, before there is a checkpoint of this life, and once more after one.
+	for life := range 2 {
+		p = plan(t, b)
+		require.Equal(t, int64(10), p.Report.Records())
+		require.Zero(t, p.Report.LostRecords())
+		require.Len(t, p.Report.Skipped, 1)
+		require.Equal(t, name, p.Report.Skipped[0].Name)
+		require.NoError(t, p.Execute(t.Context(), b))
+		m = begun(t, b, fmt.Sprintf("of life %d", life))
+		require.Equal(t, listed, m.objects())
+		require.False(t, m.View().ObjectKnown(name), "nobody condemns it")
+		m.checkpoint(b)
+	}
 }
 
 // TestStaleRecovery: the old cluster came back before anybody began with what was prepared.

@@ -87,3 +87,16 @@ func checkFooter(object string, t trailer, footer *metav1.ObjectFooter) error {
 	}
 	return nil
 }
+
+// RecoveryID returns the recovery that the cluster had begun with when it wrote an object, empty in its first life. current
+// is the one that it began with last. Objects of older programs do not say it: what was minted after current is of its
+// life, and the rest of one before it, of which nothing more is known.
+func RecoveryID(object string, footer *metav1.ObjectFooter, current string) string {
+	if footer.RecoveryId != nil {
+		return footer.GetRecoveryId()
+	}
+	if _, _, id, err := ParseName(object); current != "" && err == nil && id.String() > current {
+		return current
+	}
+	return ""
+}

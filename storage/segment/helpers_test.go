@@ -65,7 +65,9 @@ func batch(tb testing.TB, c record.Compression, n, size int, ts int64) record.Ba
 	return b
 }
 
-var source = Source{ClusterID: "c1", NodeID: "n1", Shard: 3, CreatedMs: 1_700_000_000_000}
+var source = Source{
+	ClusterID: "c1", NodeID: "n1", Shard: 3, CreatedMs: 1_700_000_000_000, RecoveryID: "01JX0000000000000000000000",
+}
 
 func partition(id uint64) Partition {
 	return Partition{ID: id, Topic: fmt.Sprintf("topic-%d", id), TopicUUID: [16]byte{1, 2, 3, byte(id)}, Number: int32(id) % 7}

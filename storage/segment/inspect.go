@@ -63,6 +63,7 @@ func Inspect(ctx context.Context, rr RangeReader, object string, sizeBytes int64
 		Object: object, SizeBytes: sizeBytes, Version: footer.GetVersion(),
 		Source: Source{
 			ClusterID: footer.GetClusterId(), NodeID: footer.GetNodeId(), Shard: footer.GetShard(), CreatedMs: footer.GetCreatedMs(),
+			RecoveryID: footer.GetRecoveryId(),
 		},
 		Segments: make([]InspectedSegment, len(footer.GetSegments())),
 	}

@@ -18,6 +18,8 @@ type Source struct {
 	ClusterID, NodeID string
 	Shard             uint32
 	CreatedMs         int64
+	// RecoveryID is the recovery that the cluster began with, a ULID; empty in its first life.
+	RecoveryID string
 }
 
 // Partition is what an object says of a partition.
@@ -158,6 +160,7 @@ func (w *Writer) Finish() (*Object, error) {
 	footer := &metav1.ObjectFooter{
 		Version: formatVersion, ClusterId: w.source.ClusterID, Shard: w.source.Shard,
 		CreatedMs: w.source.CreatedMs, NodeId: w.source.NodeID,
+		RecoveryId: &w.source.RecoveryID,
 	}
 	o := &Object{}
 	var tail []byte

@@ -1200,13 +1200,16 @@ func (x *ObjectItem) GetLiveSegments() uint32 {
 
 // ObjectFooter describes an object without the help of anything else.
 type ObjectFooter struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Version       uint32                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
-	ClusterId     string                 `protobuf:"bytes,2,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
-	Shard         uint32                 `protobuf:"varint,3,opt,name=shard,proto3" json:"shard,omitempty"`
-	CreatedMs     int64                  `protobuf:"varint,4,opt,name=created_ms,json=createdMs,proto3" json:"created_ms,omitempty"`
-	NodeId        string                 `protobuf:"bytes,5,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
-	Segments      []*FooterSegment       `protobuf:"bytes,6,rep,name=segments,proto3" json:"segments,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Version   uint32                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	ClusterId string                 `protobuf:"bytes,2,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	Shard     uint32                 `protobuf:"varint,3,opt,name=shard,proto3" json:"shard,omitempty"`
+	CreatedMs int64                  `protobuf:"varint,4,opt,name=created_ms,json=createdMs,proto3" json:"created_ms,omitempty"`
+	NodeId    string                 `protobuf:"bytes,5,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	Segments  []*FooterSegment       `protobuf:"bytes,6,rep,name=segments,proto3" json:"segments,omitempty"`
+	// The recovery from the object store that the cluster had begun with when it wrote the object; empty in its first life.
+	// Objects of programs that did not know the field lack it.
+	RecoveryId    *string `protobuf:"bytes,7,opt,name=recovery_id,json=recoveryId,proto3,oneof" json:"recovery_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1281,6 +1284,13 @@ func (x *ObjectFooter) GetSegments() []*FooterSegment {
 		return x.Segments
 	}
 	return nil
+}
+
+func (x *ObjectFooter) GetRecoveryId() string {
+	if x != nil && x.RecoveryId != nil {
+		return *x.RecoveryId
+	}
+	return ""
 }
 
 type FooterSegment struct {
@@ -1474,7 +1484,7 @@ const file_streamhouse_meta_v1_state_proto_rawDesc = "" +
 	"ObjectItem\x12\x16\n" +
 	"\x06object\x18\x01 \x01(\tR\x06object\x12!\n" +
 	"\fobject_bytes\x18\x02 \x01(\x04R\vobjectBytes\x12#\n" +
-	"\rlive_segments\x18\x03 \x01(\rR\fliveSegments\"\xd5\x01\n" +
+	"\rlive_segments\x18\x03 \x01(\rR\fliveSegments\"\x8b\x02\n" +
 	"\fObjectFooter\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x1d\n" +
 	"\n" +
@@ -1483,7 +1493,10 @@ const file_streamhouse_meta_v1_state_proto_rawDesc = "" +
 	"\n" +
 	"created_ms\x18\x04 \x01(\x03R\tcreatedMs\x12\x17\n" +
 	"\anode_id\x18\x05 \x01(\tR\x06nodeId\x12>\n" +
-	"\bsegments\x18\x06 \x03(\v2\".streamhouse.meta.v1.FooterSegmentR\bsegments\"\xcd\x01\n" +
+	"\bsegments\x18\x06 \x03(\v2\".streamhouse.meta.v1.FooterSegmentR\bsegments\x12$\n" +
+	"\vrecovery_id\x18\a \x01(\tH\x00R\n" +
+	"recoveryId\x88\x01\x01B\x0e\n" +
+	"\f_recovery_id\"\xcd\x01\n" +
 	"\rFooterSegment\x127\n" +
 	"\x05entry\x18\x01 \x01(\v2!.streamhouse.meta.v1.SegmentEntryR\x05entry\x12\x14\n" +
 	"\x05topic\x18\x02 \x01(\tR\x05topic\x12\x1d\n" +
@@ -1573,6 +1586,7 @@ func file_streamhouse_meta_v1_state_proto_init() {
 		(*SnapshotItem_DroppedObject)(nil),
 		(*SnapshotItem_Object)(nil),
 	}
+	file_streamhouse_meta_v1_state_proto_msgTypes[12].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
