@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"bytes"
 	"context"
 	"sync"
 	"testing"
@@ -80,6 +81,19 @@ func (m *fakeMetadata) createTopic(t *testing.T, name string, partitions uint32,
 	topic, ok := m.state.View().Topic(name)
 	require.True(t, ok)
 	return topic
+}
+
+// recovered begins the metadata anew, as after a recovery.
+func (m *fakeMetadata) recovered(t *testing.T) {
+	t.Helper()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	v, _, err := fsm.Recover(&fsm.Recovery{ID: "01R", Base: m.state.View(), ClusterID: "c1", ClusterName: "test", Shards: 2})
+	require.NoError(t, err)
+	var snapshot bytes.Buffer
+	require.NoError(t, fsm.WriteSnapshot(v, &snapshot))
+	require.NoError(t, m.state.Restore(&snapshot))
+	m.showLocked()
 }
 
 func (m *fakeMetadata) View() *fsm.View {

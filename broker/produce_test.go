@@ -410,3 +410,18 @@ func TestInitProducer(t *testing.T) {
 	_, err = f.InitProducer(t.Context(), &streamhousev1.InitProducerRequest{ProducerId: 5, ProducerEpoch: math.MaxInt16 + 1})
 	requireReason(t, reasonInvalidField, err)
 }
+
+// TestInitProducerAfterRecovery: an id of before it is of no use any more.
+func TestInitProducerAfterRecovery(t *testing.T) {
+	f := newFixture(t, true)
+	f.meta.recovered(t)
+	first := f.meta.View().FirstProducerID()
+	res, err := f.InitProducer(t.Context(), &streamhousev1.InitProducerRequest{ProducerId: 5, ProducerEpoch: 3})
+	require.NoError(t, err)
+	require.GreaterOrEqual(t, res.GetProducerId(), first)
+	require.Zero(t, res.GetProducerEpoch())
+	again, err := f.InitProducer(t.Context(), &streamhousev1.InitProducerRequest{ProducerId: res.GetProducerId()})
+	require.NoError(t, err)
+	require.Equal(t, res.GetProducerId(), again.GetProducerId())
+	require.Equal(t, int32(1), again.GetProducerEpoch())
+}

@@ -54,7 +54,8 @@ func (b *Broker) InitProducer(ctx context.Context, req *streamhousev1.InitProduc
 		if err := b.givenOut(ctx, id); err != nil {
 			return nil, err
 		}
-		if epoch < math.MaxInt16 {
+		// One of before a recovery may have written what nobody remembers; under its id a retry would be stored twice.
+		if epoch < math.MaxInt16 && id >= b.meta.View().FirstProducerID() {
 			return &streamhousev1.InitProducerResponse{ProducerId: id, ProducerEpoch: epoch + 1}, nil
 		}
 	}

@@ -58,16 +58,17 @@ func (b *viewBuilder) header(h *metav1.SnapshotHeader) error {
 		return fmt.Errorf("%d shards, at most %d", h.GetShards(), MaxShards)
 	}
 	b.v = View{
-		index:          h.GetIndex(),
-		clusterID:      h.GetClusterId(),
-		clusterName:    h.GetClusterName(),
-		objectStore:    h.GetObjectStore(),
-		createdMs:      h.GetCreatedMs(),
-		featureLevel:   h.GetFeatureLevel(),
-		nextProducerID: h.GetNextProducerId(),
-		nextPartition:  h.GetNextPartitionId(),
-		recoveryID:     h.GetRecoveryId(),
-		recoveredFrom:  h.GetRecoveredFrom(),
+		index:           h.GetIndex(),
+		clusterID:       h.GetClusterId(),
+		clusterName:     h.GetClusterName(),
+		objectStore:     h.GetObjectStore(),
+		createdMs:       h.GetCreatedMs(),
+		featureLevel:    h.GetFeatureLevel(),
+		firstProducerID: h.GetFirstProducerId(),
+		nextProducerID:  h.GetNextProducerId(),
+		nextPartition:   h.GetNextPartitionId(),
+		recoveryID:      h.GetRecoveryId(),
+		recoveredFrom:   h.GetRecoveredFrom(),
 	}
 	if h.GetShards() > 0 {
 		b.v.shards = make([]*Shard, h.GetShards())

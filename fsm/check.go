@@ -22,6 +22,9 @@ func (v *View) Check() error {
 	if v.nextProducerID < 1 || v.nextPartition < 1 {
 		return fmt.Errorf("the next producer id is %d, the next partition id %d", v.nextProducerID, v.nextPartition)
 	}
+	if v.firstProducerID < 0 || v.firstProducerID > v.nextProducerID {
+		return fmt.Errorf("the first producer id is %d, the next one %d", v.firstProducerID, v.nextProducerID)
+	}
 	for _, check := range []func() error{v.checkNodes, v.checkShards, v.checkTopics, v.checkDeleted, v.checkObjects} {
 		if err := check(); err != nil {
 			return err

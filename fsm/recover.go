@@ -271,6 +271,7 @@ func (rb *rebuild) view() (*View, error) {
 	if rb.in.Base == nil {
 		b.v.nextProducerID = unknownIDs
 	}
+	b.v.firstProducerID = b.v.nextProducerID
 	live := make(map[string]uint32)
 	for uuid, t := range rb.topics {
 		b.topics.Set(t.Name, t)

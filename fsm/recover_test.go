@@ -105,6 +105,7 @@ func (p *past) recovered(base *View) (*View, *RecoveryReport) {
 	require.Equal(p.t, dump(v), dump(again.View()))
 	require.Equal(p.t, v.RecoveryID(), again.View().RecoveryID())
 	require.Equal(p.t, v.RecoveredFrom(), again.View().RecoveredFrom())
+	require.Equal(p.t, v.FirstProducerID(), again.View().FirstProducerID())
 	return v, report
 }
 
@@ -144,6 +145,8 @@ func TestRecoverKeepsTheCheckpoint(t *testing.T) {
 	require.Equal(t, base.NumShards(), v.NumShards())
 	require.Equal(t, uint32(FeatureLevelRecovery), v.FeatureLevel())
 	require.Greater(t, v.NextProducerID(), base.NextProducerID(), "none is given out twice")
+	require.Zero(t, base.FirstProducerID())
+	require.Equal(t, v.NextProducerID(), v.FirstProducerID())
 	require.True(t, v.ObjectKnown("C/00/1/x.seg"), "a condemned name stays refused")
 	require.Equal(t, int64(30), report.Records())
 	require.Zero(t, report.LostRecords())

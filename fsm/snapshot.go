@@ -102,6 +102,7 @@ func (sw *snapshotWriter) header(v *View) error {
 		Shards:          v.NumShards(),
 		ObjectStore:     v.objectStore,
 		FeatureLevel:    v.featureLevel,
+		FirstProducerId: v.firstProducerID,
 		NextProducerId:  v.nextProducerID,
 		NextPartitionId: v.nextPartition,
 		CreatedMs:       v.createdMs,

@@ -12,16 +12,17 @@ import (
 // View is the state behind one command of the log. It is immutable and safe for
 // concurrent use; to hold one costs only the memory of what has changed since.
 type View struct {
-	index          uint64
-	clusterID      string
-	clusterName    string
-	objectStore    string
-	createdMs      int64
-	featureLevel   uint32
-	nextProducerID int64
-	nextPartition  uint64
-	recoveryID     string
-	recoveredFrom  string
+	index           uint64
+	clusterID       string
+	clusterName     string
+	objectStore     string
+	createdMs       int64
+	featureLevel    uint32
+	firstProducerID int64
+	nextProducerID  int64
+	nextPartition   uint64
+	recoveryID      string
+	recoveredFrom   string
 
 	nodes  []*Node  // sorted by id
 	shards []*Shard // by number; nil where the shard is not created yet
@@ -70,6 +71,10 @@ func (v *View) FeatureLevel() uint32 { return v.featureLevel }
 
 // NextProducerID returns the first producer id that was not given out.
 func (v *View) NextProducerID() int64 { return v.nextProducerID }
+
+// FirstProducerID returns the first producer id that was given out after the recovery that this metadata began with anew; 0
+// where there was none. What producers with lower ids have written nobody remembers, but the records may be there.
+func (v *View) FirstProducerID() int64 { return v.firstProducerID }
 
 // RecoveryID names the recovery from the object store that this metadata began with anew, a ULID; empty where there was
 // none.

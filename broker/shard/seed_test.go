@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"sync/atomic"
 	"testing"
@@ -12,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	metav1 "github.com/streamhouse/streamhouse/api/streamhouse/meta/v1"
+	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
 	"github.com/streamhouse/streamhouse/cluster/replica"
 	"github.com/streamhouse/streamhouse/fsm"
 	"github.com/streamhouse/streamhouse/storage/object"
@@ -119,6 +121,33 @@ func TestShardGoesOnAfterRecovery(t *testing.T) {
 	offsets, err = n.shard.Offsets("g", nil)
 	require.NoError(t, err)
 	require.Equal(t, int64(6), offsets[0].Offset)
+}
+
+// TestProducersOfBeforeARecovery: what they have written is there and nobody remembers who wrote it, so a first batch that is
+// sent again would be stored twice.
+func TestProducersOfBeforeARecovery(t *testing.T) {
+	n := newNode(t, 1, func(c *Config) { c.Groups = &savedGroups{} })
+	require.Zero(t, n.mustAppend(1, 1))
+	batch := func(id int64) AppendBatch {
+		return AppendBatch{PartitionID: 1, Topic: "t", Data: buildBatch(t, batchConfig{n: 2, id: id, value: fmt.Sprint("of ", id, "/")})}
+	}
+	append1 := func(batches ...AppendBatch) []AppendResult {
+		t.Helper()
+		res, err := n.shard.Append(t.Context(), batches, true)
+		require.NoError(t, err)
+		return res
+	}
+	require.Equal(t, []AppendResult{{BaseOffset: 1}}, append1(batch(0)))
+	n.recoverCluster("01S")
+	n.wipe()
+	require.Equal(t, int64(3), n.mustAppend(1, 1))
+
+	unknown := AppendResult{Reason: streamhousev1.ErrorReason_ERROR_REASON_UNKNOWN_PRODUCER}
+	require.Equal(t, []AppendResult{unknown}, append1(batch(0)))
+	first := n.metadata.View().FirstProducerID()
+	require.Equal(t, []AppendResult{unknown, {BaseOffset: 4}, unknown}, append1(batch(first-1), batch(first), batch(0)))
+	require.Equal(t, []AppendResult{{BaseOffset: 4, Duplicate: true}}, append1(batch(first)))
+	require.Equal(t, int64(6), n.shard.HighWatermark(1))
 }
 
 // TestObjectsNameTheirRecovery: in the first life none, and then the one that the shard goes on from.

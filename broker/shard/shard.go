@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -277,6 +278,10 @@ func (s *Shard) BeginAppend(ctx context.Context, batches []AppendBatch, durable 
 	}
 	if err := s.cfg.Budget.Check(); err != nil {
 		return nil, err
+	}
+	first := s.cfg.Metadata.View().FirstProducerID()
+	if first > 0 && slices.ContainsFunc(batches, func(b AppendBatch) bool { return former(b, first) }) {
+		return s.appendWithoutFormer(ctx, batches, durable, first)
 	}
 	_, span := s.tracer.Child(ctx, "append")
 	if span.IsRecording() {

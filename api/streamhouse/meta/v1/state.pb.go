@@ -312,8 +312,11 @@ type SnapshotHeader struct {
 	RecoveryId string `protobuf:"bytes,11,opt,name=recovery_id,json=recoveryId,proto3" json:"recovery_id,omitempty"`
 	// The newest metadata checkpoint that there was at the recovery; empty where there was none.
 	RecoveredFrom string `protobuf:"bytes,12,opt,name=recovered_from,json=recoveredFrom,proto3" json:"recovered_from,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// The first producer id that was given out after the recovery. 0 where there was none, and in snapshots of programs that
+	// did not know the field.
+	FirstProducerId int64 `protobuf:"varint,13,opt,name=first_producer_id,json=firstProducerId,proto3" json:"first_producer_id,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *SnapshotHeader) Reset() {
@@ -428,6 +431,13 @@ func (x *SnapshotHeader) GetRecoveredFrom() string {
 		return x.RecoveredFrom
 	}
 	return ""
+}
+
+func (x *SnapshotHeader) GetFirstProducerId() int64 {
+	if x != nil {
+		return x.FirstProducerId
+	}
+	return 0
 }
 
 // SnapshotItem is one of the messages that follow the header.
@@ -1400,7 +1410,7 @@ const file_streamhouse_meta_v1_state_proto_rawDesc = "" +
 	"\x10max_timestamp_ms\x18\x06 \x01(\x03R\x0emaxTimestampMs\x12%\n" +
 	"\x0eindex_position\x18\a \x01(\x04R\rindexPosition\x12\x1f\n" +
 	"\vindex_bytes\x18\b \x01(\x04R\n" +
-	"indexBytes\"\x9f\x03\n" +
+	"indexBytes\"\xcb\x03\n" +
 	"\x0eSnapshotHeader\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x1d\n" +
 	"\n" +
@@ -1417,7 +1427,8 @@ const file_streamhouse_meta_v1_state_proto_rawDesc = "" +
 	" \x01(\x04R\x05index\x12\x1f\n" +
 	"\vrecovery_id\x18\v \x01(\tR\n" +
 	"recoveryId\x12%\n" +
-	"\x0erecovered_from\x18\f \x01(\tR\rrecoveredFrom\"\xd9\x03\n" +
+	"\x0erecovered_from\x18\f \x01(\tR\rrecoveredFrom\x12*\n" +
+	"\x11first_producer_id\x18\r \x01(\x03R\x0ffirstProducerId\"\xd9\x03\n" +
 	"\fSnapshotItem\x123\n" +
 	"\x04node\x18\x01 \x01(\v2\x1d.streamhouse.meta.v1.NodeItemH\x00R\x04node\x126\n" +
 	"\x05shard\x18\x02 \x01(\v2\x1e.streamhouse.meta.v1.ShardItemH\x00R\x05shard\x126\n" +
