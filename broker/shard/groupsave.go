@@ -3,6 +3,7 @@ package shard
 import (
 	"bytes"
 	"context"
+	"math"
 	"time"
 
 	metav1 "github.com/streamhouse/streamhouse/api/streamhouse/meta/v1"
@@ -39,6 +40,9 @@ func (s *Shard) runGroupSaves(ctx context.Context) {
 		saved = index
 	}
 }
+
+// neverSaved is an index that no state of groups has.
+const neverSaved = math.MaxUint64
 
 // groupsData returns the committed offsets, in the format of a snapshot without anything else, and the index that they
 // are of. Nothing has changed where they are those of the index that was saved last.

@@ -134,6 +134,9 @@ func (s *Shard) seedOnce(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := s.saveSeededGroups(ctx, view.RecoveryID()); err != nil {
+		return err
+	}
 	if err := s.proposeSeed(ctx, &metav1.ShardSeed{RecoveryId: view.RecoveryID(), Done: true}); err != nil {
 		return err
 	}
@@ -179,6 +182,20 @@ func (s *Shard) seedGroups(ctx context.Context, view *fsm.View) (offsets int, er
 		}
 	}
 	return offsets, nil
+}
+
+// saveSeededGroups puts the offsets that the shard goes on from into the object store, before it takes anything. When the
+// cluster is lost again soon, the next recovery goes on from these, and not from those of the life before: they may be beyond
+// the end of their partitions here, where this life has put other records by then, which groups would never read.
+func (s *Shard) saveSeededGroups(ctx context.Context, recoveryID string) error {
+	if s.cfg.Groups == nil {
+		return nil
+	}
+	data, index, _, err := s.groupsData(neverSaved)
+	if err != nil {
+		return err
+	}
+	return s.cfg.Groups.Save(ctx, s.cfg.ClusterID, s.cfg.Shard, recoveryID, index, data)
 }
 
 // clampOffsets leaves out partitions that are gone, and lets no offset be beyond its partition's end.

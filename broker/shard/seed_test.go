@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -27,13 +28,22 @@ type savedGroups struct {
 	away  atomic.Bool   // saves fail
 	fails atomic.Int32  // so many loads fail
 	loads atomic.Int32
+
+	mu    sync.Mutex
+	lives map[string][]byte // guarded by mu; the last state that was saved, by recovery
 }
 
 // Save keeps the newest state by its index, as a bucket does.
-func (g *savedGroups) Save(_ context.Context, _ string, _ uint32, _ string, index uint64, data []byte) error {
+func (g *savedGroups) Save(_ context.Context, _ string, _ uint32, recoveryID string, index uint64, data []byte) error {
 	if g.away.Load() {
 		return errors.New("503")
 	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.lives == nil {
+		g.lives = make(map[string][]byte)
+	}
+	g.lives[recoveryID] = data
 	if index >= g.index.Load() {
 		g.index.Store(index)
 		g.data.Store(&data)
@@ -219,6 +229,30 @@ func TestNothingIsTakenBeforeTheSeed(t *testing.T) {
 	require.ErrorIs(t, err, ErrNotReady)
 	groups.fails.Store(0)
 	require.Equal(t, int64(5), n.mustAppend(1, 1))
+}
+
+// TestSeededGroupsAreSavedFirst: before a record is taken after a recovery, the object store has the offsets that groups go on
+// from, so that those of the life before, which may be beyond records of this one, are never gone on from again.
+func TestSeededGroupsAreSavedFirst(t *testing.T) {
+	groups := &savedGroups{}
+	n := newNode(t, 1, func(c *Config) { c.Groups = groups })
+	n.mustAppend(1, 5)
+	n.waitUploaded()
+	require.NoError(t, n.shard.CommitOffsets(t.Context(), "g", Committer{}, []GroupOffset{{PartitionID: 1, Offset: 9}})) // 5 to 8 get lost
+	require.Eventually(t, func() bool { return groups.data.Load() != nil }, 20*time.Second, 5*time.Millisecond)
+	n.recoverCluster("01T")
+	groups.away.Store(true)
+	n.wipe()
+	require.Eventually(t, func() bool { return groups.loads.Load() > 1 }, 20*time.Second, 5*time.Millisecond, "it tries again")
+	_, err := n.shard.Append(t.Context(), []AppendBatch{{PartitionID: 1, Topic: "t", Data: plain(t, 1, "v")}}, false)
+	require.ErrorIs(t, err, ErrNotReady)
+	groups.away.Store(false)
+	require.Equal(t, int64(5), n.mustAppend(1, 3))
+	groups.mu.Lock()
+	defer groups.mu.Unlock()
+	st, _, err := readSnapshot(bytes.NewReader(groups.lives["01T"]), n.shard.cfg.Shard)
+	require.NoError(t, err)
+	require.Equal(t, int64(5), st.groups["g"].offsets[1].offset)
 }
 
 func TestSeedIsAppliedOnce(t *testing.T) {

@@ -230,6 +230,9 @@ func TestLatePut(t *testing.T) {
 	close(arrive)
 	require.NoError(t, <-late)
 	listed = append(listed, m.upload(b, 8, 2))
+	var checkpoint bytes.Buffer // late, too
+	require.NoError(t, fsm.WriteSnapshot(dead.View(), &checkpoint))
+	require.NoError(t, put(t.Context(), b, newPosition("", 1<<40).name(metadataPrefix("C")), checkpoint.Bytes()))
 
 	// Once more everything is lost, before there is a checkpoint of this life, and once more after one.
 	for life := range 2 {
@@ -428,6 +431,9 @@ func TestGroups(t *testing.T) {
 	require.NoError(t, g.Save(t.Context(), "C", 1, life, 2, []byte("of this life")))
 	got, _ = load(life)
 	require.Equal(t, "new", got, "what comes after a recovery is not what it goes on from")
+	require.NoError(t, g.Save(t.Context(), "C", 1, "", 99, []byte("of the first life, too late")))
+	got, _ = load(ulid.MustNew(ulid.Now()+1, ulid.DefaultEntropy()).String())
+	require.Equal(t, "of this life", got)
 }
 
 func TestNames(t *testing.T) {
