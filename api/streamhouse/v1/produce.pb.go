@@ -642,7 +642,8 @@ func (x *ProduceStreamResponse) GetError() *Error {
 
 type InitProducerRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Zero for a new producer. An id from an earlier call keeps the id and raises its epoch.
+	// Zero for a new producer. An id from an earlier call keeps the id and raises its epoch, unless all of its epochs are used up
+	// or it is of before a recovery of the cluster: then the answer has a new id.
 	ProducerId    int64 `protobuf:"varint,1,opt,name=producer_id,json=producerId,proto3" json:"producer_id,omitempty"`
 	ProducerEpoch int32 `protobuf:"varint,2,opt,name=producer_epoch,json=producerEpoch,proto3" json:"producer_epoch,omitempty"`
 	unknownFields protoimpl.UnknownFields
