@@ -64,15 +64,20 @@ type load struct {
 	firstLost error           // guarded by mu; the first record that was not acknowledged by a patient producer
 }
 
+// newLoad creates the first topic, and starts nothing.
+func newLoad(t *testing.T, c *harness.Cluster, cfg loadConfig) *load {
+	t.Helper()
+	l := &load{t: t, c: c, cfg: cfg, h: history.New(), unplaced: make(map[string]bool), outcomes: make(map[string]int)}
+	l.h.Lease, l.h.LinearizeTimeout = staleWithin, 20*time.Second
+	c.CreateTopic(loadTopic, cfg.partitions, nil)
+	return l
+}
+
 // startLoad creates the topics and starts all clients.
 func startLoad(t *testing.T, c *harness.Cluster, cfg loadConfig) *load {
 	t.Helper()
-	l := &load{
-		t: t, c: c, cfg: cfg, h: history.New(), ledger: harness.NewLedger(batchTopic), unplaced: make(map[string]bool),
-		outcomes: make(map[string]int),
-	}
-	l.h.Lease, l.h.LinearizeTimeout = staleWithin, 20*time.Second
-	c.CreateTopic(loadTopic, cfg.partitions, nil)
+	l := newLoad(t, c, cfg)
+	l.ledger = harness.NewLedger(batchTopic)
 	c.CreateTopic(batchTopic, cfg.partitions, nil)
 	l.batches = c.StartProducer(l.ledger, harness.ProducerConfig{
 		Name: "b", Partitions: cfg.partitions, Every: 4 * cfg.every, Window: 5, BatchRecords: 5,
@@ -185,23 +190,30 @@ func (l *load) finish() int64 {
 	l.group.finish()
 	l.stopOthers()
 	l.c.WaitInSync(syncWithin)
+	violations := l.check()
+	l.ledger.Verify(l.t, l.c.Running()...)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	require.NoError(l.t, l.firstLost, "a patient producer's record was not acknowledged")
+	l.t.Logf("%d records acknowledged to the client's producers and %d in batches: %d lost, duplicated, reordered or otherwise wrong; outcomes %v, slowest record %v; %s",
+		l.acked.Load(), l.ledger.Acked(), violations, l.outcomes, l.slowest.Round(time.Millisecond), l.group)
+	return l.acked.Load() + l.ledger.Acked()
+}
+
+// check reads everything back through each node that runs, and checks the history. It returns how much of it is wrong.
+func (l *load) check() (violations int) {
+	l.t.Helper()
 	for _, n := range l.c.Running() {
 		l.readBack(n)
 	}
-	l.ledger.Verify(l.t, l.c.Running()...)
-	violations := l.h.Check()
-	for _, v := range violations {
+	all := l.h.Check()
+	for _, v := range all {
 		l.t.Error(v)
 	}
 	searches, undecided := l.h.Searches()
 	l.t.Logf("%d of %d searches for an order undecided", undecided, searches)
 	require.LessOrEqual(l.t, float64(undecided), mostUndecided*float64(searches), "searches for an order that proved nothing")
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	require.NoError(l.t, l.firstLost, "a patient producer's record was not acknowledged")
-	l.t.Logf("%d records acknowledged to the client's producers and %d in batches: %d lost, duplicated, reordered or otherwise wrong; outcomes %v, slowest record %v; %s",
-		l.acked.Load(), l.ledger.Acked(), len(violations), l.outcomes, l.slowest.Round(time.Millisecond), l.group)
-	return l.acked.Load() + l.ledger.Acked()
+	return len(all)
 }
 
 // readBack reads all that a node has.
@@ -219,7 +231,9 @@ func (l *load) readBack(n *harness.Node) {
 		})
 		require.NoErrorf(l.t, err, "partition %d through %s", partition, n.ID)
 		l.h.ReadBack(n.ID, history.Partition{Topic: loadTopic, Number: partition}, 0, end, records)
-		l.group.requireProcessed(partition, end)
+		if l.group != nil {
+			l.group.requireProcessed(partition, end)
+		}
 		there := make(map[string]bool, len(records))
 		for _, r := range records {
 			there[r.Value] = true

@@ -31,6 +31,10 @@ type recovered struct {
 		TopicUUID     string `json:"topic_uuid"`
 		ConfigUnknown bool   `json:"config_unknown"`
 	} `json:"topics"`
+	Skipped []struct {
+		Object string `json:"object"`
+		Reason string `json:"reason"`
+	} `json:"skipped_objects"`
 	Executed bool `json:"executed"`
 }
 

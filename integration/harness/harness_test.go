@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"testing"
@@ -35,12 +36,13 @@ func TestProxy(t *testing.T) {
 	p := harness.StartProxy(t, g.Addr())
 	c := client(p.Addr())
 	body := bytes.Repeat([]byte("0123456789"), 1000)
-	put := func(key string) error {
-		_, err := c.PutObject(t.Context(), &s3.PutObjectInput{
+	putUntil := func(ctx context.Context, key string) error {
+		_, err := c.PutObject(ctx, &s3.PutObjectInput{
 			Bucket: aws.String("bucket"), Key: &key, Body: bytes.NewReader(body), IfNoneMatch: aws.String("*"),
 		})
 		return err
 	}
+	put := func(key string) error { return putUntil(t.Context(), key) }
 
 	require.NoError(t, put("one"))
 	require.Error(t, put("one"), "an object is created once")
@@ -78,6 +80,26 @@ func TestProxy(t *testing.T) {
 	release()
 	require.Error(t, <-hung)
 
-	require.Equal(t, 8, p.Count(http.MethodPut, "/bucket/"))
+	ctx, giveUp := context.WithCancel(t.Context())
+	defer giveUp()
+	arrive := p.Inject(harness.Fault{Key: "six", Late: true})
+	go func() { hung <- putUntil(ctx, "six") }()
+	six := func(want int) {
+		harness.Eventually(t, 10*time.Second, "it is late", func(ctx context.Context) error {
+			objects, err := g.Objects(ctx, "bucket", "six")
+			if err == nil && (len(objects) != want || len(p.Late()) != 1) {
+				err = fmt.Errorf("%d objects, late are %v", len(objects), p.Late())
+			}
+			return err
+		})
+	}
+	six(0)
+	giveUp()
+	require.Error(t, <-hung)
+	six(0)
+	arrive()
+	six(1)
+
+	require.Equal(t, 9, p.Count(http.MethodPut, "/bucket/"))
 	require.Equal(t, 1, p.Count(http.MethodGet, "/bucket/one"))
 }

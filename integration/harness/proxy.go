@@ -1,6 +1,7 @@
 package harness
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -36,6 +37,9 @@ type Fault struct {
 	// LoseAnswer passes the request on and closes the connection instead of
 	// answering: the request succeeds, and the client does not know.
 	LoseAnswer bool
+	// Late takes the request in whole, answers nothing, and passes it on when the fault is removed: its client may be dead
+	// by then, as that of a packet which was long under way.
+	Late bool
 }
 
 // Request is one request that the proxy saw.
@@ -53,6 +57,7 @@ type Proxy struct {
 	mu     sync.Mutex
 	faults []*activeFault // guarded by mu
 	seen   []Request      // guarded by mu
+	late   []string       // guarded by mu; paths
 }
 
 type activeFault struct {
@@ -149,6 +154,28 @@ func (p *Proxy) Count(method, key string) int {
 	return n
 }
 
+// Late returns the paths of the requests that faults have kept for later so far, also of those that were passed on since.
+func (p *Proxy) Late() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.late)
+}
+
+// passLate passes a request on once the fault is removed.
+func (p *Proxy) passLate(r *http.Request, removed <-chan struct{}) {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return // the client died before it was under way
+	}
+	p.mu.Lock()
+	p.late = append(p.late, r.URL.Path)
+	p.mu.Unlock()
+	<-removed
+	r = r.Clone(context.WithoutCancel(r.Context()))
+	r.Body = io.NopCloser(bytes.NewReader(body))
+	p.backend.ServeHTTP(&discardWriter{header: make(http.Header)}, r)
+}
+
 // ServeHTTP passes a request on, or does what a fault says.
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	rec := p.note(w, r)
@@ -165,6 +192,9 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		wait(r.Context(), f.removed, time.Hour)
 		panic(http.ErrAbortHandler)
 	case f.Drop:
+		panic(http.ErrAbortHandler)
+	case f.Late:
+		p.passLate(r, f.removed)
 		panic(http.ErrAbortHandler)
 	case f.LoseAnswer:
 		p.backend.ServeHTTP(&discardWriter{header: make(http.Header)}, r)
