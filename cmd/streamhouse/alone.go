@@ -14,6 +14,8 @@ const (
 	forever = int64(-1)
 	// whereItEnds is an end that is not known: reading ends where a node has nothing more.
 	whereItEnds = int64(-2)
+	// leastPatience is how long a partition may keep its reader waiting, whatever the number of partitions.
+	leastPatience = 3 * time.Second
 )
 
 // span is what is read of one partition.
@@ -37,25 +39,28 @@ func (r *reading) alone(ctx context.Context, parts []int32) error {
 	if r.job.follow {
 		return r.read(ctx, spans...)
 	}
-	var unread []error
+	var unread []int32
 	for _, sp := range spans {
 		if r.sink.full() || (sp.end >= 0 && sp.offset >= sp.end) {
 			continue
 		}
+		whole := true
 		if sp.end != whereItEnds {
 			err = r.read(ctx, sp)
 		} else {
-			err = r.readWhatThereIs(ctx, sp, r.job.conn.timeout/time.Duration(len(spans)))
-		}
-		if e, ok := errors.AsType[*unreadError](err); ok {
-			unread = append(unread, e) // the other partitions may be here all the same
-			continue
+			whole, err = r.readWhatThereIs(ctx, sp, max(r.job.conn.timeout/time.Duration(len(spans)), leastPatience))
 		}
 		if err != nil {
 			return err
 		}
+		if !whole {
+			unread = append(unread, sp.Partition) // the others may be here all the same
+		}
 	}
-	return errors.Join(unread...)
+	if len(unread) > 0 {
+		return r.whyNot(ctx, unread)
+	}
+	return nil
 }
 
 // spans asks where to begin and end in each partition.
@@ -180,13 +185,14 @@ func until(records []client.Record, end int64) []client.Record {
 	return records
 }
 
-// readWhatThereIs reads a partition until a node that answered had nothing more. It waits for answers as long as patience
-// lasts, and at least for one.
-func (r *reading) readWhatThereIs(ctx context.Context, sp span, patience time.Duration) error {
-	return r.readWith(ctx, []span{sp}, func(ctx context.Context) error {
+// readWhatThereIs reads a partition until a node that answered had nothing more; whole is false where none answered as long
+// as patience lasted.
+func (r *reading) readWhatThereIs(ctx context.Context, sp span, patience time.Duration) (whole bool, err error) {
+	err = r.readWith(ctx, []span{sp}, func(ctx context.Context) error {
 		for last := time.Now(); !r.sink.full(); {
 			lag, err := r.consumer.Lag(sp.TopicPartition)
 			if err != nil || lag == 0 {
+				whole = true
 				return err
 			}
 			records, err := r.poll(ctx, lookEvery)
@@ -201,33 +207,26 @@ func (r *reading) readWhatThereIs(ctx context.Context, sp span, patience time.Du
 				patience -= now.Sub(last)
 			}
 			if patience < 0 {
-				return r.whyNot(ctx, sp)
+				return nil
 			}
 			last = now
 		}
+		whole = true
 		return nil
 	})
+	return whole, err
 }
 
-// unreadError tells which partition was not read to its end, and why.
-type unreadError struct {
-	partition int32
-	cause     error
-}
-
-// Error implements error.
-func (e *unreadError) Error() string { return fmt.Sprintf("partition %d: %v", e.partition, e.cause) }
-
-// Unwrap returns the cause.
-func (e *unreadError) Unwrap() error { return e.cause }
-
-// whyNot returns why a partition can't be read.
-func (r *reading) whyNot(ctx context.Context, sp span) error {
-	limited, cancel := context.WithTimeout(ctx, min(time.Second, r.job.conn.timeout))
+// whyNot returns why partitions can't be read.
+func (r *reading) whyNot(ctx context.Context, parts []int32) error {
+	limited, cancel := context.WithTimeout(ctx, min(leastPatience, r.job.conn.timeout))
 	defer cancel()
-	_, err := listOffsets(limited, r.admin, r.job.topic, client.LogEnd, sp.Partition)
+	_, err := listOffsets(limited, r.admin, r.job.topic, client.LogEnd, parts...)
 	if err == nil {
-		err = errors.New("no node gave records of it")
+		err = errors.New("no node gave records")
 	}
-	return &unreadError{sp.Partition, err}
+	if len(parts) == 1 {
+		return fmt.Errorf("partition %d: %w", parts[0], err)
+	}
+	return fmt.Errorf("%d partitions, %d the first: %w", len(parts), parts[0], err)
 }
