@@ -3,6 +3,7 @@ package fsm
 import (
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 
@@ -13,8 +14,9 @@ const (
 	// recoveredIDs is how far the counters of producer and partition ids jump in a recovery, so that an id that was given
 	// out after the last checkpoint is not given out again.
 	recoveredIDs = 1 << 32
-	// unknownIDs is the jump of producer ids where there is no checkpoint to jump from.
-	unknownIDs = 1 << 48
+	// idsPerMs is how many ids there are for each millisecond since 1970. Where the counters begin at least at the time of
+	// the recovery, no two recoveries give out the same ids, from whatever checkpoint they are made.
+	idsPerMs = 1 << 20
 )
 
 // FoundObject is an object with segments that the object store has.
@@ -31,8 +33,9 @@ type FoundObject struct {
 
 // Recovery is what a cluster's metadata is made from anew once every node is gone.
 type Recovery struct {
-	// ID is a ULID, newer than those of all recoveries before it.
-	ID string
+	// ID is a ULID, newer than those of all recoveries before it, and TimeMs its time.
+	ID     string
+	TimeMs int64
 	// Base is the newest checkpoint of the metadata that can be read, BaseName the name of the newest one that there is.
 	// Nil and empty where there is none.
 	Base     *View
@@ -122,6 +125,9 @@ func newRebuild(r *Recovery) (*rebuild, error) {
 		return nil, fmt.Errorf("checkpoint %s is of cluster %s with %d shards, not of %s with %d",
 			r.BaseName, rb.base.clusterID, rb.base.NumShards(), r.ClusterID, r.Shards)
 	}
+	if r.TimeMs < 0 || r.TimeMs >= math.MaxInt64/idsPerMs/2 {
+		return nil, fmt.Errorf("the time of the recovery is %d ms after 1970", r.TimeMs)
+	}
 	if r.Shards < 1 || r.Shards > MaxShards {
 		return nil, fmt.Errorf("%d shards, must be 1 to %d", r.Shards, MaxShards)
 	}
@@ -193,7 +199,7 @@ func (rb *rebuild) note(o *FoundObject, uuid [16]byte, s *metav1.FooterSegment) 
 // newTopics adds topics and partitions that are newer than the checkpoint. Of two topics of one name the one with the
 // higher partition ids came later, so the other one was deleted.
 func (rb *rebuild) newTopics() {
-	rb.next += recoveredIDs
+	rb.next = max(rb.next+recoveredIDs, uint64(rb.in.TimeMs)*idsPerMs)
 	byName := make(map[string][16]byte)
 	for uuid, t := range rb.topics {
 		byName[t.Name] = uuid
@@ -265,11 +271,8 @@ func (rb *rebuild) view() (*View, error) {
 	b.v = View{
 		index: 1, clusterID: rb.in.ClusterID, clusterName: rb.in.ClusterName, objectStore: rb.in.ObjectStore,
 		createdMs: rb.in.CreatedMs, featureLevel: max(rb.base.featureLevel, FeatureLevelRecovery),
-		nextProducerID: rb.base.nextProducerID + recoveredIDs, nextPartition: rb.next,
+		nextProducerID: max(rb.base.nextProducerID+recoveredIDs, rb.in.TimeMs*idsPerMs), nextPartition: rb.next,
 		recoveryID: rb.in.ID, recoveredFrom: rb.in.BaseName, shards: make([]*Shard, rb.in.Shards),
-	}
-	if rb.in.Base == nil {
-		b.v.nextProducerID = unknownIDs
 	}
 	b.v.firstProducerID = b.v.nextProducerID
 	live := make(map[string]uint32)

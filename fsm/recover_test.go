@@ -14,6 +14,9 @@ import (
 	metav1 "github.com/streamhouse/streamhouse/api/streamhouse/meta/v1"
 )
 
+// recoveredMs is before the first recovery: the beginning of 2026.
+const recoveredMs = 1767225600000
+
 // past is a cluster whose objects outlive it.
 type past struct {
 	t       *testing.T
@@ -21,6 +24,8 @@ type past struct {
 	index   uint64
 	objects []FoundObject
 	life    string // in which objects are written
+
+	recoveries int64 // how many there were
 }
 
 func newPast(t *testing.T) *past {
@@ -92,7 +97,8 @@ func (p *past) lose(name string) {
 // recovered recovers from a checkpoint, nil for none, and what the store has.
 func (p *past) recovered(base *View) (*View, *RecoveryReport) {
 	p.t.Helper()
-	r := &Recovery{ID: "R1", Base: base, ClusterID: "C", ClusterName: "streamhouse", Shards: 3, CreatedMs: 1, ObjectStore: "s3://b", Objects: p.objects}
+	p.recoveries++
+	r := &Recovery{ID: "R1", TimeMs: recoveredMs + p.recoveries, Base: base, ClusterID: "C", ClusterName: "streamhouse", Shards: 3, CreatedMs: 1, ObjectStore: "s3://b", Objects: p.objects}
 	if base != nil {
 		r.BaseName = "checkpoint"
 	}
@@ -233,7 +239,7 @@ func TestRecoverWithoutCheckpoint(t *testing.T) {
 	first := partitionOf(t, v, "orders", 0)
 	require.Equal(t, int64(5), first.LogStart, "what was before it, retention may have removed")
 	require.Equal(t, int64(6), first.UploadedEnd)
-	require.Equal(t, int64(unknownIDs), v.NextProducerID())
+	require.Equal(t, int64(recoveredMs+1)*idsPerMs, v.NextProducerID())
 	require.True(t, report.Topics[0].ConfigUnknown)
 }
 
@@ -320,10 +326,13 @@ func TestRecoverLeavesOutLateUploads(t *testing.T) {
 			require.Equal(t, []string{"C/00/1/old.seg", "C/00/1/a.seg", "C/00/1/b.seg"}, objects)
 			require.Equal(t, int64(20), report.Records())
 			require.Zero(t, report.LostRecords())
+			require.Len(t, report.Skipped, 4)
 			if base == began {
-				require.Len(t, report.Skipped, 4)
 				require.Contains(t, report.Skipped[0].Reason, "before recovery R1")
+			} else {
+				require.Contains(t, report.Skipped[0].Reason, "a later life")
 			}
+			require.Greater(t, v.FirstProducerID(), began.FirstProducerID(), "ids are given out once")
 		})
 	}
 }

@@ -3,6 +3,7 @@ package fsm
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"sort"
@@ -10,17 +11,18 @@ import (
 
 // extend adds to each partition what newer objects have of it.
 func (rb *rebuild) extend() error {
+	earlier := make(map[string]bool)
 	for id, found := range rb.found {
 		p, ok := rb.partitions[id]
 		if !ok {
 			continue // Its number was taken by another partition, or its topic was replaced.
 		}
-		_, known := rb.base.Partition(id)
-		if !known {
+		kept := history(found, func(object string) { earlier[object] = true })
+		if _, known := rb.base.Partition(id); !known {
 			// Whether the records before the first that was found were lost or removed by retention, nobody knows.
-			p.LogStart = lowestBase(found)
+			p.LogStart = lowestBase(kept)
 		}
-		p.Segments = append(p.Segments, chain(rb.in.ClusterID, id, p.NextBase(), history(found))...)
+		p.Segments = append(p.Segments, chain(rb.in.ClusterID, id, p.NextBase(), kept)...)
 		if n := len(p.Segments); n > 0 {
 			p.UploadedEnd = max(p.UploadedEnd, p.Segments[n-1].EndOffset)
 		}
@@ -28,12 +30,16 @@ func (rb *rebuild) extend() error {
 			return err
 		}
 	}
+	for _, name := range slices.Sorted(maps.Keys(earlier)) {
+		rb.out.skip(rb.there[name], "it has offsets at which a later life of the cluster went on")
+	}
 	return nil
 }
 
-// history leaves out what an earlier life of the cluster has of offsets at which, or before which, a later one went on. All
-// are of one life but where the checkpoints of the later ones are damaged.
-func history(found []foundSegment) []Segment {
+// history returns what is left without that which an earlier life of the cluster has of offsets at which, or before which, a
+// later one went on; leftOut is told the objects of that. All are of one life but where the checkpoints of the later ones are
+// damaged. Of the newest life everything is kept.
+func history(found []foundSegment, leftOut func(object string)) []Segment {
 	slices.SortStableFunc(found, func(a, b foundSegment) int { return cmp.Compare(b.life, a.life) })
 	kept := make([]Segment, 0, len(found))
 	end := int64(math.MaxInt64) // of the life
@@ -43,13 +49,15 @@ func history(found []foundSegment) []Segment {
 			end = min(end, found[i].BaseOffset)
 			if found[i].EndOffset <= began {
 				kept = append(kept, found[i].Segment)
+			} else {
+				leftOut(found[i].Object)
 			}
 		}
 	}
 	return kept
 }
 
-func lowestBase(segments []foundSegment) int64 {
+func lowestBase(segments []Segment) int64 {
 	low := int64(math.MaxInt64)
 	for i := range segments {
 		low = min(low, segments[i].BaseOffset)

@@ -96,10 +96,12 @@ func (s *Shard) seeded() bool {
 	return s.fsm.state.recoveryID >= want
 }
 
-// seedUntil seeds the shard, where that was not done, until it succeeds or ctx ends.
+// seedUntil seeds the shard, where that was not done, until it succeeds or ctx ends. What is logged once is not logged again
+// while the object store is away.
 func (s *Shard) seedUntil(ctx context.Context) error {
-	for !s.seeded() {
-		err := s.seedOnce(ctx)
+	logged := false
+	for wait := minUploadRetry; !s.seeded(); wait = min(2*wait, maxUploadRetry) {
+		err := s.seedOnce(ctx, &logged)
 		if err == nil {
 			continue
 		}
@@ -107,16 +109,35 @@ func (s *Shard) seedUntil(ctx context.Context) error {
 			return err
 		}
 		s.log.Warn("the shard does not go on from the recovery yet, trying again", "error", err)
-		if err := pause.For(ctx, minUploadRetry); err != nil {
+		if err := pause.For(ctx, wait); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// seedOnce logs everything, from the beginning: a leader before this one may have got half way.
-func (s *Shard) seedOnce(ctx context.Context) error {
+// seedOnce logs everything, from the beginning, unless it is logged: a leader before this one may have got half way. Then it
+// saves the groups, and logs that this is all.
+func (s *Shard) seedOnce(ctx context.Context, logged *bool) error {
 	view := s.cfg.Metadata.View()
+	if !*logged {
+		if err := s.logSeed(ctx, view); err != nil {
+			return err
+		}
+		*logged = true
+	}
+	if err := s.saveSeededGroups(ctx, view.RecoveryID()); err != nil {
+		return err
+	}
+	if err := s.proposeSeed(ctx, &metav1.ShardSeed{RecoveryId: view.RecoveryID(), Done: true}); err != nil {
+		return err
+	}
+	s.log.Info("the shard goes on from the recovery", "recovery", view.RecoveryID())
+	return nil
+}
+
+// logSeed logs where the partitions and the groups go on.
+func (s *Shard) logSeed(ctx context.Context, view *fsm.View) error {
 	var parts []*metav1.ShardPartition
 	for t := range view.Topics() {
 		for _, id := range t.PartitionIDs {
@@ -134,13 +155,7 @@ func (s *Shard) seedOnce(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := s.saveSeededGroups(ctx, view.RecoveryID()); err != nil {
-		return err
-	}
-	if err := s.proposeSeed(ctx, &metav1.ShardSeed{RecoveryId: view.RecoveryID(), Done: true}); err != nil {
-		return err
-	}
-	s.log.Info("the shard goes on from the recovery", "recovery", view.RecoveryID(), "partitions", len(parts), "group_offsets", offsets)
+	s.log.Info("partitions and groups of the recovery are logged", "recovery", view.RecoveryID(), "partitions", len(parts), "group_offsets", offsets)
 	return nil
 }
 

@@ -26,6 +26,7 @@ type savedGroups struct {
 	data  atomic.Pointer[[]byte]
 	index atomic.Uint64 // that data is of
 	away  atomic.Bool   // saves fail
+	tries atomic.Int32  // saves that failed
 	fails atomic.Int32  // so many loads fail
 	loads atomic.Int32
 
@@ -36,6 +37,7 @@ type savedGroups struct {
 // Save keeps the newest state by its index, as a bucket does.
 func (g *savedGroups) Save(_ context.Context, _ string, _ uint32, recoveryID string, index uint64, data []byte) error {
 	if g.away.Load() {
+		g.tries.Add(1)
 		return errors.New("503")
 	}
 	g.mu.Lock()
@@ -243,7 +245,9 @@ func TestSeededGroupsAreSavedFirst(t *testing.T) {
 	n.recoverCluster("01T")
 	groups.away.Store(true)
 	n.wipe()
-	require.Eventually(t, func() bool { return groups.loads.Load() > 1 }, 20*time.Second, 5*time.Millisecond, "it tries again")
+	before := groups.tries.Load()
+	require.Eventually(t, func() bool { return groups.tries.Load() > before+1 }, 20*time.Second, 5*time.Millisecond, "it tries again")
+	require.EqualValues(t, 1, groups.loads.Load(), "nothing is logged twice")
 	_, err := n.shard.Append(t.Context(), []AppendBatch{{PartitionID: 1, Topic: "t", Data: plain(t, 1, "v")}}, false)
 	require.ErrorIs(t, err, ErrNotReady)
 	groups.away.Store(false)

@@ -12,11 +12,12 @@ type Groups struct {
 	Bucket Bucket
 	// Grace is how long a state stays at least after newer ones have replaced it.
 	Grace time.Duration
-	// Logger is told of damaged states; nil is silent.
+	// Logger is told of damaged states, and of old ones that can't be removed; nil is silent.
 	Logger *slog.Logger
 }
 
-// Save puts the state of a shard's groups as of an index of its log there, and removes what it replaces.
+// Save puts the state of a shard's groups as of an index of its log there, and removes what it replaces. That something can't
+// be removed is no failure: a later Save tries again.
 func (g *Groups) Save(ctx context.Context, clusterID string, shard uint32, recoveryID string, index uint64, data []byte) error {
 	if err := Superseded(ctx, g.Bucket, clusterID, recoveryID); err != nil {
 		return err
@@ -27,7 +28,10 @@ func (g *Groups) Save(ctx context.Context, clusterID string, shard uint32, recov
 	}
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	return removeOld(ctx, g.Bucket, prefix, g.Grace, time.Now())
+	if err := removeOld(ctx, g.Bucket, prefix, g.Grace, time.Now()); err != nil && g.Logger != nil {
+		g.Logger.Warn("old offsets of groups are still in the object store", "shard", shard, "error", err)
+	}
+	return nil
 }
 
 // Load calls parse with the newest state from before a recovery, and with older ones while it fails. It reports whether

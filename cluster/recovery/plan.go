@@ -91,8 +91,9 @@ func NewPlan(ctx context.Context, b Bucket, c Cluster) (*Plan, error) {
 	if err := readFooters(ctx, b, objects, base); err != nil {
 		return nil, err
 	}
+	id := nextID(time.Now(), p.seen, bases, l)
 	r := &fsm.Recovery{
-		ID: nextID(time.Now(), p.seen, bases, l), Base: base, BaseName: p.seen.base, ClusterID: c.ID, ClusterName: c.Name,
+		ID: id.String(), TimeMs: int64(id.Time()), Base: base, BaseName: p.seen.base, ClusterID: c.ID, ClusterName: c.Name,
 		Shards: c.Shards, CreatedMs: c.CreatedMs, ObjectStore: c.ObjectStore, Objects: objects,
 	}
 	if p.View, p.Report, err = fsm.Recover(r); err != nil {
@@ -160,7 +161,7 @@ func listingOf(objects []fsm.FoundObject, bases []stored) listing {
 }
 
 // nextID mints the id of a recovery: newer than all that the store has, whatever the clocks of those who wrote it.
-func nextID(now time.Time, seen listing, bases []stored, l lives) string {
+func nextID(now time.Time, seen listing, bases []stored, l lives) ulid.ULID {
 	newest := max(seen.newestObject, l.pending, l.claimed)
 	for i := range bases {
 		newest = max(newest, bases[i].id)
@@ -169,7 +170,7 @@ func nextID(now time.Time, seen listing, bases []stored, l lives) string {
 	if u, err := ulid.ParseStrict(newest); err == nil && u.Time() >= ms {
 		ms = u.Time() + 1
 	}
-	return ulid.MustNew(ms, ulid.DefaultEntropy()).String()
+	return ulid.MustNew(ms, ulid.DefaultEntropy())
 }
 
 // readFooters reads the footers of the objects that base does not know. An object that is damaged keeps why in Err.

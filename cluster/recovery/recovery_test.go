@@ -457,9 +457,9 @@ func TestNames(t *testing.T) {
 func TestRecoveryIDIsTheNewest(t *testing.T) {
 	now := time.Now()
 	ahead := ulid.MustNew(ulid.Timestamp(now.Add(time.Hour)), ulid.DefaultEntropy()).String()
-	require.Greater(t, nextID(now, listing{newestObject: ahead}, nil, lives{}), ahead)
-	require.Greater(t, nextID(now, listing{}, []stored{{position: position{id: ahead}}}, lives{}), ahead)
-	require.Greater(t, nextID(now, listing{}, nil, lives{pending: ahead}), ahead)
+	require.Greater(t, nextID(now, listing{newestObject: ahead}, nil, lives{}).String(), ahead)
+	require.Greater(t, nextID(now, listing{}, []stored{{position: position{id: ahead}}}, lives{}).String(), ahead)
+	require.Greater(t, nextID(now, listing{}, nil, lives{pending: ahead}).String(), ahead)
 }
 
 func FuzzParsePosition(f *testing.F) {
