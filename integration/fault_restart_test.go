@@ -52,6 +52,22 @@ func (r *requests) note(what string, began time.Time, err error) {
 	r.times[what] = append(r.times[what], took)
 }
 
+// requestKinds are those that startRequests sends.
+var requestKinds = []string{"produce", "end of a partition", "commit", "heartbeat", "consume", "consume in group", "commit in group"}
+
+// missing returns an error while there was no request of some kind: a member of a group gets partitions with a heartbeat,
+// and not always with the first.
+func (r *requests) missing() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, what := range requestKinds {
+		if len(r.times[what]) == 0 {
+			return fmt.Errorf("no %s yet", what)
+		}
+	}
+	return nil
+}
+
 // take returns what was noted since the last call.
 func (r *requests) take() map[string][]time.Duration {
 	r.t.Helper()
@@ -220,7 +236,8 @@ func TestRollingRestartUnderLoad(t *testing.T) {
 	c := harness.StartCluster(t, harness.Options{Flags: quick(nil)})
 	c.CreateTopic(loadTopic, partitions, nil)
 	r, stop := startRequests(t, c, partitions)
-	lasting(t, 3*time.Second) // connections are made, leaders are known
+	harness.Eventually(t, time.Minute, "the first request of each kind", func(context.Context) error { return r.missing() })
+	lasting(t, 3*time.Second) // connections are made, leaders are known, consumers have caught up
 	r.take()
 	for range restartRounds {
 		for _, n := range c.Nodes {
