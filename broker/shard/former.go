@@ -2,6 +2,7 @@ package shard
 
 import (
 	"context"
+	"time"
 
 	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
 )
@@ -16,9 +17,9 @@ func former(b AppendBatch, firstProducerID int64) bool {
 	return id >= 0 && id < firstProducerID
 }
 
-// appendWithoutFormer does what BeginAppend does with batches of which some are of producers from before the recovery; each
+// appendWithoutFormer does what appendChecked does with batches of which some are of producers from before the recovery; each
 // of those gets UNKNOWN_PRODUCER.
-func (s *Shard) appendWithoutFormer(ctx context.Context, batches []AppendBatch, durable bool, firstProducerID int64) (wait func(context.Context) ([]AppendResult, error), err error) {
+func (s *Shard) appendWithoutFormer(ctx context.Context, began time.Duration, batches []AppendBatch, durable bool, firstProducerID int64) (wait func(context.Context) ([]AppendResult, error), err error) {
 	results := make([]AppendResult, len(batches))
 	var taken []AppendBatch
 	var at []int // of taken in results
@@ -32,7 +33,7 @@ func (s *Shard) appendWithoutFormer(ctx context.Context, batches []AppendBatch, 
 	if len(taken) == 0 {
 		return func(context.Context) ([]AppendResult, error) { return results, nil }, nil
 	}
-	waitTaken, err := s.BeginAppend(ctx, taken, durable)
+	waitTaken, err := s.appendChecked(ctx, began, taken, durable)
 	if err != nil {
 		return nil, err
 	}

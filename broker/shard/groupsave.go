@@ -3,7 +3,6 @@ package shard
 import (
 	"bytes"
 	"context"
-	"math"
 	"time"
 
 	metav1 "github.com/streamhouse/streamhouse/api/streamhouse/meta/v1"
@@ -24,13 +23,10 @@ func (s *Shard) runGroupSaves(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		data, index, changed, err := s.groupsData(saved)
-		if err == nil && !changed {
+		if s.groupsIndex() == saved {
 			continue
 		}
-		if err == nil {
-			err = s.cfg.Groups.Save(ctx, s.cfg.ClusterID, s.cfg.Shard, s.cfg.Metadata.View().RecoveryID(), index, data)
-		}
+		index, err := s.saveGroups(ctx, s.cfg.Metadata.View().RecoveryID())
 		if err != nil {
 			if ctx.Err() == nil {
 				s.log.Warn("committed offsets of groups are not in the object store yet", "error", err)
@@ -41,19 +37,28 @@ func (s *Shard) runGroupSaves(ctx context.Context) {
 	}
 }
 
-// neverSaved is an index that no state of groups has.
-const neverSaved = math.MaxUint64
+// groupsIndex returns the index of the entry that changed the committed offsets last.
+func (s *Shard) groupsIndex() uint64 {
+	s.fsm.mu.RLock()
+	defer s.fsm.mu.RUnlock()
+	return s.fsm.state.groupsIndex
+}
+
+// saveGroups puts the committed offsets into the object store, and returns the index that they are of.
+func (s *Shard) saveGroups(ctx context.Context, recoveryID string) (index uint64, err error) {
+	data, index, err := s.groupsData()
+	if err != nil {
+		return 0, err
+	}
+	return index, s.cfg.Groups.Save(ctx, s.cfg.ClusterID, s.cfg.Shard, recoveryID, index, data)
+}
 
 // groupsData returns the committed offsets, in the format of a snapshot without anything else, and the index that they
-// are of. Nothing has changed where they are those of the index that was saved last.
-func (s *Shard) groupsData(saved uint64) (data []byte, index uint64, changed bool, err error) {
+// are of.
+func (s *Shard) groupsData() (data []byte, index uint64, err error) {
 	s.fsm.mu.RLock()
 	st := s.fsm.state
 	index = st.groupsIndex
-	if index == saved {
-		s.fsm.mu.RUnlock()
-		return nil, 0, false, nil
-	}
 	sn := &snapshot{header: &metav1.ShardSnapshotHeader{
 		Version: snapshotVersion, Shard: s.cfg.Shard, TimeMs: st.timeMs, RecoveryId: st.recoveryID, GroupsIndex: index,
 	}}
@@ -65,7 +70,7 @@ func (s *Shard) groupsData(saved uint64) (data []byte, index uint64, changed boo
 	s.fsm.mu.RUnlock()
 	var b bytes.Buffer
 	if err := sn.write(&b); err != nil {
-		return nil, 0, false, err
+		return nil, 0, err
 	}
-	return b.Bytes(), index, true, nil
+	return b.Bytes(), index, nil
 }

@@ -206,11 +206,8 @@ func (s *Shard) saveSeededGroups(ctx context.Context, recoveryID string) error {
 	if s.cfg.Groups == nil {
 		return nil
 	}
-	data, index, _, err := s.groupsData(neverSaved)
-	if err != nil {
-		return err
-	}
-	return s.cfg.Groups.Save(ctx, s.cfg.ClusterID, s.cfg.Shard, recoveryID, index, data)
+	_, err := s.saveGroups(ctx, recoveryID)
+	return err
 }
 
 // clampOffsets leaves out partitions that are gone, and lets no offset be beyond its partition's end.

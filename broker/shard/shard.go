@@ -264,10 +264,10 @@ func (s *Shard) Append(ctx context.Context, batches []AppendBatch, durable bool)
 	return wait(ctx)
 }
 
-// BeginAppend begins what Append does, with the trace of ctx, and returns what waits for the end of it. Appends that began one after the other
-// are stored in that order, but one may be stored where the one before it was not. The batches belong to the shard until
-// wait has returned; it must be called once. Errors are those of Append, and from BeginAppend itself say that nothing was
-// written.
+// BeginAppend begins what Append does, with the trace of ctx, and returns what waits for the end of it. Appends that began
+// one after the other are stored in that order, but one may be stored where the one before it was not. The batches belong to
+// the shard until wait has returned; it must be called once. Errors are those of Append, and from BeginAppend itself say that
+// nothing was written.
 func (s *Shard) BeginAppend(ctx context.Context, batches []AppendBatch, durable bool) (wait func(context.Context) ([]AppendResult, error), err error) {
 	began := clock()
 	if !s.replica.IsLeader() {
@@ -281,8 +281,13 @@ func (s *Shard) BeginAppend(ctx context.Context, batches []AppendBatch, durable 
 	}
 	first := s.cfg.Metadata.View().FirstProducerID()
 	if first > 0 && slices.ContainsFunc(batches, func(b AppendBatch) bool { return former(b, first) }) {
-		return s.appendWithoutFormer(ctx, batches, durable, first)
+		return s.appendWithoutFormer(ctx, began, batches, durable, first)
 	}
+	return s.appendChecked(ctx, began, batches, durable)
+}
+
+// appendChecked is BeginAppend, which came at the time began, behind its checks.
+func (s *Shard) appendChecked(ctx context.Context, began time.Duration, batches []AppendBatch, durable bool) (wait func(context.Context) ([]AppendResult, error), err error) {
 	_, span := s.tracer.Child(ctx, "append")
 	if span.IsRecording() {
 		span.SetAttributes(attribute.Int64("streamhouse.shard", int64(s.cfg.Shard)), attribute.Int("streamhouse.batches", len(batches)),
