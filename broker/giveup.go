@@ -10,6 +10,7 @@ import (
 	"github.com/streamhouse/streamhouse/cluster/logstore"
 	"github.com/streamhouse/streamhouse/cluster/replica"
 	"github.com/streamhouse/streamhouse/fsm"
+	"github.com/streamhouse/streamhouse/internal/pause"
 )
 
 // ErrOnlyReplica says that a replica is the only one of its group.
@@ -83,9 +84,7 @@ func canReplace(ctx context.Context, peers ShardPeers, group *nodev1.Group, repl
 		case res.GetAppliedIndex() >= index:
 			return nil
 		}
-		select {
-		case <-time.After(giveUpTick):
-		case <-ctx.Done():
+		if pause.For(ctx, giveUpTick) != nil {
 			return fmt.Errorf("replica %s has applied index %d, not %d", replicaID, res.GetAppliedIndex(), index)
 		}
 	}

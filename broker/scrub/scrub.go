@@ -14,6 +14,7 @@ import (
 	metav1 "github.com/streamhouse/streamhouse/api/streamhouse/meta/v1"
 	nodev1 "github.com/streamhouse/streamhouse/api/streamhouse/node/v1"
 	"github.com/streamhouse/streamhouse/fsm"
+	"github.com/streamhouse/streamhouse/internal/pause"
 	"github.com/streamhouse/streamhouse/storage/object"
 )
 
@@ -146,14 +147,7 @@ func (s *Scrubber) pace(kind string) func(context.Context, int64) error {
 	counted := s.metrics.bytes.WithLabelValues(kind)
 	return func(ctx context.Context, bytes int64) error {
 		counted.Add(float64(bytes))
-		timer := time.NewTimer(s.takes(bytes))
-		defer timer.Stop()
-		select {
-		case <-timer.C:
-			return nil
-		case <-ctx.Done():
-			return ctx.Err()
-		}
+		return pause.For(ctx, s.takes(bytes))
 	}
 }
 
