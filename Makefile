@@ -121,11 +121,16 @@ $(BIN)/prometheus: tools/prometheus.sh
 	tools/prometheus.sh $(BIN)
 	@touch $@
 
+$(BIN)/buf: $(BIN)/.buf-$(BUF_VERSION)
+$(BIN)/.buf-$(BUF_VERSION): tools/buf.sh
+	@rm -f $(BIN)/.buf-*
+	tools/buf.sh $(BIN)
+	@touch $@
+
 # Debian's Alertmanager looks for its templates below /usr/share, so it is built.
 $(eval $(call tool,alertmanager,github.com/prometheus/alertmanager/cmd/alertmanager,$(ALERTMANAGER_VERSION)))
 $(eval $(call tool,amtool,github.com/prometheus/alertmanager/cmd/amtool,$(ALERTMANAGER_VERSION)))
 $(eval $(call tool,golangci-lint,github.com/golangci/golangci-lint/v2/cmd/golangci-lint,$(GOLANGCI_LINT_VERSION)))
-$(eval $(call tool,buf,github.com/bufbuild/buf/cmd/buf,$(BUF_VERSION)))
 $(eval $(call tool,protoc-gen-go,google.golang.org/protobuf/cmd/protoc-gen-go,$(PROTOC_GEN_GO_VERSION)))
 $(eval $(call tool,protoc-gen-go-grpc,google.golang.org/grpc/cmd/protoc-gen-go-grpc,$(PROTOC_GEN_GO_GRPC_VERSION)))
 $(eval $(call tool,versitygw,github.com/versity/versitygw/cmd/versitygw,$(VERSITYGW_VERSION)))
