@@ -41,7 +41,8 @@ dev: build ## Build, and run a cluster of three nodes on this machine until Ctrl
 observe: build $(MONITORING) ## Build, and run such a cluster with Prometheus and Alertmanager until Ctrl-C
 	@BIN=$(BIN) DEV_ARGS="$(DEV_ARGS)" exec tools/observe.sh
 
-test: $(MONITORING) $(BIN)/versitygw test-unit test-arch simulate bench-smoke integration dashboards grafana-check ## Install what the tests need and run them all, with seeds of fuzz tests and each benchmark once
+test: $(MONITORING) $(BIN)/versitygw test-unit test-arch simulate ## Install what the tests need and run them all, with seeds of fuzz tests and each benchmark once
+	@$(MAKE) -j2 integration bench-smoke dashboards grafana-check # servers' tests mostly wait
 
 test-unit:
 	$(GO) test -race -timeout $(TEST_TIMEOUT) ./...

@@ -3,7 +3,6 @@ package harness
 import (
 	"context"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"strconv"
 	"sync"
@@ -11,46 +10,58 @@ import (
 	"time"
 )
 
-// Ports are taken from below the range that the kernel gives to outgoing
-// connections, so that a stopped node finds its ports free when it starts again.
+// Ports are taken from below the range that the kernel gives to outgoing connections, so that a stopped node finds its
+// ports free when it starts again. For the same reason each test process has a lane of its own: tests of several modules
+// run at once.
 const (
 	firstPort = 12000
-	lastPort  = 32000
+	lanes     = 8
+	laneWidth = 2500
 )
 
-var ports = struct {
+var ports struct {
 	sync.Mutex
-	next int // guarded by Mutex
-}{next: firstPort + rand.IntN(lastPort-firstPort)}
+	// mine is the listener on the first port of the lane that makes it this process's as long as it lives.
+	mine        net.Listener
+	first, next int
+}
 
 // FreePort returns a port of 127.0.0.1 that nobody listens on by TCP or UDP.
 // This process does not hand it out again.
 func FreePort(tb testing.TB) int {
 	tb.Helper()
-	for range lastPort - firstPort {
-		if p := nextPort(); isFree(tb.Context(), p) {
-			return p
+	ports.Lock()
+	defer ports.Unlock()
+	if ports.mine == nil && !takeLane() {
+		tb.Fatalf("other tests use all ports from %d to %d", firstPort, firstPort+lanes*laneWidth-1)
+	}
+	for range laneWidth {
+		ports.next = ports.first + (ports.next-ports.first+1)%laneWidth
+		if isFree(tb.Context(), ports.next) {
+			return ports.next
 		}
 	}
-	tb.Fatalf("no free port between %d and %d", firstPort, lastPort)
+	tb.Fatalf("no free port between %d and %d", ports.first, ports.first+laneWidth-1)
 	return 0
+}
+
+// takeLane takes the first lane that no other process has.
+func takeLane() bool {
+	for lane := range lanes {
+		first := firstPort + lane*laneWidth
+		l, err := new(net.ListenConfig).Listen(context.Background(), "tcp", loopback(first))
+		if err == nil {
+			ports.mine, ports.first, ports.next = l, first, first
+			return true
+		}
+	}
+	return false
 }
 
 // FreeAddr is 127.0.0.1 with a free port.
 func FreeAddr(tb testing.TB) string {
 	tb.Helper()
 	return loopback(FreePort(tb))
-}
-
-func nextPort() int {
-	ports.Lock()
-	defer ports.Unlock()
-	p := ports.next
-	ports.next++
-	if ports.next > lastPort {
-		ports.next = firstPort
-	}
-	return p
 }
 
 func loopback(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
