@@ -14,6 +14,7 @@ import (
 
 	metav1 "github.com/streamhouse/streamhouse/api/streamhouse/meta/v1"
 	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
+	"github.com/streamhouse/streamhouse/broker/shard"
 	"github.com/streamhouse/streamhouse/storage/object"
 	"github.com/streamhouse/streamhouse/storage/record"
 	"github.com/streamhouse/streamhouse/storage/segment"
@@ -448,6 +449,21 @@ func TestGroupOffsets(t *testing.T) {
 		requireReason(t, reasonInvalidField, err)
 		_, err = f.CommitOffset(t.Context(), &streamhousev1.CommitOffsetRequest{Group: "g", Topic: "t"})
 		requireReason(t, reasonInvalidField, err)
+	}
+}
+
+// Who commits, and which of its commits it is, reaches the leader, here or on another node.
+func TestCommitterReachesTheLeader(t *testing.T) {
+	for _, replicas := range []bool{true, false} {
+		f := newFixture(t, replicas)
+		f.meta.createTopic(t, "t", 1, nil)
+		_, err := f.CommitOffset(t.Context(), &streamhousev1.CommitOffsetRequest{
+			Group: "g", Topic: "t", Offsets: []*streamhousev1.CommittedOffset{{}}, MemberId: "m", MemberEpoch: 3, CommitSequence: 7,
+		})
+		require.NoError(t, err)
+		number, err := f.groupShard(t.Context(), "g")
+		require.NoError(t, err)
+		require.Equal(t, shard.Committer{MemberID: "m", Epoch: 3, Sequence: 7}, f.shards[number].committer)
 	}
 }
 

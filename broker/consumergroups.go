@@ -513,6 +513,8 @@ func fromGroup(err error) *Error {
 		}
 	case errors.Is(err, group.ErrNotOwned):
 		e.Reason = reasonNotOwned
+	case errors.Is(err, group.ErrStaleCommit):
+		e.Reason = reasonStaleCommit
 	case errors.Is(err, group.ErrNotEmpty):
 		e.Reason = reasonGroupNotEmpty
 	case errors.Is(err, group.ErrFull):

@@ -60,6 +60,7 @@ const (
 	reasonGroupFull         = streamhousev1.ErrorReason_ERROR_REASON_GROUP_FULL
 	reasonCoordinatorFull   = streamhousev1.ErrorReason_ERROR_REASON_COORDINATOR_FULL
 	reasonFeatureLevel      = streamhousev1.ErrorReason_ERROR_REASON_FEATURE_LEVEL_TOO_LOW
+	reasonStaleCommit       = streamhousev1.ErrorReason_ERROR_REASON_STALE_COMMIT
 )
 
 // Error is a failure with its reason. broker/rpc turns it into a gRPC status and back.

@@ -148,7 +148,8 @@ func (p *fakePeer) CommitOffsets(ctx context.Context, req *nodev1.CommitOffsetsR
 	if err := p.begin("CommitOffsets", opts); err != nil {
 		return nil, err
 	}
-	return &nodev1.CommitOffsetsResponse{}, p.shards[req.GetShard()].CommitOffsets(ctx, req.GetGroup(), shard.Committer{}, FromNode(req.GetOffsets()))
+	by := shard.Committer{MemberID: req.GetMemberId(), Epoch: req.GetMemberEpoch(), Sequence: req.GetCommitSequence()}
+	return &nodev1.CommitOffsetsResponse{}, p.shards[req.GetShard()].CommitOffsets(ctx, req.GetGroup(), by, FromNode(req.GetOffsets()))
 }
 
 func (p *fakePeer) FetchOffsets(_ context.Context, req *nodev1.FetchOffsetsRequest, opts ...grpc.CallOption) (*nodev1.FetchOffsetsResponse, error) {

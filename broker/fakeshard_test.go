@@ -30,7 +30,9 @@ type fakeShard struct {
 	appends [][]shard.AppendBatch
 	durable []bool
 	offsets map[string][]shard.GroupOffset
-	members map[string]*group.Group // by the group's name
+	// committer has made the newest commit.
+	committer shard.Committer
+	members   map[string]*group.Group // by the group's name
 	// groupTopics are the partitions of what its members subscribe to.
 	groupTopics map[string][]uint64
 	reasons     map[uint64]Reason // what appends to a partition are refused with
@@ -285,13 +287,13 @@ func (r *fakeReplica) AppliedProgress() []shard.GroupProgress {
 	return out
 }
 
-func (r *fakeReplica) CommitOffsets(_ context.Context, group string, _ shard.Committer, offsets []shard.GroupOffset) error {
+func (r *fakeReplica) CommitOffsets(_ context.Context, group string, by shard.Committer, offsets []shard.GroupOffset) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if err := r.checkLocked(); err != nil {
 		return err
 	}
-	r.offsets[group] = append(r.offsets[group], offsets...)
+	r.offsets[group], r.committer = append(r.offsets[group], offsets...), by
 	return nil
 }
 

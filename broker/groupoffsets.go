@@ -28,7 +28,7 @@ func (b *Broker) CommitOffset(ctx context.Context, req *streamhousev1.CommitOffs
 		}
 		offsets = append(offsets, shard.GroupOffset{PartitionID: at.partition.ID, Offset: o.GetOffset(), Metadata: o.GetMetadata()})
 	}
-	by := shard.Committer{MemberID: req.GetMemberId(), Epoch: req.GetMemberEpoch()}
+	by := shard.Committer{MemberID: req.GetMemberId(), Epoch: req.GetMemberEpoch(), Sequence: req.GetCommitSequence()}
 	number, err := b.groupShard(ctx, req.GetGroup())
 	if err != nil {
 		return nil, err
@@ -40,6 +40,7 @@ func (b *Broker) CommitOffset(ctx context.Context, req *streamhousev1.CommitOffs
 		}
 		_, err := ask(ctx, b, &nodev1.CommitOffsetsRequest{
 			Shard: number, Group: req.GetGroup(), Offsets: ToNode(offsets), MemberId: by.MemberID, MemberEpoch: by.Epoch,
+			CommitSequence: by.Sequence,
 		}, t.client.CommitOffsets)
 		return err
 	})

@@ -55,7 +55,8 @@ func errorType(reason Reason) string {
 		return typeTooLarge
 	case reasonOutOfOrder, reasonFenced, reasonUnknownProducer, reasonDuplicate:
 		return typeSequence
-	case reasonUnknownMember, reasonFencedMember, reasonInstanceInUse, reasonNotOwned, reasonGroupNotEmpty:
+	case reasonUnknownMember, reasonFencedMember, reasonInstanceInUse, reasonNotOwned, reasonGroupNotEmpty,
+		reasonStaleCommit:
 		return typeMembership
 	case reasonLogFull, reasonDiskFull, reasonTooManyInflight, reasonGroupFull, reasonCoordinatorFull:
 		return typeThrottled

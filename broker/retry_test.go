@@ -174,6 +174,7 @@ func TestAsError(t *testing.T) {
 		{"fenced member", group.ErrFencedEpoch, reasonFencedMember},
 		{"instance in use", group.ErrInstanceInUse, reasonInstanceInUse},
 		{"not owned", group.ErrNotOwned, reasonNotOwned},
+		{"stale commit", group.ErrStaleCommit, reasonStaleCommit},
 		{"group full", group.ErrFull, reasonGroupFull},
 		{"group not empty", group.ErrNotEmpty, reasonGroupNotEmpty},
 		{"no group", shard.ErrNoGroup, reasonGroupNotFound},

@@ -11,13 +11,16 @@ import (
 
 // FeatureLevel is the newest set of commands, of the metadata group and of shards, that this binary knows. A command is
 // proposed only once the whole cluster has switched to its level.
-const FeatureLevel = 3
+const FeatureLevel = 4
 
 // FeatureLevelGroups is the level from which on shards log the members of consumer groups.
 const FeatureLevelGroups = 2
 
 // FeatureLevelRecovery is the level of a cluster that was recovered from its object store: its shards log where they go on.
 const FeatureLevelRecovery = 3
+
+// FeatureLevelCommitSequence is the level from which on shards log the sequence of a member's commit.
+const FeatureLevelCommitSequence = 4
 
 const (
 	// MaxPartitions is how many partitions a topic can have.

@@ -38,6 +38,15 @@ func commitAs(member string, epoch int32, change func(*streamhousev1.CommittedOf
 	}
 }
 
+// numberedCommit commits offset 1 of partition 0 as member "static", which counts its commits.
+func numberedCommit(ctx context.Context, n *harness.Node, epoch int32, sequence int64) error {
+	_, err := n.CommitOffset(ctx, &streamhousev1.CommitOffsetRequest{
+		Group: groupName, Topic: "orders", MemberId: "static", MemberEpoch: epoch, CommitSequence: sequence,
+		Offsets: []*streamhousev1.CommittedOffset{{Offset: 1}},
+	})
+	return err
+}
+
 // badGroupCalls are about a group whose member "static" owns partitions 0 and 1 in its epoch, and "other" none.
 func badGroupCalls(epoch int32) []badCall {
 	asItIs := func(*streamhousev1.CommittedOffset) {}
@@ -49,6 +58,19 @@ func badGroupCalls(epoch int32) []badCall {
 		{name: "commit in a stale epoch", call: commitAs("static", epoch-1, asItIs), code: codes.FailedPrecondition, reason: "FENCED_MEMBER_EPOCH"},
 		{name: "commit in an epoch to come", call: commitAs("static", epoch+1, asItIs), code: codes.FailedPrecondition, reason: "FENCED_MEMBER_EPOCH"},
 		{name: "commit for a partition of another member", call: commitAs("other", epoch, asItIs), code: codes.FailedPrecondition, reason: "PARTITION_NOT_OWNED"},
+		{
+			name: "commit behind a newer one", code: codes.FailedPrecondition, reason: "STALE_COMMIT",
+			call: func(ctx context.Context, n *harness.Node) error {
+				if err := numberedCommit(ctx, n, epoch, 7); err != nil {
+					return err
+				}
+				return numberedCommit(ctx, n, epoch, 6)
+			},
+		},
+		{
+			name: "commit with a sequence below 0", code: codes.InvalidArgument, reason: "INVALID_FIELD", field: "commit_sequence",
+			call: func(ctx context.Context, n *harness.Node) error { return numberedCommit(ctx, n, epoch, -1) },
+		},
 		{name: "commit by a stranger", call: commitAs("stranger", epoch, asItIs), code: codes.FailedPrecondition, reason: "UNKNOWN_MEMBER"},
 		{name: "commit by nobody", call: commitAs("", 0, asItIs), code: codes.FailedPrecondition, reason: "GROUP_NOT_EMPTY"},
 		{

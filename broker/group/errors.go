@@ -13,6 +13,8 @@ var (
 	ErrInstanceInUse = errors.New("another live member has this instance id")
 	// ErrNotOwned says that a member commits for a partition that it does not own.
 	ErrNotOwned = errors.New("the member does not own the partition")
+	// ErrStaleCommit says that a newer commit of the member was stored before. Nothing has changed.
+	ErrStaleCommit = errors.New("a newer commit of the member was stored before")
 	// ErrFull says that the group has MaxMembers.
 	ErrFull = errors.New("the group has as many members as it may")
 	// ErrNotEmpty says that the group has members, and the operation wants that it has none.

@@ -23,6 +23,7 @@ type Group struct {
 type member struct {
 	spec     Spec
 	sequence int64 // of its newest heartbeat that changed something
+	commit   int64 // sequence of its newest commit that was stored; 0 where none had one
 	epoch    int32 // of the target that it has reached
 	previous int32 // epoch before that, for an answer that was lost
 	away     bool  // a static member that has left for a while
@@ -185,6 +186,7 @@ func (g *Group) join(h Heartbeat) (m *member, isNew bool, err error) {
 		}
 		delete(g.members, old.spec.MemberID)
 		g.members[h.Spec.MemberID] = old
+		old.commit = 0 // another client, which counts anew
 		g.own(h.Spec.MemberID, old.assigned)
 		return old, false, nil
 	}
@@ -252,6 +254,30 @@ func (g *Group) Check(memberID string, epoch int32, partitionID uint64) error {
 		return ErrNotOwned
 	default:
 		return nil
+	}
+}
+
+// Stored reports whether a member's commit was stored before: then it must change nothing, whatever the member's epoch is by
+// now. A sequence of 0 is of no commit that is known. Errors are ErrUnknownMember, and ErrStaleCommit for a commit that comes
+// behind a newer one.
+func (g *Group) Stored(memberID string, sequence int64) (bool, error) {
+	m := g.members[memberID]
+	switch {
+	case m == nil || m.away:
+		return false, ErrUnknownMember
+	case sequence == 0:
+		return false, nil
+	case sequence < m.commit:
+		return false, ErrStaleCommit
+	default:
+		return sequence == m.commit, nil
+	}
+}
+
+// Committed notes that a member's commit is stored. A sequence of 0 is forgotten.
+func (g *Group) Committed(memberID string, sequence int64) {
+	if m := g.members[memberID]; m != nil {
+		m.commit = max(m.commit, sequence)
 	}
 }
 

@@ -100,6 +100,50 @@ func TestStaticMemberComesBack(t *testing.T) {
 	require.ErrorIs(t, g.Check("s2", 1, 1), ErrFencedEpoch)
 }
 
+// A member's commits count while it is the same client: also after it has joined again, with or without a leave in between.
+// Who takes a static member's place counts anew.
+func TestCommitSequences(t *testing.T) {
+	static := func(id string, sequence int64) Heartbeat {
+		h := beat(id, 0, sequence)
+		h.Spec.InstanceID = "i"
+		return h
+	}
+	requireStored := func(g *Group, id string, sequence int64, stored bool, want error) {
+		t.Helper()
+		got, err := g.Stored(id, sequence)
+		require.ErrorIs(t, err, want)
+		require.Equal(t, stored, got)
+	}
+	g := &Group{}
+	requireStored(g, "s", 1, false, ErrUnknownMember)
+	must(t)(g.Heartbeat(static("s", 1)))
+	requireStored(g, "s", 1, false, nil)
+	g.Committed("s", 5)
+	requireStored(g, "s", 4, false, ErrStaleCommit)
+	requireStored(g, "s", 5, true, nil)
+	requireStored(g, "s", 6, false, nil)
+	requireStored(g, "s", 0, false, nil)
+	g.Committed("s", 0)
+	requireStored(g, "s", 4, false, ErrStaleCommit)
+
+	must(t)(g.Heartbeat(static("s", 2)))
+	requireStored(g, "s", 4, false, ErrStaleCommit)
+	_, err := g.Leave("s", 1, true)
+	require.NoError(t, err)
+	requireStored(g, "s", 6, false, ErrUnknownMember)
+	must(t)(g.Heartbeat(static("s", 3)))
+	requireStored(g, "s", 4, false, ErrStaleCommit)
+	again, err := Restore(g.State())
+	require.NoError(t, err)
+	requireStored(again, "s", 4, false, ErrStaleCommit)
+
+	_, err = g.Leave("s", 1, true)
+	require.NoError(t, err)
+	must(t)(g.Heartbeat(static("s2", 1)))
+	requireStored(g, "s2", 1, false, nil)
+	requireStored(g, "s", 6, false, ErrUnknownMember)
+}
+
 // A heartbeat that was sent before a static member left, and arrives after, does not bring it back: nobody works on what
 // it owns. A join does, also under the same id.
 func TestLateHeartbeatOfAwayMember(t *testing.T) {

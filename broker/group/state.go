@@ -23,6 +23,8 @@ type Member struct {
 	Spec Spec
 	// Sequence is that of the newest heartbeat that changed something.
 	Sequence int64
+	// CommitSequence is that of the newest commit that was stored, 0 where none had one.
+	CommitSequence int64
 	// Epoch is the one that the member has reached, PreviousEpoch the one before.
 	Epoch, PreviousEpoch int32
 	// Away is set for a static member that has left for a while.
@@ -38,7 +40,7 @@ func (g *Group) State() State {
 	for _, id := range slices.Sorted(maps.Keys(g.members)) {
 		m := g.members[id]
 		s.Members = append(s.Members, Member{
-			Spec: m.spec, Sequence: m.sequence, Epoch: m.epoch, PreviousEpoch: m.previous, Away: m.away,
+			Spec: m.spec, Sequence: m.sequence, CommitSequence: m.commit, Epoch: m.epoch, PreviousEpoch: m.previous, Away: m.away,
 			Assigned: slices.Clone(m.assigned), Revoking: slices.Clone(m.revoking), Target: slices.Clone(m.target),
 		})
 	}
@@ -60,7 +62,7 @@ func Restore(s State) (*Group, error) {
 			return nil, fmt.Errorf("partitions of member %q are not in order", id)
 		}
 		g.members[id] = &member{
-			spec: m.Spec, sequence: m.Sequence, epoch: m.Epoch, previous: m.PreviousEpoch, away: m.Away,
+			spec: m.Spec, sequence: m.Sequence, commit: m.CommitSequence, epoch: m.Epoch, previous: m.PreviousEpoch, away: m.Away,
 			assigned: m.Assigned, revoking: m.Revoking, target: m.Target,
 		}
 		g.topicBytes += m.Spec.TopicBytes()

@@ -66,6 +66,7 @@ var reasonCodes = map[broker.Reason]codes.Code{
 	streamhousev1.ErrorReason_ERROR_REASON_GROUP_FULL:               codes.ResourceExhausted,
 	streamhousev1.ErrorReason_ERROR_REASON_COORDINATOR_FULL:         codes.ResourceExhausted,
 	streamhousev1.ErrorReason_ERROR_REASON_FEATURE_LEVEL_TOO_LOW:    codes.FailedPrecondition,
+	streamhousev1.ErrorReason_ERROR_REASON_STALE_COMMIT:             codes.FailedPrecondition,
 }
 
 // retryDelays are what RetryInfo tells a client, by reason of RESOURCE_EXHAUSTED.

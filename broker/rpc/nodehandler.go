@@ -186,7 +186,7 @@ func (h *nodeHandler) CommitOffsets(ctx context.Context, req *nodev1.CommitOffse
 	if err != nil {
 		return nil, err
 	}
-	by := shard.Committer{MemberID: req.GetMemberId(), Epoch: req.GetMemberEpoch()}
+	by := shard.Committer{MemberID: req.GetMemberId(), Epoch: req.GetMemberEpoch(), Sequence: req.GetCommitSequence()}
 	if err := local.CommitOffsets(ctx, req.GetGroup(), by, broker.FromNode(req.GetOffsets())); err != nil {
 		return nil, err
 	}

@@ -9,6 +9,7 @@ import (
 
 	metav1 "github.com/streamhouse/streamhouse/api/streamhouse/meta/v1"
 	"github.com/streamhouse/streamhouse/broker/group"
+	"github.com/streamhouse/streamhouse/fsm"
 )
 
 // The leader of a shard coordinates the consumer groups whose names hash to it.
@@ -194,12 +195,15 @@ func (s *Shard) idleGroups(beforeMs int64) []string {
 type Committer struct {
 	MemberID string
 	Epoch    int32
+	// Sequence grows with every commit of the member and is the same for all tries of one; 0 where it gives none.
+	Sequence int64
 }
 
-// CommitOffsets stores a group's offsets, all or none, on the leader. Errors are those of broker/group, ErrDropped,
+// CommitOffsets stores a group's offsets, all or none, on the leader. A member's commit that was stored before, by its
+// sequence, is no error. While nodes may be too old to know of sequences, it counts as one without. Errors are those of broker/group, ErrDropped,
 // ErrTooManyOffsets, ErrTooManyGroups, ErrFeatureLevel, *FieldError, and those of Append.
 func (s *Shard) CommitOffsets(ctx context.Context, name string, by Committer, offsets []GroupOffset) error {
-	c := offsetCommit{group: name, member: by.MemberID, epoch: by.Epoch, offsets: offsets}
+	c := offsetCommit{group: name, member: by.MemberID, epoch: by.Epoch, sequence: by.Sequence, offsets: offsets}
 	if err := checkCommit(c); err != nil {
 		return err
 	}
@@ -213,6 +217,9 @@ func (s *Shard) CommitOffsets(ctx context.Context, name string, by Committer, of
 	if by.MemberID != "" {
 		if err := s.checkGroupLevel(); err != nil {
 			return err
+		}
+		if s.cfg.Metadata.View().FeatureLevel() < fsm.FeatureLevelCommitSequence {
+			c.sequence = 0
 		}
 		data = encodeMemberCommit(s.nowMs(), c)
 	}

@@ -35,7 +35,19 @@ const (
 	kindGroup        entryKind = 5
 	kindMemberCommit entryKind = 6
 	kindSeed         entryKind = 7
+	// kindNumberedCommit is kindMemberCommit with a sequence.
+	kindNumberedCommit entryKind = 8
 )
+
+// changesGroups says whether an entry of the kind may change groups or their offsets.
+func (k entryKind) changesGroups() bool {
+	switch k {
+	case kindOffsetCommit, kindMemberCommit, kindNumberedCommit, kindGroup, kindDrop:
+		return true
+	default:
+		return false
+	}
+}
 
 var (
 	// errEntryCorrupt is wrapped by every failure to decode an entry.
@@ -52,10 +64,11 @@ type uploadedEnd struct {
 
 // offsetCommit is a group's committed offsets, all of them or none.
 type offsetCommit struct {
-	group   string
-	member  string // empty where the group has no members
-	epoch   int32
-	offsets []GroupOffset
+	group    string
+	member   string // empty where the group has no members
+	epoch    int32
+	sequence int64 // of the member's commits; 0 where it gave none
+	offsets  []GroupOffset
 }
 
 func appendHeader(dst []byte, kind entryKind, timeMs int64) []byte {
@@ -122,7 +135,7 @@ func entryHeader(data []byte) (kind entryKind, timeMs int64, body []byte, err er
 		return 0, 0, nil, fmt.Errorf("%w: version %d", errEntryVersion, data[0])
 	}
 	kind = entryKind(data[1])
-	if kind < kindAppend || kind > kindSeed {
+	if kind < kindAppend || kind > kindNumberedCommit {
 		return 0, 0, nil, fmt.Errorf("%w: kind %d", errEntryVersion, data[1])
 	}
 	return kind, int64(binary.BigEndian.Uint64(data[2:])), data[entryHeaderBytes:], nil

@@ -43,6 +43,34 @@ func TestEntryRoundTrip(t *testing.T) {
 	require.Equal(t, want, commit)
 }
 
+// The bytes of a member's commit, without a sequence and with one, stay as they are.
+func TestMemberCommitEntry(t *testing.T) {
+	c := offsetCommit{group: "g", member: "m1", epoch: 3, offsets: []GroupOffset{{1, 10, "m"}}}
+	behind := "\x02m1" + "\x00\x00\x00\x03" + "\x01g" + "\x00\x00\x00\x00\x00\x00\x00\x01" + "\x00\x00\x00\x00\x00\x00\x00\x0a" + "\x01m"
+	header := func(kind byte) string { return "\x01" + string(kind) + "\x00\x00\x00\x00\x00\x00\x00\x05" }
+	for sequence, want := range map[int64]string{
+		0:     header(6) + behind,
+		0x102: header(8) + "\x00\x00\x00\x00\x00\x00\x01\x02" + behind,
+	} {
+		c.sequence = sequence
+		data := encodeMemberCommit(5, c)
+		require.Equal(t, want, string(data))
+		kind, _, body, err := entryHeader(data)
+		require.NoError(t, err)
+		got, err := decodeCommit(kind, body)
+		require.NoError(t, err)
+		require.Equal(t, c, got)
+		for n := range len(body) - len(c.offsets)*18 {
+			_, err := decodeCommit(kind, body[:n])
+			require.ErrorIs(t, err, errEntryCorrupt, "kind %d, cut to %d bytes", kind, n)
+		}
+	}
+	_, err := decodeNumberedCommit([]byte("\x00\x00\x00\x00\x00\x00\x00\x00" + behind))
+	require.ErrorIs(t, err, errEntryCorrupt, "a sequence of 0")
+	_, err = decodeNumberedCommit([]byte("\xff\xff\xff\xff\xff\xff\xff\xff" + behind))
+	require.ErrorIs(t, err, errEntryCorrupt, "a sequence below 0")
+}
+
 func TestEntryCorrupt(t *testing.T) {
 	whole := encodeAppend(5, AppendBatch{PartitionID: 1, Data: plain(t, 3, "a")})
 	for n := range whole {
@@ -61,7 +89,7 @@ func TestEntryOfFutureVersion(t *testing.T) {
 	data[0] = entryVersion + 1
 	_, _, _, err := entryHeader(data)
 	require.ErrorIs(t, err, errEntryVersion)
-	data[0], data[1] = entryVersion, byte(kindSeed+1)
+	data[0], data[1] = entryVersion, byte(kindNumberedCommit+1)
 	_, _, _, err = entryHeader(data)
 	require.ErrorIs(t, err, errEntryVersion)
 }
@@ -73,6 +101,8 @@ func FuzzEntry(f *testing.F) {
 	commit := offsetCommit{group: "g", offsets: []GroupOffset{{1, 10, "m"}}}
 	f.Add(encodeOffsetCommit(5, commit))
 	commit.member, commit.epoch = "m1", 3
+	f.Add(encodeMemberCommit(5, commit))
+	commit.sequence = 7
 	f.Add(encodeMemberCommit(5, commit))
 	seed, err := encodeSeed(5, &metav1.ShardSeed{RecoveryId: "R", Partitions: []*metav1.ShardPartition{{PartitionId: 1, NextOffset: 3, UploadedEndOffset: 3}}, Done: true})
 	require.NoError(f, err)
@@ -102,19 +132,16 @@ func FuzzEntry(f *testing.F) {
 			if ids, err := decodeDrop(body); err == nil {
 				require.Equal(t, data, encodeDrop(timeMs, ids))
 			}
-		case kindOffsetCommit:
-			if c, err := decodeOffsetCommit(body); err == nil {
-				_, _, body, err := entryHeader(encodeOffsetCommit(timeMs, c))
+		case kindOffsetCommit, kindMemberCommit, kindNumberedCommit:
+			if c, err := decodeCommit(kind, body); err == nil {
+				encoded := encodeMemberCommit(timeMs, c)
+				if kind == kindOffsetCommit {
+					encoded = encodeOffsetCommit(timeMs, c)
+				}
+				sameKind, _, body, err := entryHeader(encoded)
 				require.NoError(t, err)
-				again, err := decodeOffsetCommit(body)
-				require.NoError(t, err)
-				require.Equal(t, c, again)
-			}
-		case kindMemberCommit:
-			if c, err := decodeMemberCommit(body); err == nil {
-				_, _, body, err := entryHeader(encodeMemberCommit(timeMs, c))
-				require.NoError(t, err)
-				again, err := decodeMemberCommit(body)
+				require.Equal(t, kind, sameKind)
+				again, err := decodeCommit(kind, body)
 				require.NoError(t, err)
 				require.Equal(t, c, again)
 			}

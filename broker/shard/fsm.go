@@ -92,14 +92,9 @@ func (f *replicaFSM) applyLocked(l *raft.Log) applied {
 		err = f.applyUploadedLocked(body)
 	case kindDrop:
 		err = f.applyDropLocked(body)
-	case kindOffsetCommit:
+	case kindOffsetCommit, kindMemberCommit, kindNumberedCommit:
 		var c offsetCommit
-		if c, err = decodeOffsetCommit(body); err == nil {
-			res.refused = f.state.commitOffsets(c)
-		}
-	case kindMemberCommit:
-		var c offsetCommit
-		if c, err = decodeMemberCommit(body); err == nil {
+		if c, err = decodeCommit(kind, body); err == nil {
 			res.refused = f.state.commitOffsets(c)
 		}
 	case kindGroup:
@@ -111,7 +106,7 @@ func (f *replicaFSM) applyLocked(l *raft.Log) applied {
 	case kindSeed:
 		err = f.applySeedLocked(body)
 	}
-	if kind == kindOffsetCommit || kind == kindMemberCommit || kind == kindGroup || kind == kindDrop {
+	if kind.changesGroups() {
 		f.state.groupsIndex = l.Index
 	}
 	if err != nil {

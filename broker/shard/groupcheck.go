@@ -90,6 +90,12 @@ func checkCommit(c offsetCommit) error {
 	if c.member != "" && fsm.ValidateName(c.member) != nil {
 		return badField("member_id", "%s", fsm.ValidateName(c.member))
 	}
+	switch {
+	case c.sequence < 0:
+		return badField("commit_sequence", "%d is below 0", c.sequence)
+	case c.sequence > 0 && c.member == "":
+		return badField("commit_sequence", "it is %d, and only members count their commits", c.sequence)
+	}
 	for _, o := range c.offsets {
 		if o.Offset < 0 || len(o.Metadata) > MaxCommitMetadata {
 			return badField("offsets", "offset %d of partition id %d with %d bytes of metadata is out of bounds", o.Offset, o.PartitionID, len(o.Metadata))

@@ -47,6 +47,10 @@ func TestBadGroupCommandsAreNotLogged(t *testing.T) {
 	var bad *FieldError
 	require.ErrorAs(t, n.shard.CommitOffsets(t.Context(), "", Committer{}, nil), &bad)
 	require.ErrorAs(t, n.shard.CommitOffsets(t.Context(), "g", Committer{MemberID: "a b"}, nil), &bad)
+	require.ErrorAs(t, n.shard.CommitOffsets(t.Context(), "g", Committer{MemberID: "a", Epoch: 1, Sequence: -1}, nil), &bad)
+	require.Equal(t, "commit_sequence", bad.Field)
+	require.ErrorAs(t, n.shard.CommitOffsets(t.Context(), "g", Committer{Sequence: 1}, nil), &bad)
+	require.Equal(t, "commit_sequence", bad.Field)
 	require.Equal(t, before, n.shard.Replica().Raft().LastIndex())
 }
 

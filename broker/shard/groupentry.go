@@ -27,12 +27,30 @@ func decodeGroup(body []byte) (*metav1.GroupCommand, error) {
 	return cmd, nil
 }
 
-// encodeMemberCommit is an offset commit behind the member and the epoch in which it owns the partitions.
+// encodeMemberCommit is an offset commit behind the member and the epoch in which it owns the partitions, and before these
+// the sequence where there is one.
 func encodeMemberCommit(timeMs int64, c offsetCommit) []byte {
-	dst := appendHeader(nil, kindMemberCommit, timeMs)
+	var dst []byte
+	if c.sequence > 0 {
+		dst = binary.BigEndian.AppendUint64(appendHeader(nil, kindNumberedCommit, timeMs), uint64(c.sequence))
+	} else {
+		dst = appendHeader(nil, kindMemberCommit, timeMs)
+	}
 	dst = appendString(dst, c.member)
 	dst = binary.BigEndian.AppendUint32(dst, uint32(c.epoch))
 	return appendCommitBody(dst, c)
+}
+
+// decodeCommit decodes a commit of any of the three kinds.
+func decodeCommit(kind entryKind, body []byte) (offsetCommit, error) {
+	switch kind {
+	case kindMemberCommit:
+		return decodeMemberCommit(body)
+	case kindNumberedCommit:
+		return decodeNumberedCommit(body)
+	default:
+		return decodeOffsetCommit(body)
+	}
 }
 
 func decodeMemberCommit(body []byte) (offsetCommit, error) {
@@ -46,6 +64,19 @@ func decodeMemberCommit(body []byte) (offsetCommit, error) {
 	epoch := int32(binary.BigEndian.Uint32(body))
 	c, err := decodeOffsetCommit(body[4:])
 	c.member, c.epoch = member, epoch
+	return c, err
+}
+
+func decodeNumberedCommit(body []byte) (offsetCommit, error) {
+	if len(body) < 8 {
+		return offsetCommit{}, fmt.Errorf("%w: commit of %d bytes has no sequence", errEntryCorrupt, len(body))
+	}
+	sequence := int64(binary.BigEndian.Uint64(body))
+	if sequence <= 0 {
+		return offsetCommit{}, fmt.Errorf("%w: commit has the sequence %d", errEntryCorrupt, sequence)
+	}
+	c, err := decodeMemberCommit(body[8:])
+	c.sequence = sequence
 	return c, err
 }
 
@@ -100,7 +131,7 @@ func FromState(name string, changedMs int64, s group.State) *metav1.ShardGroup {
 	out := &metav1.ShardGroup{Group: name, Epoch: s.Epoch, Moving: s.Moving, Topics: fromTopics(s.Topics), ChangedMs: changedMs}
 	for _, m := range s.Members {
 		out.Members = append(out.Members, &metav1.ShardGroupMember{
-			Spec: FromSpec(m.Spec), Sequence: m.Sequence, Epoch: m.Epoch, PreviousEpoch: m.PreviousEpoch, Away: m.Away,
+			Spec: FromSpec(m.Spec), Sequence: m.Sequence, CommitSequence: m.CommitSequence, Epoch: m.Epoch, PreviousEpoch: m.PreviousEpoch, Away: m.Away,
 			Assigned: m.Assigned, Revoking: m.Revoking, Target: m.Target,
 		})
 	}
@@ -112,7 +143,7 @@ func ToState(g *metav1.ShardGroup) group.State {
 	s := group.State{Epoch: g.GetEpoch(), Moving: g.GetMoving(), Topics: toTopics(g.GetTopics())}
 	for _, m := range g.GetMembers() {
 		s.Members = append(s.Members, group.Member{
-			Spec: ToSpec(m.GetSpec()), Sequence: m.GetSequence(), Epoch: m.GetEpoch(), PreviousEpoch: m.GetPreviousEpoch(), Away: m.GetAway(),
+			Spec: ToSpec(m.GetSpec()), Sequence: m.GetSequence(), CommitSequence: m.GetCommitSequence(), Epoch: m.GetEpoch(), PreviousEpoch: m.GetPreviousEpoch(), Away: m.GetAway(),
 			Assigned: m.GetAssigned(), Revoking: m.GetRevoking(), Target: m.GetTarget(),
 		})
 	}

@@ -126,14 +126,14 @@ func (s *state) deleteGroup(name string, unchangedSinceMs int64) error {
 	return nil
 }
 
-// commitOffsets stores a group's offsets, all or none.
+// commitOffsets stores a group's offsets, all or none. What was stored before changes nothing, and is no error.
 func (s *state) commitOffsets(c offsetCommit) error {
 	var has map[uint64]groupOffset
 	g := s.groups[c.group]
 	if g != nil {
 		has = g.offsets
 	}
-	if err := checkMember(g, c); err != nil {
+	if stored, err := checkMember(g, c); stored || err != nil {
 		return err
 	}
 	added := 0
@@ -158,26 +158,31 @@ func (s *state) commitOffsets(c offsetCommit) error {
 		g.offsets[o.PartitionID] = groupOffset{offset: o.Offset, metadata: o.Metadata, timeMs: s.timeMs}
 	}
 	s.offsets += len(g.offsets) - before
+	g.members.Committed(c.member, c.sequence)
 	return nil
 }
 
-// checkMember: where a group has members, they alone may commit, each for what it owns.
-func checkMember(g *consumerGroup, c offsetCommit) error {
+// checkMember: where a group has members, they alone may commit, each for what it owns, and none behind a newer commit of its
+// own. It reports whether the commit was stored before.
+func checkMember(g *consumerGroup, c offsetCommit) (stored bool, err error) {
 	if c.member == "" {
 		if g != nil && !g.members.Empty() {
-			return group.ErrNotEmpty
+			return false, group.ErrNotEmpty
 		}
-		return nil
+		return false, nil
 	}
 	if g == nil {
-		return group.ErrUnknownMember
+		return false, group.ErrUnknownMember
+	}
+	if stored, err := g.members.Stored(c.member, c.sequence); stored || err != nil {
+		return stored, err
 	}
 	for _, o := range c.offsets {
 		if err := g.members.Check(c.member, c.epoch, o.PartitionID); err != nil {
-			return err
+			return false, err
 		}
 	}
-	return nil
+	return false, nil
 }
 
 // groupOffsets returns a group's offsets of these partitions, or of all in order of their ids when ids is empty.

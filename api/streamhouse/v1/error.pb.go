@@ -96,6 +96,8 @@ const (
 	ErrorReason_ERROR_REASON_COORDINATOR_FULL ErrorReason = 39
 	// FAILED_PRECONDITION: nodes of the cluster are too old for the call.
 	ErrorReason_ERROR_REASON_FEATURE_LEVEL_TOO_LOW ErrorReason = 40
+	// FAILED_PRECONDITION: the commit comes late, behind a newer one of the same member. It was not stored.
+	ErrorReason_ERROR_REASON_STALE_COMMIT ErrorReason = 41
 )
 
 // Enum value maps for ErrorReason.
@@ -142,6 +144,7 @@ var (
 		38: "ERROR_REASON_GROUP_FULL",
 		39: "ERROR_REASON_COORDINATOR_FULL",
 		40: "ERROR_REASON_FEATURE_LEVEL_TOO_LOW",
+		41: "ERROR_REASON_STALE_COMMIT",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED":              0,
@@ -185,6 +188,7 @@ var (
 		"ERROR_REASON_GROUP_FULL":               38,
 		"ERROR_REASON_COORDINATOR_FULL":         39,
 		"ERROR_REASON_FEATURE_LEVEL_TOO_LOW":    40,
+		"ERROR_REASON_STALE_COMMIT":             41,
 	}
 )
 
@@ -297,7 +301,7 @@ const file_streamhouse_v1_error_proto_rawDesc = "" +
 	"\bmetadata\x18\x04 \x03(\v2#.streamhouse.v1.Error.MetadataEntryR\bmetadata\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01*\x82\v\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01*\xa1\v\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aERROR_REASON_INVALID_FIELD\x10\x01\x12 \n" +
@@ -340,7 +344,8 @@ const file_streamhouse_v1_error_proto_rawDesc = "" +
 	"\x1cERROR_REASON_GROUP_NOT_EMPTY\x10%\x12\x1b\n" +
 	"\x17ERROR_REASON_GROUP_FULL\x10&\x12!\n" +
 	"\x1dERROR_REASON_COORDINATOR_FULL\x10'\x12&\n" +
-	"\"ERROR_REASON_FEATURE_LEVEL_TOO_LOW\x10(BEZCgithub.com/streamhouse/streamhouse/api/streamhouse/v1;streamhousev1b\x06proto3"
+	"\"ERROR_REASON_FEATURE_LEVEL_TOO_LOW\x10(\x12\x1d\n" +
+	"\x19ERROR_REASON_STALE_COMMIT\x10)BEZCgithub.com/streamhouse/streamhouse/api/streamhouse/v1;streamhousev1b\x06proto3"
 
 var (
 	file_streamhouse_v1_error_proto_rawDescOnce sync.Once

@@ -83,10 +83,14 @@ type CommitOffsetRequest struct {
 	// All are committed or none.
 	Offsets []*CommittedOffset `protobuf:"bytes,3,rep,name=offsets,proto3" json:"offsets,omitempty"`
 	// The member that commits and its epoch. Empty only where the group has no members.
-	MemberId      string `protobuf:"bytes,4,opt,name=member_id,json=memberId,proto3" json:"member_id,omitempty"`
-	MemberEpoch   int32  `protobuf:"varint,5,opt,name=member_epoch,json=memberEpoch,proto3" json:"member_epoch,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	MemberId    string `protobuf:"bytes,4,opt,name=member_id,json=memberId,proto3" json:"member_id,omitempty"`
+	MemberEpoch int32  `protobuf:"varint,5,opt,name=member_epoch,json=memberEpoch,proto3" json:"member_epoch,omitempty"`
+	// Grows with every commit of the member, also when it joins again, whatever the topic, and is the same for all tries of one commit.
+	// So a member makes one commit at a time. A commit that comes behind a newer one of the member is refused, and one that was
+	// stored before changes nothing. 0 is none: then a try that the network has held back can set the group back.
+	CommitSequence int64 `protobuf:"varint,6,opt,name=commit_sequence,json=commitSequence,proto3" json:"commit_sequence,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *CommitOffsetRequest) Reset() {
@@ -150,6 +154,13 @@ func (x *CommitOffsetRequest) GetMemberId() string {
 func (x *CommitOffsetRequest) GetMemberEpoch() int32 {
 	if x != nil {
 		return x.MemberEpoch
+	}
+	return 0
+}
+
+func (x *CommitOffsetRequest) GetCommitSequence() int64 {
+	if x != nil {
+		return x.CommitSequence
 	}
 	return 0
 }
@@ -1311,13 +1322,14 @@ var File_streamhouse_v1_group_proto protoreflect.FileDescriptor
 
 const file_streamhouse_v1_group_proto_rawDesc = "" +
 	"\n" +
-	"\x1astreamhouse/v1/group.proto\x12\x0estreamhouse.v1\"\xbc\x01\n" +
+	"\x1astreamhouse/v1/group.proto\x12\x0estreamhouse.v1\"\xe5\x01\n" +
 	"\x13CommitOffsetRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x14\n" +
 	"\x05topic\x18\x02 \x01(\tR\x05topic\x129\n" +
 	"\aoffsets\x18\x03 \x03(\v2\x1f.streamhouse.v1.CommittedOffsetR\aoffsets\x12\x1b\n" +
 	"\tmember_id\x18\x04 \x01(\tR\bmemberId\x12!\n" +
-	"\fmember_epoch\x18\x05 \x01(\x05R\vmemberEpoch\"\x86\x01\n" +
+	"\fmember_epoch\x18\x05 \x01(\x05R\vmemberEpoch\x12'\n" +
+	"\x0fcommit_sequence\x18\x06 \x01(\x03R\x0ecommitSequence\"\x86\x01\n" +
 	"\x0fCommittedOffset\x12\x1c\n" +
 	"\tpartition\x18\x01 \x01(\x05R\tpartition\x12\x16\n" +
 	"\x06offset\x18\x02 \x01(\x03R\x06offset\x12\x1a\n" +

@@ -555,8 +555,10 @@ type ShardGroupMember struct {
 	Assigned      []uint64               `protobuf:"varint,6,rep,packed,name=assigned,proto3" json:"assigned,omitempty"`
 	Revoking      []uint64               `protobuf:"varint,7,rep,packed,name=revoking,proto3" json:"revoking,omitempty"`
 	Target        []uint64               `protobuf:"varint,8,rep,packed,name=target,proto3" json:"target,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// Of the newest commit that was stored; 0 where none had one.
+	CommitSequence int64 `protobuf:"varint,9,opt,name=commit_sequence,json=commitSequence,proto3" json:"commit_sequence,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *ShardGroupMember) Reset() {
@@ -645,6 +647,13 @@ func (x *ShardGroupMember) GetTarget() []uint64 {
 	return nil
 }
 
+func (x *ShardGroupMember) GetCommitSequence() int64 {
+	if x != nil {
+		return x.CommitSequence
+	}
+	return 0
+}
+
 var File_streamhouse_meta_v1_group_proto protoreflect.FileDescriptor
 
 const file_streamhouse_meta_v1_group_proto_rawDesc = "" +
@@ -691,7 +700,7 @@ const file_streamhouse_meta_v1_group_proto_rawDesc = "" +
 	"\x06topics\x18\x04 \x03(\v2\x1f.streamhouse.meta.v1.GroupTopicR\x06topics\x12?\n" +
 	"\amembers\x18\x05 \x03(\v2%.streamhouse.meta.v1.ShardGroupMemberR\amembers\x12\x1d\n" +
 	"\n" +
-	"changed_ms\x18\x06 \x01(\x03R\tchangedMs\"\x89\x02\n" +
+	"changed_ms\x18\x06 \x01(\x03R\tchangedMs\"\xb2\x02\n" +
 	"\x10ShardGroupMember\x128\n" +
 	"\x04spec\x18\x01 \x01(\v2$.streamhouse.meta.v1.GroupMemberSpecR\x04spec\x12\x1a\n" +
 	"\bsequence\x18\x02 \x01(\x03R\bsequence\x12\x14\n" +
@@ -700,7 +709,8 @@ const file_streamhouse_meta_v1_group_proto_rawDesc = "" +
 	"\x04away\x18\x05 \x01(\bR\x04away\x12\x1a\n" +
 	"\bassigned\x18\x06 \x03(\x04R\bassigned\x12\x1a\n" +
 	"\brevoking\x18\a \x03(\x04R\brevoking\x12\x16\n" +
-	"\x06target\x18\b \x03(\x04R\x06targetBCZAgithub.com/streamhouse/streamhouse/api/streamhouse/meta/v1;metav1b\x06proto3"
+	"\x06target\x18\b \x03(\x04R\x06target\x12'\n" +
+	"\x0fcommit_sequence\x18\t \x01(\x03R\x0ecommitSequenceBCZAgithub.com/streamhouse/streamhouse/api/streamhouse/meta/v1;metav1b\x06proto3"
 
 var (
 	file_streamhouse_meta_v1_group_proto_rawDescOnce sync.Once

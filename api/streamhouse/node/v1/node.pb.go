@@ -1035,14 +1035,16 @@ func (x *FindOffsetResponse) GetHighWatermark() int64 {
 }
 
 type CommitOffsetsRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Shard         uint32                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
-	Group         string                 `protobuf:"bytes,2,opt,name=group,proto3" json:"group,omitempty"`
-	Offsets       []*GroupOffset         `protobuf:"bytes,3,rep,name=offsets,proto3" json:"offsets,omitempty"`
-	MemberId      string                 `protobuf:"bytes,4,opt,name=member_id,json=memberId,proto3" json:"member_id,omitempty"`
-	MemberEpoch   int32                  `protobuf:"varint,5,opt,name=member_epoch,json=memberEpoch,proto3" json:"member_epoch,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Shard       uint32                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
+	Group       string                 `protobuf:"bytes,2,opt,name=group,proto3" json:"group,omitempty"`
+	Offsets     []*GroupOffset         `protobuf:"bytes,3,rep,name=offsets,proto3" json:"offsets,omitempty"`
+	MemberId    string                 `protobuf:"bytes,4,opt,name=member_id,json=memberId,proto3" json:"member_id,omitempty"`
+	MemberEpoch int32                  `protobuf:"varint,5,opt,name=member_epoch,json=memberEpoch,proto3" json:"member_epoch,omitempty"`
+	// 0 where the member gave none.
+	CommitSequence int64 `protobuf:"varint,6,opt,name=commit_sequence,json=commitSequence,proto3" json:"commit_sequence,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *CommitOffsetsRequest) Reset() {
@@ -1106,6 +1108,13 @@ func (x *CommitOffsetsRequest) GetMemberId() string {
 func (x *CommitOffsetsRequest) GetMemberEpoch() int32 {
 	if x != nil {
 		return x.MemberEpoch
+	}
+	return 0
+}
+
+func (x *CommitOffsetsRequest) GetCommitSequence() int64 {
+	if x != nil {
+		return x.CommitSequence
 	}
 	return 0
 }
@@ -2228,13 +2237,14 @@ const file_streamhouse_node_v1_node_proto_rawDesc = "" +
 	"\x12FindOffsetResponse\x12\x16\n" +
 	"\x06offset\x18\x01 \x01(\x03R\x06offset\x12!\n" +
 	"\ftimestamp_ms\x18\x02 \x01(\x03R\vtimestampMs\x12%\n" +
-	"\x0ehigh_watermark\x18\x03 \x01(\x03R\rhighWatermark\"\xbe\x01\n" +
+	"\x0ehigh_watermark\x18\x03 \x01(\x03R\rhighWatermark\"\xe7\x01\n" +
 	"\x14CommitOffsetsRequest\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x14\n" +
 	"\x05group\x18\x02 \x01(\tR\x05group\x12:\n" +
 	"\aoffsets\x18\x03 \x03(\v2 .streamhouse.node.v1.GroupOffsetR\aoffsets\x12\x1b\n" +
 	"\tmember_id\x18\x04 \x01(\tR\bmemberId\x12!\n" +
-	"\fmember_epoch\x18\x05 \x01(\x05R\vmemberEpoch\"d\n" +
+	"\fmember_epoch\x18\x05 \x01(\x05R\vmemberEpoch\x12'\n" +
+	"\x0fcommit_sequence\x18\x06 \x01(\x03R\x0ecommitSequence\"d\n" +
 	"\vGroupOffset\x12!\n" +
 	"\fpartition_id\x18\x01 \x01(\x04R\vpartitionId\x12\x16\n" +
 	"\x06offset\x18\x02 \x01(\x03R\x06offset\x12\x1a\n" +
