@@ -215,15 +215,17 @@ func resultLabel(err error) string {
 }
 
 // commitTopic commits offsets of one topic. Its epoch may be stale only because a heartbeat is just about to tell the
-// new one: so long as the partitions are still the consumer's it waits for that.
+// new one: so long as the partitions are still the consumer's it waits for that. All tries have one sequence, so that one
+// which the network holds back changes nothing when it comes.
 func (r *Consumer) commitTopic(ctx context.Context, topic string, parts []*partition, owned map[*partition]Committed) error {
 	if _, ok := ctx.Deadline(); !ok {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, r.c.cfg.RequestTimeout)
 		defer cancel()
 	}
+	sequence := r.nextCommit()
 	for {
-		req, err := r.commitRequest(topic, parts, owned)
+		req, err := r.commitRequest(topic, parts, owned, sequence)
 		if err != nil {
 			return err
 		}
@@ -248,11 +250,25 @@ func (r *Consumer) commitTopic(ctx context.Context, topic string, parts []*parti
 	}
 }
 
-// commitRequest fails where a partition is not the consumer's any more.
-func (r *Consumer) commitRequest(topic string, parts []*partition, owned map[*partition]Committed) (*streamhousev1.CommitOffsetRequest, error) {
+// nextCommit returns the sequence of a member's next commit, 0 where the consumer is no member. The caller holds the token of
+// commits, so that none is sent before an older one has ended.
+func (r *Consumer) nextCommit() int64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	req := &streamhousev1.CommitOffsetRequest{Group: r.cfg.Group, Topic: topic}
+	if r.member == nil {
+		return 0
+	}
+	r.member.commits++
+	return r.member.commits
+}
+
+// commitRequest fails where a partition is not the consumer's any more.
+func (r *Consumer) commitRequest(
+	topic string, parts []*partition, owned map[*partition]Committed, sequence int64,
+) (*streamhousev1.CommitOffsetRequest, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	req := &streamhousev1.CommitOffsetRequest{Group: r.cfg.Group, Topic: topic, CommitSequence: sequence}
 	if m := r.member; m != nil {
 		r.expiredLocked()
 		req.MemberId, req.MemberEpoch = m.id, m.epoch

@@ -20,7 +20,8 @@ import (
 // heartbeat tells, so that nothing counts as given up that Poll is about to take.
 type membership struct {
 	id       string
-	sequence int64
+	sequence int64 // of the newest heartbeat
+	commits  int64 // so many commits were made: the sequence of the newest
 	epoch    int32 // 0 while it is not in the group
 	interval time.Duration
 	// alive is when the last heartbeat was sent that was answered. The coordinator ends the session no sooner than

@@ -69,7 +69,7 @@ type Node struct {
 	Before func(method string) error
 	// Appended runs behind each write; an error is the answer, although the write has happened.
 	Appended func() error
-	// Answering runs when a heartbeat was taken, before it is answered.
+	// Answering runs when a heartbeat or a commit was taken or refused, before it is answered.
 	Answering func(method string)
 
 	addr   string

@@ -19,10 +19,11 @@ type group struct {
 }
 
 type member struct {
-	spec  *streamhousev1.GroupHeartbeatRequest
-	epoch int32
-	owned map[topicPartition]bool
-	given []topicPartition // as last answered
+	spec   *streamhousev1.GroupHeartbeatRequest
+	epoch  int32
+	commit int64 // sequence of the newest commit that was stored
+	owned  map[topicPartition]bool
+	given  []topicPartition // as last answered
 }
 
 type topicPartition struct {
@@ -89,7 +90,11 @@ func (n *Node) heartbeat(r *streamhousev1.GroupHeartbeatRequest) (*streamhousev1
 	switch {
 	case r.GetMemberEpoch() == 0:
 		g.epoch++
-		m = &member{spec: r, owned: make(map[topicPartition]bool)}
+		again := &member{spec: r, owned: make(map[topicPartition]bool)}
+		if m != nil {
+			again.commit = m.commit
+		}
+		m = again
 		g.members[r.GetMemberId()] = m
 	case m == nil:
 		return nil, groupError(streamhousev1.ErrorReason_ERROR_REASON_UNKNOWN_MEMBER, "no such member")
@@ -191,14 +196,29 @@ func (n *Node) LeaveGroup(_ context.Context, r *streamhousev1.LeaveGroupRequest)
 	return &streamhousev1.LeaveGroupResponse{}, nil
 }
 
-// CommitOffset stores offsets, for a member only of what it owns.
+// CommitOffset stores offsets, for a member only of what it owns, and not behind a newer commit of its own.
 func (n *Node) CommitOffset(_ context.Context, r *streamhousev1.CommitOffsetRequest) (*streamhousev1.CommitOffsetResponse, error) {
+	res, err := n.commit(r)
+	if n.Answering != nil {
+		n.Answering("CommitOffset")
+	}
+	return res, err
+}
+
+func (n *Node) commit(r *streamhousev1.CommitOffsetRequest) (*streamhousev1.CommitOffsetResponse, error) {
 	unlock, err := n.enter("CommitOffset")
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
-	if err := n.c.mayCommitLocked(r); err != nil {
+	m, err := n.c.committerLocked(r)
+	if err != nil {
+		return nil, err
+	}
+	if m != nil && r.GetCommitSequence() > 0 && r.GetCommitSequence() == m.commit {
+		return &streamhousev1.CommitOffsetResponse{}, nil // stored before
+	}
+	if err := m.mayCommit(r); err != nil {
 		return nil, err
 	}
 	for _, o := range r.GetOffsets() {
@@ -209,21 +229,35 @@ func (n *Node) CommitOffset(_ context.Context, r *streamhousev1.CommitOffsetRequ
 	for _, o := range r.GetOffsets() {
 		n.c.offsets[offsetKey{r.GetGroup(), r.GetTopic(), o.GetPartition()}] = o
 	}
+	if m != nil {
+		m.commit = max(m.commit, r.GetCommitSequence())
+	}
 	return &streamhousev1.CommitOffsetResponse{}, nil
 }
 
-func (c *Cluster) mayCommitLocked(r *streamhousev1.CommitOffsetRequest) error {
+// committerLocked returns the member that commits, nil where the group has none.
+func (c *Cluster) committerLocked(r *streamhousev1.CommitOffsetRequest) (*member, error) {
 	g := c.groups[r.GetGroup()]
 	if r.GetMemberId() == "" {
 		if g != nil && len(g.members) > 0 {
-			return groupError(streamhousev1.ErrorReason_ERROR_REASON_GROUP_NOT_EMPTY, "the group has members")
+			return nil, groupError(streamhousev1.ErrorReason_ERROR_REASON_GROUP_NOT_EMPTY, "the group has members")
 		}
-		return nil
+		return nil, nil
 	}
 	if g == nil || g.members[r.GetMemberId()] == nil {
-		return groupError(streamhousev1.ErrorReason_ERROR_REASON_UNKNOWN_MEMBER, "no such member")
+		return nil, groupError(streamhousev1.ErrorReason_ERROR_REASON_UNKNOWN_MEMBER, "no such member")
 	}
-	m := g.members[r.GetMemberId()]
+	return g.members[r.GetMemberId()], nil
+}
+
+// mayCommit refuses what a member may not commit; nobody may commit all.
+func (m *member) mayCommit(r *streamhousev1.CommitOffsetRequest) error {
+	if m == nil {
+		return nil
+	}
+	if sequence := r.GetCommitSequence(); sequence > 0 && sequence < m.commit {
+		return groupError(streamhousev1.ErrorReason_ERROR_REASON_STALE_COMMIT, "a newer commit was stored before")
+	}
 	if m.epoch != r.GetMemberEpoch() {
 		return groupError(streamhousev1.ErrorReason_ERROR_REASON_FENCED_MEMBER_EPOCH, "stale epoch")
 	}
