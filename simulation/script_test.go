@@ -3,6 +3,7 @@ package simulation
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"testing"
 	"time"
@@ -161,6 +162,63 @@ func TestGroupOffsetsOfANewCoordinator(t *testing.T) {
 		defer cancel()
 		return until(ctx, func(ctx context.Context) error { return s.committed(ctx, s.apis[r.third]) })
 	})
+}
+
+// A member commits, and the network holds the first try until a retry of it, through another node, and a later commit were
+// acknowledged. When the first one comes, the group stays where it is.
+func TestLateCommitInACluster(t *testing.T) {
+	act(t, func(ctx context.Context, s *scene) error {
+		r, err := s.roles(ctx)
+		if err != nil {
+			return err
+		}
+		if _, err := s.write(ctx, r.leader, 10, 100); err != nil {
+			return err
+		}
+		first := s.c.Nodes[r.third] // where a member's calls go first
+		c, err := s.c.Client(scriptHost, nil, first, s.c.Nodes[r.leader], s.c.Nodes[r.metadata])
+		if err != nil {
+			return err
+		}
+		consumer, err := client.NewConsumer(c, client.ConsumerConfig{
+			Group: group, Topics: []string{topic}, ManualCommit: true, SessionTimeout: time.Minute, FetchMaxWait: 500 * time.Millisecond,
+		})
+		if err != nil {
+			return errors.Join(err, c.Close())
+		}
+		err = s.lateCommit(ctx, consumer, first)
+		return errors.Join(err, consumer.Close(ctx), c.Close())
+	})
+}
+
+// lateCommit lets a member make two commits, the first of them with a try that comes to a node behind both.
+func (s *scene) lateCommit(ctx context.Context, consumer *client.Consumer, first *cluster.Node) error {
+	records, err := consumer.Poll(ctx)
+	if err != nil {
+		return err
+	}
+	s.trace.Event("script", "the member has got %d records", len(records))
+	const held = 6 * time.Second
+	s.trace.Event("script", "what the member sends to %s comes after %s", first.ID, held)
+	s.c.Net.Set(cluster.ClientIP(scriptHost), first.IP, wire.Link{Latency: held})
+	sent := time.Now()
+	for _, offset := range []int64{4, 8} {
+		op := s.h.Commit(group, "script", part(0), offset)
+		call, cancel := context.WithTimeout(ctx, 4*time.Second) // the first try has half of it
+		err := consumer.CommitOffsets(call, map[client.TopicPartition]client.Committed{{Topic: topic, Partition: 0}: {Offset: offset}})
+		cancel()
+		if err != nil {
+			op.Unknown(err)
+			return err
+		}
+		op.OK()
+		s.trace.Event("script", "%d is committed", offset)
+	}
+	if took := time.Since(sent); took < time.Second || took >= held {
+		return fmt.Errorf("the commits took %s: the first try was not held until both were made", took)
+	}
+	// The call is given up, but its end comes as late.
+	return errors.Join(pause(ctx, held-time.Since(sent)+500*time.Millisecond), s.committed(ctx, s.apis[0]))
 }
 
 // bit-flip: a bit of a log changes on the disk of a node that runs and does not have the entry in memory. Nobody reads
