@@ -44,6 +44,7 @@ var kept = map[uint64]string{
 	14:  "with raft-wal's fsyncs taken out: offsets are given twice",
 	4:   "a node that had just started knew no shards, and took the first one for the coordinator of every group: a partition had two owners",
 	3:   "a node that was cut off knows of a deleted topic: so the checker takes a yes for old",
+	57:  "a try of a commit that the network had held back undid a later commit, in one run of three",
 	126: "a leader whose barrier a hand-over refused did not serve for as long as it led",
 }
 
