@@ -186,6 +186,14 @@ func commit(object string, shard uint32, segments ...*metav1.SegmentEntry) *meta
 	}}}
 }
 
+// replace has the manifest list what a commit would list instead of another object.
+func replace(object string, commit *metav1.Command) *metav1.Command {
+	c := commit.GetCommitSegments()
+	return &metav1.Command{Command: &metav1.Command_ReplaceSegments{ReplaceSegments: &metav1.ReplaceSegments{
+		Object: object, Replacement: c.GetObject(), ReplacementBytes: c.GetObjectBytes(), Shard: c.GetShard(), Segments: c.GetSegments(),
+	}}}
+}
+
 func trim(partition uint64, start int64) *metav1.Command {
 	return &metav1.Command{Command: &metav1.Command_TrimPartition{TrimPartition: &metav1.TrimPartition{
 		PartitionId: partition, LogStartOffset: start,

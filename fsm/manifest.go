@@ -8,12 +8,12 @@ import (
 // maxSegmentBytes is far above what is ever uploaded at once, and keeps sums from overflowing.
 const maxSegmentBytes = 1 << 40
 
-func validateSegments(c *metav1.CommitSegments) *Rejection {
-	if len(c.GetSegments()) == 0 {
+func validateSegments(segments []*metav1.SegmentEntry, objectBytes uint64) *Rejection {
+	if len(segments) == 0 {
 		return invalid("segments", "must not be empty")
 	}
-	seen := make(map[uint64]bool, len(c.GetSegments()))
-	for i, e := range c.GetSegments() {
+	seen := make(map[uint64]bool, len(segments))
+	for i, e := range segments {
 		if seen[e.GetPartitionId()] {
 			return invalid("segments", "number %d is the second one of partition id %d", i, e.GetPartitionId())
 		}
@@ -24,9 +24,9 @@ func validateSegments(c *metav1.CommitSegments) *Rejection {
 		case e.GetBaseOffset() < 0 || e.GetEndOffset() <= e.GetBaseOffset():
 			return invalid("segments", "number %d has the offsets %d to %d", i, e.GetBaseOffset(), e.GetEndOffset())
 		case e.GetSizeBytes() == 0 || e.GetSizeBytes() > maxSegmentBytes ||
-			end < e.GetPosition() || end > c.GetObjectBytes():
+			end < e.GetPosition() || end > objectBytes:
 			return invalid("segments", "number %d lies outside of its object", i)
-		case indexEnd < e.GetIndexPosition() || indexEnd > c.GetObjectBytes():
+		case indexEnd < e.GetIndexPosition() || indexEnd > objectBytes:
 			return invalid("segments", "the index of number %d lies outside of its object", i)
 		}
 	}
@@ -40,7 +40,7 @@ func (tx *txn) commitSegments(c *metav1.CommitSegments) *Rejection {
 	if r := validateString("object", name, true); r != nil {
 		return r
 	}
-	if r := validateSegments(c); r != nil {
+	if r := validateSegments(c.GetSegments(), c.GetObjectBytes()); r != nil {
 		return r
 	}
 	if _, ok := tx.dropped.Get(name); ok {

@@ -19,7 +19,7 @@ func drawCommand(t *rapid.T) *metav1.Command {
 	node := func() string { return fmt.Sprintf("n%d", small("node", 3)) }
 	replica := func() string { return fmt.Sprintf("%s/r%d", node(), small("replica", 3)) }
 	object := func() string { return fmt.Sprintf("o%d", small("object", 5)) }
-	switch small("kind", 15) {
+	switch small("kind", 16) {
 	case 0:
 		return registerNode(node(), fmt.Sprintf("0%d", small("incarnation", 3)))
 	case 1:
@@ -58,6 +58,8 @@ func drawCommand(t *rapid.T) *metav1.Command {
 		return trim(uint64(small("partition", 6)), int64(small("start", 12)))
 	case 14:
 		return drop(object(), object())
+	case 15:
+		return replace(object(), drawCommit(t, object()))
 	default:
 		return forget(object())
 	}
@@ -156,7 +158,7 @@ func FuzzApply(f *testing.F) {
 	var all []byte
 	for _, c := range []*metav1.Command{
 		initCluster(2), registerNode("n1", "01"), createShard(0, "n1/a"), createTopic(1, "t", 3, nil),
-		commit("o", 0, segment(2, 0, 5)), trim(2, 3), deleteTopic(1, "t"), purgeTopic(1, 0), drop("o"),
+		commit("o", 0, segment(2, 0, 5)), replace("o", commit("p", 0, segment(2, 0, 5))), trim(2, 3), deleteTopic(1, "t"), purgeTopic(1, 0), drop("o"),
 		{Command: &metav1.Command_AllocateProducerIds{AllocateProducerIds: &metav1.AllocateProducerIDs{Count: 7}}},
 		{Command: &metav1.Command_SetFeatureLevel{SetFeatureLevel: &metav1.SetFeatureLevel{Level: 1}}},
 	} {

@@ -78,6 +78,8 @@ func (tx *txn) apply(cmd *metav1.Command) (*Rejection, error) {
 		f = func() *Rejection { return tx.purgeTopic(c.PurgeTopic) }
 	case *metav1.Command_CommitSegments:
 		f = func() *Rejection { return tx.commitSegments(c.CommitSegments) }
+	case *metav1.Command_ReplaceSegments:
+		f = func() *Rejection { return tx.replaceSegments(c.ReplaceSegments) }
 	case *metav1.Command_TrimPartition:
 		f = func() *Rejection { return tx.trimPartition(c.TrimPartition) }
 	case *metav1.Command_DropObjects:

@@ -22,6 +22,9 @@ const FeatureLevelRecovery = 3
 // FeatureLevelCommitSequence is the level from which on shards log the sequence of a member's commit.
 const FeatureLevelCommitSequence = 4
 
+// FeatureLevelReplace is the level from which on damaged objects are written anew: the metadata knows ReplaceSegments.
+const FeatureLevelReplace = 4
+
 const (
 	// MaxPartitions is how many partitions a topic can have.
 	MaxPartitions = 100_000

@@ -30,7 +30,7 @@ const (
 	SegmentOutcome_SEGMENT_OUTCOME_COMMITTED   SegmentOutcome = 1
 	// This very segment of this object is listed already.
 	SegmentOutcome_SEGMENT_OUTCOME_ALREADY_COMMITTED SegmentOutcome = 2
-	// Its base is not the end of what is uploaded.
+	// Its base is not the end of what is uploaded; or the object does not have these offsets that is to be replaced.
 	SegmentOutcome_SEGMENT_OUTCOME_STALE_BASE SegmentOutcome = 3
 	// The partition is deleted or unknown.
 	SegmentOutcome_SEGMENT_OUTCOME_NO_PARTITION SegmentOutcome = 4
@@ -103,6 +103,7 @@ type Command struct {
 	//	*Command_ForgetObjects
 	//	*Command_AllocateProducerIds
 	//	*Command_SetFeatureLevel
+	//	*Command_ReplaceSegments
 	Command       isCommand_Command `protobuf_oneof:"command"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -298,6 +299,15 @@ func (x *Command) GetSetFeatureLevel() *SetFeatureLevel {
 	return nil
 }
 
+func (x *Command) GetReplaceSegments() *ReplaceSegments {
+	if x != nil {
+		if x, ok := x.Command.(*Command_ReplaceSegments); ok {
+			return x.ReplaceSegments
+		}
+	}
+	return nil
+}
+
 type isCommand_Command interface {
 	isCommand_Command()
 }
@@ -370,6 +380,10 @@ type Command_SetFeatureLevel struct {
 	SetFeatureLevel *SetFeatureLevel `protobuf:"bytes,17,opt,name=set_feature_level,json=setFeatureLevel,proto3,oneof"`
 }
 
+type Command_ReplaceSegments struct {
+	ReplaceSegments *ReplaceSegments `protobuf:"bytes,18,opt,name=replace_segments,json=replaceSegments,proto3,oneof"`
+}
+
 func (*Command_InitCluster) isCommand_Command() {}
 
 func (*Command_RegisterNode) isCommand_Command() {}
@@ -403,6 +417,8 @@ func (*Command_ForgetObjects) isCommand_Command() {}
 func (*Command_AllocateProducerIds) isCommand_Command() {}
 
 func (*Command_SetFeatureLevel) isCommand_Command() {}
+
+func (*Command_ReplaceSegments) isCommand_Command() {}
 
 // InitCluster is the first command of a cluster.
 type InitCluster struct {
@@ -1217,6 +1233,87 @@ func (x *CommitSegments) GetTimeMs() int64 {
 	return 0
 }
 
+// ReplaceSegments has the manifest list segments of one object where it listed those of another, damaged one, with the same
+// offsets and bytes. It is of feature level 4.
+type ReplaceSegments struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The object that the manifest lists now.
+	Object string `protobuf:"bytes,1,opt,name=object,proto3" json:"object,omitempty"`
+	// The object that was written instead. It may lack segments that the other one has: these stay as they are.
+	Replacement      string `protobuf:"bytes,2,opt,name=replacement,proto3" json:"replacement,omitempty"`
+	ReplacementBytes uint64 `protobuf:"varint,3,opt,name=replacement_bytes,json=replacementBytes,proto3" json:"replacement_bytes,omitempty"`
+	Shard            uint32 `protobuf:"varint,4,opt,name=shard,proto3" json:"shard,omitempty"`
+	// Segments of the replacement.
+	Segments      []*SegmentEntry `protobuf:"bytes,5,rep,name=segments,proto3" json:"segments,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReplaceSegments) Reset() {
+	*x = ReplaceSegments{}
+	mi := &file_streamhouse_meta_v1_command_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReplaceSegments) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReplaceSegments) ProtoMessage() {}
+
+func (x *ReplaceSegments) ProtoReflect() protoreflect.Message {
+	mi := &file_streamhouse_meta_v1_command_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReplaceSegments.ProtoReflect.Descriptor instead.
+func (*ReplaceSegments) Descriptor() ([]byte, []int) {
+	return file_streamhouse_meta_v1_command_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *ReplaceSegments) GetObject() string {
+	if x != nil {
+		return x.Object
+	}
+	return ""
+}
+
+func (x *ReplaceSegments) GetReplacement() string {
+	if x != nil {
+		return x.Replacement
+	}
+	return ""
+}
+
+func (x *ReplaceSegments) GetReplacementBytes() uint64 {
+	if x != nil {
+		return x.ReplacementBytes
+	}
+	return 0
+}
+
+func (x *ReplaceSegments) GetShard() uint32 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *ReplaceSegments) GetSegments() []*SegmentEntry {
+	if x != nil {
+		return x.Segments
+	}
+	return nil
+}
+
 type TrimPartition struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	PartitionId    uint64                 `protobuf:"varint,1,opt,name=partition_id,json=partitionId,proto3" json:"partition_id,omitempty"`
@@ -1227,7 +1324,7 @@ type TrimPartition struct {
 
 func (x *TrimPartition) Reset() {
 	*x = TrimPartition{}
-	mi := &file_streamhouse_meta_v1_command_proto_msgTypes[13]
+	mi := &file_streamhouse_meta_v1_command_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1239,7 +1336,7 @@ func (x *TrimPartition) String() string {
 func (*TrimPartition) ProtoMessage() {}
 
 func (x *TrimPartition) ProtoReflect() protoreflect.Message {
-	mi := &file_streamhouse_meta_v1_command_proto_msgTypes[13]
+	mi := &file_streamhouse_meta_v1_command_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1252,7 +1349,7 @@ func (x *TrimPartition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TrimPartition.ProtoReflect.Descriptor instead.
 func (*TrimPartition) Descriptor() ([]byte, []int) {
-	return file_streamhouse_meta_v1_command_proto_rawDescGZIP(), []int{13}
+	return file_streamhouse_meta_v1_command_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *TrimPartition) GetPartitionId() uint64 {
@@ -1269,7 +1366,7 @@ func (x *TrimPartition) GetLogStartOffset() int64 {
 	return 0
 }
 
-// DropObjects condemns objects: CommitSegments refuses their names from now on. Objects that the manifest needs are left out.
+// DropObjects condemns objects: CommitSegments and ReplaceSegments refuse their names from now on. Objects that the manifest needs are left out.
 type DropObjects struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Objects       []string               `protobuf:"bytes,1,rep,name=objects,proto3" json:"objects,omitempty"`
@@ -1280,7 +1377,7 @@ type DropObjects struct {
 
 func (x *DropObjects) Reset() {
 	*x = DropObjects{}
-	mi := &file_streamhouse_meta_v1_command_proto_msgTypes[14]
+	mi := &file_streamhouse_meta_v1_command_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1292,7 +1389,7 @@ func (x *DropObjects) String() string {
 func (*DropObjects) ProtoMessage() {}
 
 func (x *DropObjects) ProtoReflect() protoreflect.Message {
-	mi := &file_streamhouse_meta_v1_command_proto_msgTypes[14]
+	mi := &file_streamhouse_meta_v1_command_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1305,7 +1402,7 @@ func (x *DropObjects) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropObjects.ProtoReflect.Descriptor instead.
 func (*DropObjects) Descriptor() ([]byte, []int) {
-	return file_streamhouse_meta_v1_command_proto_rawDescGZIP(), []int{14}
+	return file_streamhouse_meta_v1_command_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *DropObjects) GetObjects() []string {
@@ -1332,7 +1429,7 @@ type ForgetObjects struct {
 
 func (x *ForgetObjects) Reset() {
 	*x = ForgetObjects{}
-	mi := &file_streamhouse_meta_v1_command_proto_msgTypes[15]
+	mi := &file_streamhouse_meta_v1_command_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1344,7 +1441,7 @@ func (x *ForgetObjects) String() string {
 func (*ForgetObjects) ProtoMessage() {}
 
 func (x *ForgetObjects) ProtoReflect() protoreflect.Message {
-	mi := &file_streamhouse_meta_v1_command_proto_msgTypes[15]
+	mi := &file_streamhouse_meta_v1_command_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1357,7 +1454,7 @@ func (x *ForgetObjects) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetObjects.ProtoReflect.Descriptor instead.
 func (*ForgetObjects) Descriptor() ([]byte, []int) {
-	return file_streamhouse_meta_v1_command_proto_rawDescGZIP(), []int{15}
+	return file_streamhouse_meta_v1_command_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ForgetObjects) GetObjects() []string {
@@ -1376,7 +1473,7 @@ type AllocateProducerIDs struct {
 
 func (x *AllocateProducerIDs) Reset() {
 	*x = AllocateProducerIDs{}
-	mi := &file_streamhouse_meta_v1_command_proto_msgTypes[16]
+	mi := &file_streamhouse_meta_v1_command_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1388,7 +1485,7 @@ func (x *AllocateProducerIDs) String() string {
 func (*AllocateProducerIDs) ProtoMessage() {}
 
 func (x *AllocateProducerIDs) ProtoReflect() protoreflect.Message {
-	mi := &file_streamhouse_meta_v1_command_proto_msgTypes[16]
+	mi := &file_streamhouse_meta_v1_command_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1401,7 +1498,7 @@ func (x *AllocateProducerIDs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AllocateProducerIDs.ProtoReflect.Descriptor instead.
 func (*AllocateProducerIDs) Descriptor() ([]byte, []int) {
-	return file_streamhouse_meta_v1_command_proto_rawDescGZIP(), []int{16}
+	return file_streamhouse_meta_v1_command_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *AllocateProducerIDs) GetCount() uint32 {
@@ -1420,7 +1517,7 @@ type SetFeatureLevel struct {
 
 func (x *SetFeatureLevel) Reset() {
 	*x = SetFeatureLevel{}
-	mi := &file_streamhouse_meta_v1_command_proto_msgTypes[17]
+	mi := &file_streamhouse_meta_v1_command_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1432,7 +1529,7 @@ func (x *SetFeatureLevel) String() string {
 func (*SetFeatureLevel) ProtoMessage() {}
 
 func (x *SetFeatureLevel) ProtoReflect() protoreflect.Message {
-	mi := &file_streamhouse_meta_v1_command_proto_msgTypes[17]
+	mi := &file_streamhouse_meta_v1_command_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1445,7 +1542,7 @@ func (x *SetFeatureLevel) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetFeatureLevel.ProtoReflect.Descriptor instead.
 func (*SetFeatureLevel) Descriptor() ([]byte, []int) {
-	return file_streamhouse_meta_v1_command_proto_rawDescGZIP(), []int{17}
+	return file_streamhouse_meta_v1_command_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *SetFeatureLevel) GetLevel() uint32 {
@@ -1464,7 +1561,7 @@ type Result struct {
 	FirstProducerId int64 `protobuf:"varint,2,opt,name=first_producer_id,json=firstProducerId,proto3" json:"first_producer_id,omitempty"`
 	// For CreateTopic and AlterTopic: the topic's UUID.
 	TopicUuid []byte `protobuf:"bytes,3,opt,name=topic_uuid,json=topicUuid,proto3" json:"topic_uuid,omitempty"`
-	// For CommitSegments, one per segment, in order.
+	// For CommitSegments and ReplaceSegments, one per segment, in order.
 	Segments []SegmentOutcome `protobuf:"varint,4,rep,packed,name=segments,proto3,enum=streamhouse.meta.v1.SegmentOutcome" json:"segments,omitempty"`
 	// For DropObjects: the names that were condemned.
 	Dropped       []string `protobuf:"bytes,5,rep,name=dropped,proto3" json:"dropped,omitempty"`
@@ -1474,7 +1571,7 @@ type Result struct {
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_streamhouse_meta_v1_command_proto_msgTypes[18]
+	mi := &file_streamhouse_meta_v1_command_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1486,7 +1583,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_streamhouse_meta_v1_command_proto_msgTypes[18]
+	mi := &file_streamhouse_meta_v1_command_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1499,7 +1596,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_streamhouse_meta_v1_command_proto_rawDescGZIP(), []int{18}
+	return file_streamhouse_meta_v1_command_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Result) GetRejection() *Rejection {
@@ -1550,7 +1647,7 @@ type Rejection struct {
 
 func (x *Rejection) Reset() {
 	*x = Rejection{}
-	mi := &file_streamhouse_meta_v1_command_proto_msgTypes[19]
+	mi := &file_streamhouse_meta_v1_command_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1562,7 +1659,7 @@ func (x *Rejection) String() string {
 func (*Rejection) ProtoMessage() {}
 
 func (x *Rejection) ProtoReflect() protoreflect.Message {
-	mi := &file_streamhouse_meta_v1_command_proto_msgTypes[19]
+	mi := &file_streamhouse_meta_v1_command_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1575,7 +1672,7 @@ func (x *Rejection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rejection.ProtoReflect.Descriptor instead.
 func (*Rejection) Descriptor() ([]byte, []int) {
-	return file_streamhouse_meta_v1_command_proto_rawDescGZIP(), []int{19}
+	return file_streamhouse_meta_v1_command_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Rejection) GetReason() int32 {
@@ -1603,7 +1700,7 @@ var File_streamhouse_meta_v1_command_proto protoreflect.FileDescriptor
 
 const file_streamhouse_meta_v1_command_proto_rawDesc = "" +
 	"\n" +
-	"!streamhouse/meta/v1/command.proto\x12\x13streamhouse.meta.v1\x1a\x1fstreamhouse/meta/v1/state.proto\"\x94\n" +
+	"!streamhouse/meta/v1/command.proto\x12\x13streamhouse.meta.v1\x1a\x1fstreamhouse/meta/v1/state.proto\"\xe7\n" +
 	"\n" +
 	"\aCommand\x12E\n" +
 	"\finit_cluster\x18\x01 \x01(\v2 .streamhouse.meta.v1.InitClusterH\x00R\vinitCluster\x12H\n" +
@@ -1626,7 +1723,8 @@ const file_streamhouse_meta_v1_command_proto_rawDesc = "" +
 	"\fdrop_objects\x18\x0e \x01(\v2 .streamhouse.meta.v1.DropObjectsH\x00R\vdropObjects\x12K\n" +
 	"\x0eforget_objects\x18\x0f \x01(\v2\".streamhouse.meta.v1.ForgetObjectsH\x00R\rforgetObjects\x12^\n" +
 	"\x15allocate_producer_ids\x18\x10 \x01(\v2(.streamhouse.meta.v1.AllocateProducerIDsH\x00R\x13allocateProducerIds\x12R\n" +
-	"\x11set_feature_level\x18\x11 \x01(\v2$.streamhouse.meta.v1.SetFeatureLevelH\x00R\x0fsetFeatureLevelB\t\n" +
+	"\x11set_feature_level\x18\x11 \x01(\v2$.streamhouse.meta.v1.SetFeatureLevelH\x00R\x0fsetFeatureLevel\x12Q\n" +
+	"\x10replace_segments\x18\x12 \x01(\v2$.streamhouse.meta.v1.ReplaceSegmentsH\x00R\x0freplaceSegmentsB\t\n" +
 	"\acommand\"\xa3\x01\n" +
 	"\vInitCluster\x12\x1d\n" +
 	"\n" +
@@ -1703,7 +1801,13 @@ const file_streamhouse_meta_v1_command_proto_rawDesc = "" +
 	"\fobject_bytes\x18\x02 \x01(\x04R\vobjectBytes\x12\x14\n" +
 	"\x05shard\x18\x03 \x01(\rR\x05shard\x12=\n" +
 	"\bsegments\x18\x04 \x03(\v2!.streamhouse.meta.v1.SegmentEntryR\bsegments\x12\x17\n" +
-	"\atime_ms\x18\x05 \x01(\x03R\x06timeMs\"\\\n" +
+	"\atime_ms\x18\x05 \x01(\x03R\x06timeMs\"\xcd\x01\n" +
+	"\x0fReplaceSegments\x12\x16\n" +
+	"\x06object\x18\x01 \x01(\tR\x06object\x12 \n" +
+	"\vreplacement\x18\x02 \x01(\tR\vreplacement\x12+\n" +
+	"\x11replacement_bytes\x18\x03 \x01(\x04R\x10replacementBytes\x12\x14\n" +
+	"\x05shard\x18\x04 \x01(\rR\x05shard\x12=\n" +
+	"\bsegments\x18\x05 \x03(\v2!.streamhouse.meta.v1.SegmentEntryR\bsegments\"\\\n" +
 	"\rTrimPartition\x12!\n" +
 	"\fpartition_id\x18\x01 \x01(\x04R\vpartitionId\x12(\n" +
 	"\x10log_start_offset\x18\x02 \x01(\x03R\x0elogStartOffset\"@\n" +
@@ -1747,7 +1851,7 @@ func file_streamhouse_meta_v1_command_proto_rawDescGZIP() []byte {
 }
 
 var file_streamhouse_meta_v1_command_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_streamhouse_meta_v1_command_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_streamhouse_meta_v1_command_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_streamhouse_meta_v1_command_proto_goTypes = []any{
 	(SegmentOutcome)(0),         // 0: streamhouse.meta.v1.SegmentOutcome
 	(*Command)(nil),             // 1: streamhouse.meta.v1.Command
@@ -1763,19 +1867,20 @@ var file_streamhouse_meta_v1_command_proto_goTypes = []any{
 	(*DeleteTopic)(nil),         // 11: streamhouse.meta.v1.DeleteTopic
 	(*PurgeTopic)(nil),          // 12: streamhouse.meta.v1.PurgeTopic
 	(*CommitSegments)(nil),      // 13: streamhouse.meta.v1.CommitSegments
-	(*TrimPartition)(nil),       // 14: streamhouse.meta.v1.TrimPartition
-	(*DropObjects)(nil),         // 15: streamhouse.meta.v1.DropObjects
-	(*ForgetObjects)(nil),       // 16: streamhouse.meta.v1.ForgetObjects
-	(*AllocateProducerIDs)(nil), // 17: streamhouse.meta.v1.AllocateProducerIDs
-	(*SetFeatureLevel)(nil),     // 18: streamhouse.meta.v1.SetFeatureLevel
-	(*Result)(nil),              // 19: streamhouse.meta.v1.Result
-	(*Rejection)(nil),           // 20: streamhouse.meta.v1.Rejection
-	nil,                         // 21: streamhouse.meta.v1.CreateTopic.ConfigEntry
-	nil,                         // 22: streamhouse.meta.v1.AlterTopic.SetConfigEntry
-	(NodeState)(0),              // 23: streamhouse.meta.v1.NodeState
-	(*Replica)(nil),             // 24: streamhouse.meta.v1.Replica
-	(ReplicaState)(0),           // 25: streamhouse.meta.v1.ReplicaState
-	(*SegmentEntry)(nil),        // 26: streamhouse.meta.v1.SegmentEntry
+	(*ReplaceSegments)(nil),     // 14: streamhouse.meta.v1.ReplaceSegments
+	(*TrimPartition)(nil),       // 15: streamhouse.meta.v1.TrimPartition
+	(*DropObjects)(nil),         // 16: streamhouse.meta.v1.DropObjects
+	(*ForgetObjects)(nil),       // 17: streamhouse.meta.v1.ForgetObjects
+	(*AllocateProducerIDs)(nil), // 18: streamhouse.meta.v1.AllocateProducerIDs
+	(*SetFeatureLevel)(nil),     // 19: streamhouse.meta.v1.SetFeatureLevel
+	(*Result)(nil),              // 20: streamhouse.meta.v1.Result
+	(*Rejection)(nil),           // 21: streamhouse.meta.v1.Rejection
+	nil,                         // 22: streamhouse.meta.v1.CreateTopic.ConfigEntry
+	nil,                         // 23: streamhouse.meta.v1.AlterTopic.SetConfigEntry
+	(NodeState)(0),              // 24: streamhouse.meta.v1.NodeState
+	(*Replica)(nil),             // 25: streamhouse.meta.v1.Replica
+	(ReplicaState)(0),           // 26: streamhouse.meta.v1.ReplicaState
+	(*SegmentEntry)(nil),        // 27: streamhouse.meta.v1.SegmentEntry
 }
 var file_streamhouse_meta_v1_command_proto_depIdxs = []int32{
 	2,  // 0: streamhouse.meta.v1.Command.init_cluster:type_name -> streamhouse.meta.v1.InitCluster
@@ -1790,25 +1895,27 @@ var file_streamhouse_meta_v1_command_proto_depIdxs = []int32{
 	11, // 9: streamhouse.meta.v1.Command.delete_topic:type_name -> streamhouse.meta.v1.DeleteTopic
 	12, // 10: streamhouse.meta.v1.Command.purge_topic:type_name -> streamhouse.meta.v1.PurgeTopic
 	13, // 11: streamhouse.meta.v1.Command.commit_segments:type_name -> streamhouse.meta.v1.CommitSegments
-	14, // 12: streamhouse.meta.v1.Command.trim_partition:type_name -> streamhouse.meta.v1.TrimPartition
-	15, // 13: streamhouse.meta.v1.Command.drop_objects:type_name -> streamhouse.meta.v1.DropObjects
-	16, // 14: streamhouse.meta.v1.Command.forget_objects:type_name -> streamhouse.meta.v1.ForgetObjects
-	17, // 15: streamhouse.meta.v1.Command.allocate_producer_ids:type_name -> streamhouse.meta.v1.AllocateProducerIDs
-	18, // 16: streamhouse.meta.v1.Command.set_feature_level:type_name -> streamhouse.meta.v1.SetFeatureLevel
-	23, // 17: streamhouse.meta.v1.SetNodeState.state:type_name -> streamhouse.meta.v1.NodeState
-	24, // 18: streamhouse.meta.v1.CreateShard.replica:type_name -> streamhouse.meta.v1.Replica
-	24, // 19: streamhouse.meta.v1.SetShardReplicas.replicas:type_name -> streamhouse.meta.v1.Replica
-	25, // 20: streamhouse.meta.v1.NoteReplica.state:type_name -> streamhouse.meta.v1.ReplicaState
-	21, // 21: streamhouse.meta.v1.CreateTopic.config:type_name -> streamhouse.meta.v1.CreateTopic.ConfigEntry
-	22, // 22: streamhouse.meta.v1.AlterTopic.set_config:type_name -> streamhouse.meta.v1.AlterTopic.SetConfigEntry
-	26, // 23: streamhouse.meta.v1.CommitSegments.segments:type_name -> streamhouse.meta.v1.SegmentEntry
-	20, // 24: streamhouse.meta.v1.Result.rejection:type_name -> streamhouse.meta.v1.Rejection
-	0,  // 25: streamhouse.meta.v1.Result.segments:type_name -> streamhouse.meta.v1.SegmentOutcome
-	26, // [26:26] is the sub-list for method output_type
-	26, // [26:26] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	15, // 12: streamhouse.meta.v1.Command.trim_partition:type_name -> streamhouse.meta.v1.TrimPartition
+	16, // 13: streamhouse.meta.v1.Command.drop_objects:type_name -> streamhouse.meta.v1.DropObjects
+	17, // 14: streamhouse.meta.v1.Command.forget_objects:type_name -> streamhouse.meta.v1.ForgetObjects
+	18, // 15: streamhouse.meta.v1.Command.allocate_producer_ids:type_name -> streamhouse.meta.v1.AllocateProducerIDs
+	19, // 16: streamhouse.meta.v1.Command.set_feature_level:type_name -> streamhouse.meta.v1.SetFeatureLevel
+	14, // 17: streamhouse.meta.v1.Command.replace_segments:type_name -> streamhouse.meta.v1.ReplaceSegments
+	24, // 18: streamhouse.meta.v1.SetNodeState.state:type_name -> streamhouse.meta.v1.NodeState
+	25, // 19: streamhouse.meta.v1.CreateShard.replica:type_name -> streamhouse.meta.v1.Replica
+	25, // 20: streamhouse.meta.v1.SetShardReplicas.replicas:type_name -> streamhouse.meta.v1.Replica
+	26, // 21: streamhouse.meta.v1.NoteReplica.state:type_name -> streamhouse.meta.v1.ReplicaState
+	22, // 22: streamhouse.meta.v1.CreateTopic.config:type_name -> streamhouse.meta.v1.CreateTopic.ConfigEntry
+	23, // 23: streamhouse.meta.v1.AlterTopic.set_config:type_name -> streamhouse.meta.v1.AlterTopic.SetConfigEntry
+	27, // 24: streamhouse.meta.v1.CommitSegments.segments:type_name -> streamhouse.meta.v1.SegmentEntry
+	27, // 25: streamhouse.meta.v1.ReplaceSegments.segments:type_name -> streamhouse.meta.v1.SegmentEntry
+	21, // 26: streamhouse.meta.v1.Result.rejection:type_name -> streamhouse.meta.v1.Rejection
+	0,  // 27: streamhouse.meta.v1.Result.segments:type_name -> streamhouse.meta.v1.SegmentOutcome
+	28, // [28:28] is the sub-list for method output_type
+	28, // [28:28] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_streamhouse_meta_v1_command_proto_init() }
@@ -1835,6 +1942,7 @@ func file_streamhouse_meta_v1_command_proto_init() {
 		(*Command_ForgetObjects)(nil),
 		(*Command_AllocateProducerIds)(nil),
 		(*Command_SetFeatureLevel)(nil),
+		(*Command_ReplaceSegments)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1842,7 +1950,7 @@ func file_streamhouse_meta_v1_command_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_streamhouse_meta_v1_command_proto_rawDesc), len(file_streamhouse_meta_v1_command_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   22,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

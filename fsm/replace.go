@@ -1,0 +1,73 @@
+package fsm
+
+import (
+	"slices"
+	"sort"
+
+	metav1 "github.com/streamhouse/streamhouse/api/streamhouse/meta/v1"
+)
+
+// replaceSegments lists segments of one object where another one has the same offsets, each for itself: what the manifest does
+// not have in the other object, any more or at all, is refused, and the rest is not. So of two that write an object anew one
+// is listed, and whoever comes late changes nothing. What the other object is left without is counted off it: an object
+// without segments is for the janitor.
+func (tx *txn) replaceSegments(c *metav1.ReplaceSegments) *Rejection {
+	name := c.GetReplacement()
+	if r := validateString("object", c.GetObject(), true); r != nil {
+		return r
+	}
+	if r := validateString("replacement", name, true); r != nil {
+		return r
+	}
+	if name == c.GetObject() {
+		return invalid("replacement", "%s can't replace itself", name)
+	}
+	if r := validateSegments(c.GetSegments(), c.GetReplacementBytes()); r != nil {
+		return r
+	}
+	if _, ok := tx.dropped.Get(name); ok {
+		return invalid("replacement", "%s is condemned", name)
+	}
+	o, _ := tx.objects.Get(name)
+	o.bytes = max(o.bytes, c.GetReplacementBytes())
+	outcomes := make([]metav1.SegmentOutcome, 0, len(c.GetSegments()))
+	var replaced []Segment
+	for _, e := range c.GetSegments() {
+		old, outcome := tx.replaceSegment(c.GetObject(), name, c.GetShard(), e)
+		if outcome == metav1.SegmentOutcome_SEGMENT_OUTCOME_COMMITTED {
+			o.live++
+			replaced = append(replaced, old)
+		}
+		outcomes = append(outcomes, outcome)
+	}
+	tx.setObject(name, o)
+	tx.releaseSegments(replaced)
+	tx.result.Segments = outcomes
+	return nil
+}
+
+// replaceSegment returns the segment that the manifest had, where it was replaced.
+func (tx *txn) replaceSegment(object, replacement string, shard uint32, e *metav1.SegmentEntry) (Segment, metav1.SegmentOutcome) {
+	known, ok := tx.Partition(e.GetPartitionId())
+	if !ok || known.Shard != shard {
+		return Segment{}, metav1.SegmentOutcome_SEGMENT_OUTCOME_NO_PARTITION
+	}
+	seg := newSegment(replacement, e)
+	i := sort.Search(len(known.Segments), func(i int) bool { return known.Segments[i].EndOffset >= seg.EndOffset })
+	if i == len(known.Segments) {
+		return Segment{}, metav1.SegmentOutcome_SEGMENT_OUTCOME_STALE_BASE
+	}
+	old := known.Segments[i]
+	switch {
+	case old == seg:
+		return Segment{}, metav1.SegmentOutcome_SEGMENT_OUTCOME_ALREADY_COMMITTED
+	case old.Object != object || old.BaseOffset != seg.BaseOffset || old.EndOffset != seg.EndOffset ||
+		old.SizeBytes != seg.SizeBytes || old.MaxTimestampMs != seg.MaxTimestampMs:
+		return Segment{}, metav1.SegmentOutcome_SEGMENT_OUTCOME_STALE_BASE
+	}
+	p := *known
+	p.Segments = slices.Clone(p.Segments)
+	p.Segments[i] = seg
+	tx.partitions = tx.partitions.Set(p.ID, &p)
+	return old, metav1.SegmentOutcome_SEGMENT_OUTCOME_COMMITTED
+}
