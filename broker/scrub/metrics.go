@@ -6,12 +6,13 @@ import (
 )
 
 type metrics struct {
-	bytes    *prometheus.CounterVec
-	damaged  *prometheus.CounterVec
-	objects  prometheus.Gauge
-	compared prometheus.Counter
-	diverged prometheus.Gauge
-	rounds   prometheus.Counter
+	bytes     *prometheus.CounterVec
+	damaged   *prometheus.CounterVec
+	objects   prometheus.Gauge
+	rewritten prometheus.Counter
+	compared  prometheus.Counter
+	diverged  prometheus.Gauge
+	rounds    prometheus.Counter
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -27,7 +28,11 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		}, []string{"kind"}),
 		objects: f.NewGauge(prometheus.GaugeOpts{
 			Name: "streamhouse_scrub_damaged_objects",
-			Help: "Objects that this node found damaged or missing and that still are, as it saw within the last minutes.",
+			Help: "Objects that this node found damaged or missing and that still are, as it saw within the last minutes, or before a restart.",
+		}),
+		rewritten: f.NewCounter(prometheus.CounterOpts{
+			Name: "streamhouse_scrub_rewritten_objects_total",
+			Help: "Times that segments of a damaged object were written into a new one from the log of this node.",
 		}),
 		compared: f.NewCounter(prometheus.CounterOpts{
 			Name: "streamhouse_scrub_compared_entries_total",

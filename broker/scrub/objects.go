@@ -26,73 +26,162 @@ const (
 // errManifest says that an object has not what the manifest says.
 var errManifest = errors.New("the object has not the segment that the manifest lists")
 
-// objects checks what the manifest lists for the shards that this node leads.
-func (s *Scrubber) objects(ctx context.Context, leads map[uint32]bool) {
-	listed := make(map[string][]*metav1.SegmentEntry)
-	view := s.cfg.Metadata.View()
+// listing is what the manifest lists in an object, which is all of one shard.
+type listing struct {
+	shard   uint32
+	entries []*metav1.SegmentEntry
+}
+
+// listed returns what the manifest lists in those objects that want takes.
+func listed(view *fsm.View, want func(p *fsm.Partition, object string) bool) map[string]listing {
+	found := make(map[string]listing)
 	for t := range view.Topics() {
 		for _, id := range t.PartitionIDs {
 			p, ok := view.Partition(id)
-			if !ok || !leads[p.Shard] {
+			if !ok {
 				continue
 			}
 			for i := range p.Segments {
-				if ref := p.Segments[i].Ref(id); !fsm.IsLost(ref.GetObject()) {
-					listed[ref.GetObject()] = append(listed[ref.GetObject()], ref.GetEntry())
+				name := p.Segments[i].Object
+				if fsm.IsLost(name) || !want(p, name) {
+					continue
 				}
+				l := found[name]
+				l.shard, l.entries = p.Shard, append(l.entries, p.Segments[i].Ref(id).GetEntry())
+				found[name] = l
 			}
 		}
 	}
-	for name, entries := range listed {
-		err := s.object(ctx, view, name, entries)
+	return found
+}
+
+// objects checks what the manifest lists for the shards that this node leads.
+func (s *Scrubber) objects(ctx context.Context, leads map[uint32]bool) {
+	view := s.cfg.Metadata.View()
+	for name, l := range listed(view, func(p *fsm.Partition, _ string) bool { return leads[p.Shard] }) {
+		err := s.object(ctx, view, name, l.entries)
 		switch {
 		case ctx.Err() != nil:
 			return
 		case err != nil && !isDamage(err):
 			s.log.Info("an object could not be read", "object", name, "error", err)
-		case err != nil && s.stillListed(name, entries):
-			s.noteObject(name, entries)
+		case err != nil && s.isListed(name):
+			s.noteObject(name, true)
 			s.metrics.damaged.WithLabelValues("object").Inc()
-			s.log.Error("an object is damaged; bring an older version of it back", "object", name, "error", err)
+			s.log.Error("an object is damaged", "object", name, "error", err)
 		default:
-			s.noteObject(name, nil)
+			s.noteObject(name, false)
 		}
 	}
 }
 
-// noteObject remembers a damaged object with what the manifest lists in it, or forgets it where there is no damage.
-func (s *Scrubber) noteObject(name string, damaged []*metav1.SegmentEntry) {
+// noteObject remembers a damaged object, or forgets it where there is no damage.
+func (s *Scrubber) noteObject(name string, damaged bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if damaged == nil {
+	_, known := s.damaged[name]
+	switch {
+	case !damaged && known:
 		delete(s.damaged, name)
-	} else if _, known := s.damaged[name]; known || len(s.damaged) < maxDamagedObjects {
-		s.damaged[name] = damaged
+	case damaged && !known && len(s.damaged) < maxDamagedObjects:
+		s.damaged[name] = false
+	default:
+		return
 	}
+	s.unsaved = true
 	s.metrics.objects.Set(float64(len(s.damaged)))
 }
 
 // recheckObjects looks again at objects that were found damaged, whoever leads their shards by now: what was mended, or is
-// needed no more, is not told for another interval, and what is damaged is not forgotten with the leadership.
+// needed no more, is not told for another interval, and what is damaged is not forgotten with the leadership. What is damaged
+// still, and so was found to be twice, is written anew where a log here has it.
 func (s *Scrubber) recheckObjects(ctx context.Context) {
-	again := make(map[string][]*metav1.SegmentEntry)
+	again := make(map[string]bool)
 	s.mu.Lock()
-	for name, entries := range s.damaged {
-		if again[name] = entries; len(again) == recheckedObjects {
+	for name := range s.damaged {
+		if again[name] = true; len(again) == recheckedObjects {
 			break // the order of a map is another one each time
 		}
 	}
 	s.mu.Unlock()
-	for name, entries := range again {
-		if s.stillListed(name, entries) && s.object(ctx, s.cfg.Metadata.View(), name, entries) != nil {
-			continue // damaged still, or not to be read
-		}
-		if ctx.Err() != nil {
-			return
-		}
-		s.log.Info("an object that was damaged is whole, or needed no more", "object", name)
-		s.noteObject(name, nil)
+	if len(again) == 0 || s.barrier(ctx) != nil {
+		return // nobody knows what the manifest lists by now
 	}
+	view := s.cfg.Metadata.View()
+	known := listed(view, func(_ *fsm.Partition, object string) bool { return again[object] })
+	for name := range again {
+		l, needed := known[name]
+		var err error
+		if needed {
+			err = s.object(ctx, view, name, l.entries)
+		}
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err == nil:
+			s.log.Info("an object that was damaged is whole, or needed no more", "object", name)
+			s.noteObject(name, false)
+		case isDamage(err):
+			s.rewrite(ctx, name, l)
+		}
+	}
+}
+
+// rewrite has a damaged object written anew, as far as the log of this node's replica has what it had. It stays noted until
+// the manifest lists nothing of it any more.
+func (s *Scrubber) rewrite(ctx context.Context, name string, l listing) {
+	segments, err := 0, errOwnReplica
+	if !s.doubtful(l.shard) {
+		segments, err = s.cfg.Rewrite(ctx, l.shard, name, l.entries)
+	}
+	if ctx.Err() != nil {
+		return
+	}
+	if err == nil {
+		err = errNotAll
+		if !s.isListed(name) {
+			s.noteObject(name, false)
+		}
+	}
+	if segments > 0 {
+		s.metrics.rewritten.Inc()
+		s.log.Warn("a damaged object was written anew from the log", "object", name, "segments", segments, "of", len(l.entries))
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if told, known := s.damaged[name]; known && !told {
+		s.damaged[name] = true
+		s.log.Error("a damaged object, or a part of it, is not written anew from the log of this node; bring an older version of it back", "object", name, "error", err)
+	}
+}
+
+// Why an object is not written anew.
+var (
+	errOwnReplica = errors.New("the replica of this node is damaged, or differs from others")
+	errNotAll     = errors.New("the log has not all of it")
+)
+
+// doubtful says whether this node's replica of a shard was found damaged or different.
+func (s *Scrubber) doubtful(shard uint32) bool {
+	for _, r := range s.cfg.Replicas() {
+		if r.IsMetadata || r.Shard != shard {
+			continue
+		}
+		id := r.Status().ReplicaID
+		s.mu.Lock()
+		found := s.found[id] != nil
+		s.mu.Unlock()
+		if found {
+			return true
+		}
+	}
+	return false
+}
+
+func (s *Scrubber) barrier(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	return s.cfg.Metadata.Barrier(ctx)
 }
 
 // isDamage tells what is wrong with an object from a store that does not answer.
@@ -100,18 +189,9 @@ func isDamage(err error) bool {
 	return errors.Is(err, segment.ErrCorrupt) || errors.Is(err, segment.ErrVersion) || errors.Is(err, object.ErrNotFound) || errors.Is(err, errManifest)
 }
 
-// stillListed says whether the object is in the manifest yet: retention may have removed it meanwhile.
-func (s *Scrubber) stillListed(name string, entries []*metav1.SegmentEntry) bool {
-	for _, e := range entries {
-		p, ok := s.cfg.Metadata.View().Partition(e.GetPartitionId())
-		if !ok {
-			continue
-		}
-		if ref, ok := p.FindSegment(e.GetEndOffset() - 1); ok && ref.GetObject() == name {
-			return true
-		}
-	}
-	return false
+// isListed says whether the object is in the manifest yet: retention may have removed it meanwhile.
+func (s *Scrubber) isListed(name string) bool {
+	return len(listed(s.cfg.Metadata.View(), func(_ *fsm.Partition, object string) bool { return object == name })) > 0
 }
 
 // object checks one object: that it is there with the size it was written with, every byte of it, and that it has what the

@@ -25,6 +25,8 @@ const recheckInterval = time.Minute
 type Metadata interface {
 	// View returns the state that this node has applied. It never blocks.
 	View() *fsm.View
+	// Barrier returns once View has all that was committed before the call, or with the context's error.
+	Barrier(ctx context.Context) error
 }
 
 // Bucket is where the objects are. object.Bucket is one. Safe for concurrent use.
@@ -52,6 +54,12 @@ type Config struct {
 	// why nothing was done; it is called again a minute later, as it is while the replica is there. It may be called for a
 	// replica twice at the same time.
 	Repair func(ctx context.Context, r Local, cause error) error
+	// Rewrite is called with an object that was found damaged twice and what the manifest lists in it, and has the manifest list
+	// that in a new object, made from a log of this node. It returns how many segments it did that for; it is called again a
+	// minute later for what is left.
+	Rewrite func(ctx context.Context, shard uint32, object string, listed []*metav1.SegmentEntry) (segments int, err error)
+	// StatePath is the file in which it keeps what it has found, and when a round began last. Empty: only in memory.
+	StatePath string
 	// BytesPerSecond bounds what is read, and beside it what is read for other nodes; 0 switches the scrubber off.
 	BytesPerSecond int64
 	// Interval is the time from the beginning of one round to that of the next.
@@ -69,27 +77,30 @@ type Scrubber struct {
 
 	serving chan struct{} // has one element while the disk is read for another node
 
-	mu      sync.Mutex                        // guards what follows
-	damaged map[string][]*metav1.SegmentEntry // objects found damaged, with what the manifest lists in them
-	found   map[string]error                  // replicas found damaged or different, by their ids, and why
+	mu      sync.Mutex       // guards what follows
+	damaged map[string]bool  // objects found damaged, and whether it was told that they are not written anew
+	began   time.Time        // of the last whole round, or the first start
+	unsaved bool             // damaged or began has changed since it was saved
+	found   map[string]error // replicas found damaged or different, by their ids, and why
 }
 
-// New starts nothing; Run does.
+// New starts nothing; Run does. It reads what was found before the last restart: that is told at once.
 func New(cfg Config) (*Scrubber, error) {
 	switch {
-	case cfg.Metadata == nil || cfg.Bucket == nil || cfg.Peers == nil || cfg.Replicas == nil || cfg.Repair == nil:
-		return nil, errors.New("scrub: Metadata, Bucket, Peers, Replicas and Repair are required")
+	case cfg.Metadata == nil || cfg.Bucket == nil || cfg.Peers == nil || cfg.Replicas == nil || cfg.Repair == nil || cfg.Rewrite == nil:
+		return nil, errors.New("scrub: Metadata, Bucket, Peers, Replicas, Repair and Rewrite are required")
 	case cfg.BytesPerSecond < 0 || cfg.Interval <= 0:
 		return nil, fmt.Errorf("scrub: BytesPerSecond %d must not be negative and Interval %s must be positive", cfg.BytesPerSecond, cfg.Interval)
 	}
 	s := &Scrubber{
 		cfg: cfg, log: cfg.Logger, metrics: newMetrics(cfg.Registerer), serving: make(chan struct{}, 1),
-		damaged: make(map[string][]*metav1.SegmentEntry), found: make(map[string]error),
+		damaged: make(map[string]bool), found: make(map[string]error),
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
 	s.log = s.log.With("logger", "scrub")
+	s.load()
 	return s, nil
 }
 
@@ -99,11 +110,41 @@ func (s *Scrubber) Run(ctx context.Context) error {
 		<-ctx.Done()
 		return nil
 	}
+	defer s.save()
 	var wg sync.WaitGroup
-	wg.Go(func() { every(ctx, s.cfg.Interval, s.round) })
-	wg.Go(func() { every(ctx, min(s.cfg.Interval, recheckInterval), s.recheck) })
-	wg.Wait()
+	defer wg.Wait()
+	wg.Go(func() { s.rounds(ctx) })
+	wg.Go(func() { every(ctx, s.recheckEvery(), s.recheck) })
 	return nil
+}
+
+func (s *Scrubber) recheckEvery() time.Duration { return min(s.cfg.Interval, recheckInterval) }
+
+// rounds goes round after round until ctx ends. A restart neither begins a round that is not due nor puts one off: otherwise a
+// node that is restarted more often than once an interval would never read anything.
+func (s *Scrubber) rounds(ctx context.Context) {
+	wait := max(s.untilDue(), s.recheckEvery()) // soon after the start, and not while the node catches up
+	for pause.For(ctx, wait) == nil {
+		began := time.Now()
+		if s.round(ctx); ctx.Err() != nil {
+			return
+		}
+		s.noteRound(began)
+		wait = s.untilDue()
+	}
+}
+
+// untilDue returns how long it is until the next round is due, never more than an interval.
+func (s *Scrubber) untilDue() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return min(max(s.cfg.Interval-time.Since(s.began), 0), s.cfg.Interval)
+}
+
+func (s *Scrubber) noteRound(began time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.began, s.unsaved = began, true
 }
 
 // every calls fn once an interval until ctx ends.
@@ -124,6 +165,7 @@ func every(ctx context.Context, interval time.Duration, fn func(context.Context)
 func (s *Scrubber) recheck(ctx context.Context) {
 	s.recheckReplicas(ctx)
 	s.recheckObjects(ctx)
+	s.save()
 }
 
 // round reads all once. What can't be read now is left to the next one.

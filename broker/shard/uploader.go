@@ -271,33 +271,12 @@ func (s *Shard) uploadObject(ctx context.Context, o plannedObject, runs map[uint
 
 // writeObject writes one object, lists it in the manifest, and logs how far the partitions are now.
 func (s *Shard) writeObject(ctx context.Context, o plannedObject, runs map[uint64]memRun) error {
-	id := ulid.Make()
-	name := segment.Name(s.cfg.ClusterID, s.cfg.Shard, id)
-	view := s.cfg.Metadata.View()
-	w := segment.NewWriter(segment.Source{
-		ClusterID: s.cfg.ClusterID, NodeID: s.cfg.NodeID, Shard: s.cfg.Shard, CreatedMs: int64(id.Time()), RecoveryID: view.RecoveryID(),
-	})
-	ids := o.ids[:0:0]
-	for _, pid := range o.ids {
-		p, ok := view.Partition(pid)
-		if !ok {
-			continue // deleted since the cut; the sweep drops it
-		}
-		w.Begin(segmentPartition(view, p))
-		for _, m := range runs[pid] {
-			w.Append(m.data, m.base)
-		}
-		ids = append(ids, pid)
+	name, obj, err := s.buildObject(ulid.Make(), o.ids, runs)
+	if err != nil || obj == nil {
+		return err
 	}
-	if len(ids) == 0 {
-		return nil
-	}
-	obj, err := w.Finish()
-	if err != nil {
-		return fmt.Errorf("build object %s: %w", name, err)
-	}
-	for _, pid := range ids {
-		s.cfg.Metrics.segments.add(pid, 1, 0)
+	for _, e := range obj.Segments {
+		s.cfg.Metrics.segments.add(e.GetPartitionId(), 1, 0)
 	}
 	if err := s.cfg.Uploads.Put(ctx, name, obj.Body(), obj.SizeBytes); err != nil {
 		return fmt.Errorf("put object %s: %w", name, err)
@@ -323,27 +302,33 @@ func (s *Shard) commitSegments(ctx context.Context, name string, obj *segment.Ob
 	cmd := &metav1.Command{Command: &metav1.Command_CommitSegments{CommitSegments: &metav1.CommitSegments{
 		Object: name, ObjectBytes: uint64(obj.SizeBytes), Shard: s.cfg.Shard, Segments: obj.Segments, TimeMs: s.nowMs(),
 	}}}
-	var res *metav1.Result
-	for res == nil {
+	res, err := s.proposeListing(ctx, name, cmd)
+	if err != nil {
+		return nil, err
+	}
+	return s.commitOutcomes(ctx, obj, res)
+}
+
+// proposeListing proposes the command that lists an object until there is an answer, a rejection, or ctx ends.
+func (s *Shard) proposeListing(ctx context.Context, name string, cmd *metav1.Command) (*metav1.Result, error) {
+	for {
 		attempt, cancel := context.WithTimeout(ctx, commitTimeout)
-		r, err := s.cfg.Metadata.Propose(attempt, cmd)
+		res, err := s.cfg.Metadata.Propose(attempt, cmd)
 		cancel()
 		var rejected *fsm.Rejection
 		switch {
 		case err == nil:
-			res = r
+			return res, nil
 		case errors.As(err, &rejected):
 			return nil, fmt.Errorf("list object %s: %w", name, err)
 		case ctx.Err() != nil:
 			return nil, ctx.Err()
-		default:
-			s.log.WarnContext(ctx, "object is uploaded and not listed yet, trying again", "object", name, "error", err)
-			if err := pause.For(ctx, minUploadRetry); err != nil {
-				return nil, err
-			}
+		}
+		s.log.WarnContext(ctx, "object is uploaded and not listed yet, trying again", "object", name, "error", err)
+		if err := pause.For(ctx, minUploadRetry); err != nil {
+			return nil, err
 		}
 	}
-	return s.commitOutcomes(ctx, obj, res)
 }
 
 func (s *Shard) commitOutcomes(ctx context.Context, obj *segment.Object, res *metav1.Result) ([]uploadedEnd, error) {

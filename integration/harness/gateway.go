@@ -1,6 +1,7 @@
 package harness
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -91,6 +92,21 @@ func StoreURL(addr, bucket, prefix string) string {
 // Delete removes an object behind the cluster's back.
 func (g *Gateway) Delete(ctx context.Context, bucket, key string) error {
 	_, err := g.client.DeleteObject(ctx, &s3.DeleteObjectInput{Bucket: aws.String(bucket), Key: aws.String(key)})
+	return err
+}
+
+// FlipBit changes one bit in the middle of an object behind the cluster's back.
+func (g *Gateway) FlipBit(ctx context.Context, bucket, key string) error {
+	out, err := g.client.GetObject(ctx, &s3.GetObjectInput{Bucket: &bucket, Key: &key})
+	if err != nil {
+		return fmt.Errorf("get %s/%s: %w", bucket, key, err)
+	}
+	data, err := io.ReadAll(out.Body)
+	if err := errors.Join(err, out.Body.Close()); err != nil {
+		return fmt.Errorf("read %s/%s: %w", bucket, key, err)
+	}
+	data[len(data)/2] ^= 4
+	_, err = g.client.PutObject(ctx, &s3.PutObjectInput{Bucket: &bucket, Key: &key, Body: bytes.NewReader(data)})
 	return err
 }
 

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 
+	metav1 "github.com/streamhouse/streamhouse/api/streamhouse/meta/v1"
 	"github.com/streamhouse/streamhouse/broker"
 	"github.com/streamhouse/streamhouse/broker/scrub"
 )
@@ -13,7 +15,8 @@ import (
 func (n *Node) newScrubber() error {
 	var err error
 	n.scrubber, err = scrub.New(scrub.Config{
-		Metadata: n.group, Bucket: n.bucket, Peers: n.peers, Replicas: n.localReplicas, Repair: n.repair,
+		Metadata: n.group, Bucket: n.bucket, Peers: n.peers, Replicas: n.localReplicas, Repair: n.repair, Rewrite: n.rewrite,
+		StatePath:      filepath.Join(n.cfg.DataDir, "scrub.json"),
 		BytesPerSecond: n.cfg.ScrubBytesPerSecond, Interval: n.cfg.ScrubInterval, Logger: n.log, Registerer: n.reg,
 	})
 	return err
@@ -31,6 +34,16 @@ func (n *Node) localReplicas() []scrub.Local {
 		all = append(all, scrub.Local{Replica: sh.Replica(), Shard: sh.Number()})
 	}
 	return all
+}
+
+// rewrite has a damaged object written anew from the log of this node's replica.
+func (n *Node) rewrite(ctx context.Context, number uint32, object string, listed []*metav1.SegmentEntry) (int, error) {
+	sh, ok := n.shards.Get(number)
+	if !ok {
+		return 0, fmt.Errorf("this node has no replica of shard %d any more", number)
+	}
+	_, segments, err := sh.RewriteObject(ctx, object, listed)
+	return segments, err
 }
 
 // repair has a damaged replica rebuilt. That of the metadata is opened with the process alone, so the node ends with the
