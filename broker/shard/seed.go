@@ -28,8 +28,9 @@ type Groups interface {
 	// Save puts a state there; what it replaces is removed some time later.
 	Save(ctx context.Context, clusterID string, shard uint32, recoveryID string, index uint64, data []byte) error
 	// Load calls parse with the newest state from before a recovery, and with older ones while parse fails. It reports
-	// whether there was one that parse took.
-	Load(ctx context.Context, clusterID string, shard uint32, recoveryID string, parse func([]byte) error) (bool, error)
+	// whether there was one that parse took, and returns the metadata that each later life of the cluster began with, that
+	// of the recovery too: nil for one that nobody has any more.
+	Load(ctx context.Context, clusterID string, shard uint32, recoveryID string, parse func([]byte) error) (began []*fsm.View, found bool, err error)
 }
 
 func encodeSeed(timeMs int64, s *metav1.ShardSeed) ([]byte, error) {
@@ -169,13 +170,13 @@ func (s *Shard) proposeSeed(ctx context.Context, seed *metav1.ShardSeed) error {
 }
 
 // seedGroups logs the committed offsets that the object store has. One beyond the end of its partition, whose records are
-// lost, goes to the end.
+// lost, goes to the end, see clampOffsets.
 func (s *Shard) seedGroups(ctx context.Context, view *fsm.View) (offsets int, err error) {
 	if s.cfg.Groups == nil {
 		return 0, nil
 	}
 	var saved *state
-	found, err := s.cfg.Groups.Load(ctx, s.cfg.ClusterID, s.cfg.Shard, view.RecoveryID(), func(data []byte) error {
+	began, found, err := s.cfg.Groups.Load(ctx, s.cfg.ClusterID, s.cfg.Shard, view.RecoveryID(), func(data []byte) error {
 		var err error
 		saved, _, err = readSnapshot(bytes.NewReader(data), s.cfg.Shard)
 		return err
@@ -184,7 +185,7 @@ func (s *Shard) seedGroups(ctx context.Context, view *fsm.View) (offsets int, er
 		return 0, err
 	}
 	for name := range saved.groups {
-		kept := clampOffsets(view, saved.groupOffsets(name, nil))
+		kept := clampOffsets(view, began, saved.groupOffsets(name, nil))
 		for chunk := range slices.Chunk(kept, seedItems) {
 			c := offsetCommit{group: name, offsets: chunk}
 			if err := checkCommit(c); err != nil {
@@ -210,14 +211,26 @@ func (s *Shard) saveSeededGroups(ctx context.Context, recoveryID string) error {
 	return err
 }
 
-// clampOffsets leaves out partitions that are gone, and lets no offset be beyond its partition's end.
-func clampOffsets(view *fsm.View, offsets []GroupOffset) []GroupOffset {
+// clampOffsets leaves out partitions that are gone, and lets no offset be beyond the end that its partition had where one of
+// the lives began that came since it was committed, this one too. The end in the manifest by now says nothing: what is there may
+// be written since then, in this life by a shard that had a leader earlier, or in one in which this shard had none. A group
+// reads such records, and not on behind them. Where nobody knows what a life began with, it reads all that there is.
+func clampOffsets(view *fsm.View, began []*fsm.View, offsets []GroupOffset) []GroupOffset {
 	var kept []GroupOffset
 	for _, o := range offsets {
-		if p, ok := view.Partition(o.PartitionID); ok {
-			o.Offset = min(o.Offset, p.NextBase())
-			kept = append(kept, o)
+		p, ok := view.Partition(o.PartitionID)
+		if !ok {
+			continue
 		}
+		o.Offset = min(o.Offset, p.NextBase())
+		for _, v := range began {
+			if v == nil {
+				o.Offset = min(o.Offset, p.LogStart)
+			} else if then, ok := v.Partition(o.PartitionID); ok {
+				o.Offset = min(o.Offset, then.NextBase())
+			}
+		}
+		kept = append(kept, o)
 	}
 	return kept
 }

@@ -53,16 +53,16 @@ func (g *savedGroups) Save(_ context.Context, _ string, _ uint32, recoveryID str
 	return nil
 }
 
-func (g *savedGroups) Load(_ context.Context, _ string, _ uint32, _ string, parse func([]byte) error) (bool, error) {
+func (g *savedGroups) Load(_ context.Context, _ string, _ uint32, _ string, parse func([]byte) error) ([]*fsm.View, bool, error) {
 	g.loads.Add(1)
 	if g.fails.Add(-1) >= 0 {
-		return false, errors.New("503")
+		return nil, false, errors.New("503")
 	}
 	data := g.data.Load()
 	if data == nil {
-		return false, nil
+		return nil, false, nil
 	}
-	return true, parse(*data)
+	return nil, true, parse(*data)
 }
 
 // recoverCluster makes the metadata anew from what it has and what is uploaded.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/streamhouse/streamhouse/fsm"
 	"github.com/streamhouse/streamhouse/storage/object"
@@ -28,7 +29,8 @@ type Claim struct {
 
 // lives are the recoveries of a cluster, by their ULIDs.
 type lives struct {
-	pending, claimed string // the newest ones
+	pending, claimed string   // the newest ones
+	begun            []string // all that were claimed, the oldest first
 }
 
 func readLives(ctx context.Context, b object.Lister, clusterID string) (lives, error) {
@@ -41,12 +43,14 @@ func readLives(ctx context.Context, b object.Lister, clusterID string) (lives, e
 		}
 		if id, ok := parseRecovery(clusterID, a.Name, claimSuffix); ok {
 			l.claimed = max(l.claimed, id)
+			l.begun = append(l.begun, id)
 		}
 		return nil
 	})
 	if err != nil {
 		return lives{}, fmt.Errorf("list recoveries of cluster %s: %w", clusterID, err)
 	}
+	slices.Sort(l.begun)
 	return l, nil
 }
 

@@ -5,6 +5,8 @@ import (
 	"log/slog"
 	"slices"
 	"time"
+
+	"github.com/streamhouse/streamhouse/fsm"
 )
 
 // Groups keeps the committed offsets of consumer groups in the object store. Safe for concurrent use.
@@ -34,12 +36,13 @@ func (g *Groups) Save(ctx context.Context, clusterID string, shard uint32, recov
 	return nil
 }
 
-// Load calls parse with the newest state from before a recovery, and with older ones while it fails. It reports whether
-// parse took one.
-func (g *Groups) Load(ctx context.Context, clusterID string, shard uint32, recoveryID string, parse func([]byte) error) (bool, error) {
+// Load calls parse with the newest state from before a recovery, and with older ones while it fails. It reports whether parse
+// took one, and returns the metadata that each later life of the cluster began with, up to that recovery, the oldest first: what
+// was beyond the end of a partition in one of these, that life may have written anew. One is nil where it is damaged or gone.
+func (g *Groups) Load(ctx context.Context, clusterID string, shard uint32, recoveryID string, parse func([]byte) error) (began []*fsm.View, found bool, err error) {
 	all, err := listStored(ctx, g.Bucket, groupsPrefix(clusterID, shard))
 	if err != nil {
-		return false, err
+		return nil, false, err
 	}
 	for _, s := range slices.Backward(all) {
 		if s.life >= lifeOf(recoveryID) {
@@ -47,18 +50,41 @@ func (g *Groups) Load(ctx context.Context, clusterID string, shard uint32, recov
 		}
 		data, err := get(ctx, g.Bucket, s.Name)
 		if err != nil && !isDamaged(err) {
-			return false, err
+			return nil, false, err
 		}
 		if err == nil {
 			err = parse(data)
 		}
 		if err == nil {
-			return true, nil
+			began, err := g.begun(ctx, clusterID, s.life, recoveryID)
+			return began, err == nil, err
 		}
 		if g.Logger != nil {
 			g.Logger.Error("saved offsets of groups are damaged: older ones are taken, so groups may read records again",
 				"object", s.Name, "shard", shard, "error", err)
 		}
 	}
-	return false, nil
+	return nil, false, nil
+}
+
+// begun returns what the lives after one began with, up to a recovery.
+func (g *Groups) begun(ctx context.Context, clusterID, after, recoveryID string) ([]*fsm.View, error) {
+	l, err := readLives(ctx, g.Bucket, clusterID)
+	if err != nil {
+		return nil, err
+	}
+	ids := slices.DeleteFunc(l.begun, func(id string) bool { return id <= after || id >= recoveryID })
+	var began []*fsm.View
+	for _, id := range append(ids, recoveryID) {
+		v, err := readView(ctx, g.Bucket, recoveryName(clusterID, id))
+		if err != nil && !isDamaged(err) {
+			return nil, err
+		}
+		if err != nil && g.Logger != nil {
+			g.Logger.Error("what a life of the cluster began with is not known any more: groups that had offsets before it read all records again",
+				"recovery", id, "error", err)
+		}
+		began = append(began, v)
+	}
+	return began, nil
 }

@@ -5,8 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
-	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -397,43 +395,6 @@ func TestCheckpointer(t *testing.T) {
 		cancel()
 		require.NoError(t, <-done)
 	})
-}
-
-func TestGroups(t *testing.T) {
-	b := object.NewMemory()
-	var logged bytes.Buffer
-	g := &Groups{Bucket: b, Grace: time.Hour, Logger: slog.New(slog.NewTextHandler(&logged, nil))}
-	load := func(recoveryID string, bad ...string) (string, bool) {
-		var got string
-		found, err := g.Load(t.Context(), "C", 1, recoveryID, func(data []byte) error {
-			if slices.Contains(bad, string(data)) {
-				return errors.New("damaged")
-			}
-			got = string(data)
-			return nil
-		})
-		require.NoError(t, err)
-		return got, found
-	}
-	life := ulid.Make().String()
-	_, found := load(life)
-	require.False(t, found)
-	require.NoError(t, g.Save(t.Context(), "C", 1, "", 5, []byte("old")))
-	require.NoError(t, g.Save(t.Context(), "C", 1, "", 20, []byte("new")))
-	require.NoError(t, g.Save(t.Context(), "C", 1, "", 3, []byte("of a leader that was deposed")))
-	require.NoError(t, g.Save(t.Context(), "C", 2, "", 30, []byte("another shard")))
-	got, _ := load(life)
-	require.Equal(t, "new", got)
-	require.Empty(t, logged.String())
-	got, _ = load(life, "new")
-	require.Equal(t, "old", got)
-	require.Equal(t, 1, strings.Count(logged.String(), "are damaged"), logged.String())
-	require.NoError(t, g.Save(t.Context(), "C", 1, life, 2, []byte("of this life")))
-	got, _ = load(life)
-	require.Equal(t, "new", got, "what comes after a recovery is not what it goes on from")
-	require.NoError(t, g.Save(t.Context(), "C", 1, "", 99, []byte("of the first life, too late")))
-	got, _ = load(ulid.MustNew(ulid.Now()+1, ulid.DefaultEntropy()).String())
-	require.Equal(t, "of this life", got)
 }
 
 func TestNames(t *testing.T) {
