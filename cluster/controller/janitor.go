@@ -58,6 +58,7 @@ type janitor struct {
 	// deleted holds condemned objects that were surely deleted, by this janitor.
 	deleted    map[string]bool
 	listedLast time.Time
+	footers    footers
 }
 
 func newJanitor(cfg *Config, m *metrics) *janitor {

@@ -143,7 +143,7 @@ func (s *stored) putOrphan(recoveryID, name string, partition uint64, base int64
 	o, err := w.Finish()
 	require.NoError(s.t, err)
 	require.NoError(s.t, s.bucket.Put(s.t.Context(), name, o.Body(), o.SizeBytes))
-	return orphan{name, o.SizeBytes}
+	return orphan{name: name, sizeBytes: o.SizeBytes}
 }
 
 // recovered is the metadata with which the cluster would begin anew.

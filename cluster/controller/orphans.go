@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"time"
 
+	metav1 "github.com/streamhouse/streamhouse/api/streamhouse/meta/v1"
 	"github.com/streamhouse/streamhouse/fsm"
 	"github.com/streamhouse/streamhouse/storage/object"
 	"github.com/streamhouse/streamhouse/storage/segment"
@@ -14,6 +16,7 @@ import (
 type orphan struct {
 	name      string
 	sizeBytes int64
+	modTime   time.Time
 }
 
 // dropOrphans condemns objects that are older than the grace period, that the
@@ -30,7 +33,7 @@ func (j *janitor) dropOrphans(ctx context.Context) error {
 	err := object.All(ctx, j.cfg.Bucket, clusterID+"/", func(a object.Attributes) error {
 		if strings.HasSuffix(a.Name, segmentSuffix) && now.Sub(a.ModTime) > j.cfg.ObjectGrace &&
 			!j.cfg.Metadata.View().ObjectKnown(a.Name) {
-			old = append(old, orphan{a.Name, a.SizeBytes})
+			old = append(old, orphan{a.Name, a.SizeBytes, a.ModTime})
 		}
 		return nil
 	})
@@ -47,6 +50,7 @@ func (j *janitor) dropOrphans(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	j.footers.keep(kept)
 	j.metrics.objectsKept.Set(float64(len(kept)))
 	if len(kept) > 0 {
 		j.cfg.Logger.Warn("objects that the metadata does not know are kept: nothing proves that they are not needed",
@@ -79,17 +83,33 @@ func (j *janitor) superfluous(ctx context.Context, view *fsm.View, orphans []orp
 }
 
 func (j *janitor) provenSuperfluous(ctx context.Context, view *fsm.View, o orphan) (bool, error) {
+	footer, err := j.footerOf(ctx, o)
+	if err != nil || footer == nil {
+		return false, err
+	}
+	if segment.RecoveryID(o.name, footer, view.RecoveryID()) != view.RecoveryID() {
+		return false, nil // The recovery has left it alone, or it came later: an operator decides.
+	}
+	return view.Superfluous(footer), nil
+}
+
+// footerOf returns the footer of an orphan, nil for one that is damaged or gone. It reads what it does not remember.
+func (j *janitor) footerOf(ctx context.Context, o orphan) (*metav1.ObjectFooter, error) {
+	if footer, known := j.footers.get(o); known {
+		return footer, nil
+	}
 	attempt, cancel := context.WithTimeout(ctx, roundTimeout)
 	defer cancel()
 	footer, err := segment.ReadFooter(attempt, object.Ranges{Getter: j.cfg.Bucket}, o.name, o.sizeBytes)
 	switch {
-	case err == nil && segment.RecoveryID(o.name, footer, view.RecoveryID()) != view.RecoveryID():
-		return false, nil // The recovery has left it alone, or it came later: an operator decides.
 	case err == nil:
-		return view.Superfluous(footer), nil
-	case errors.Is(err, segment.ErrCorrupt), errors.Is(err, segment.ErrVersion), errors.Is(err, object.ErrNotFound):
-		return false, nil
+	case errors.Is(err, segment.ErrCorrupt), errors.Is(err, segment.ErrVersion):
+		footer = nil
+	case errors.Is(err, object.ErrNotFound):
+		return nil, nil //nolint:nilnil // it is gone, and that is no error
 	default:
-		return false, err
+		return nil, err
 	}
+	j.footers.add(o, footer)
+	return footer, nil
 }
