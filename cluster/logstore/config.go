@@ -13,6 +13,9 @@ type Config struct {
 	Dir string
 	// CacheBytes bounds the memory for the newest entries. 0 is 64 MiB.
 	CacheBytes int64
+	// SegmentBytes is the size of raft-wal's files, which it allocates ahead, and cuts off the log's begin as a whole. 0 is
+	// 16 MiB.
+	SegmentBytes int
 	// Fatal ends the node; it is called once, after a failed write or when an entry that is read fails its CRC. Required.
 	// It must not block.
 	Fatal func(error)
@@ -24,7 +27,10 @@ type Config struct {
 	Disk Disk
 }
 
-const defaultCacheBytes = 64 << 20
+const (
+	defaultCacheBytes   = 64 << 20
+	defaultSegmentBytes = 16 << 20
+)
 
 func (c *Config) setDefaults() error {
 	if c.Dir == "" || c.Fatal == nil {
@@ -32,6 +38,9 @@ func (c *Config) setDefaults() error {
 	}
 	if c.CacheBytes <= 0 {
 		c.CacheBytes = defaultCacheBytes
+	}
+	if c.SegmentBytes <= 0 {
+		c.SegmentBytes = defaultSegmentBytes
 	}
 	if c.Disk == nil {
 		c.Disk = osDisk{walfs.New()}

@@ -222,7 +222,7 @@ func TestSegmentInTheMiddleIsDamaged(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			cfg := config(t)
 			s := openStore(t, OpenWAL, cfg)
-			fill(t, s, 1, 4, walSegmentBytes)
+			fill(t, s, 1, 4, defaultSegmentBytes)
 			require.NoError(t, s.Close())
 			files, err := filepath.Glob(filepath.Join(cfg.Dir, "*.wal"))
 			require.NoError(t, err)

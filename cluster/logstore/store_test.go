@@ -141,29 +141,15 @@ func TestLargeEntries(t *testing.T) {
 			cfg.CacheBytes = 1
 			s := openStore(t, open, cfg)
 			require.ErrorIs(t, s.StoreLog(entry(1, maxEntryBytes+1)), ErrTooLarge)
-			require.NoError(t, s.StoreLogs(entries(1, 3, walSegmentBytes)))
+			require.NoError(t, s.StoreLogs(entries(1, 3, defaultSegmentBytes)))
 			require.NoError(t, s.SetUint64(keyCurrentTerm, 1))
-			requireEntries(t, s, 1, 3, walSegmentBytes)
+			requireEntries(t, s, 1, 3, defaultSegmentBytes)
 			require.NoError(t, s.Close())
 			s = openStore(t, open, cfg)
-			requireEntries(t, s, 1, 3, walSegmentBytes)
-			require.NoError(t, s.StoreLog(entry(4, walSegmentBytes)))
+			requireEntries(t, s, 1, 3, defaultSegmentBytes)
+			require.NoError(t, s.StoreLog(entry(4, defaultSegmentBytes)))
 		})
 	}
-}
-
-// raft-wal, stopped while it changes to the next segment, refuses every write after a restart.
-func TestStopDuringRotation(t *testing.T) {
-	cfg := config(t)
-	last := uint64(0)
-	for range 10 {
-		s := openStore(t, OpenWAL, cfg)
-		fill(t, s, last+1, last+1, walSegmentBytes) // fills a segment
-		last++
-		require.NoError(t, s.Close())
-	}
-	s := openStore(t, OpenWAL, cfg)
-	requireEntries(t, s, 1, last, walSegmentBytes)
 }
 
 // raft-wal can't read a segment that was cut at its end, after a restart; and it cuts the wrong one while it rotates.
@@ -175,7 +161,7 @@ func TestSuffixDeletedThenRestarted(t *testing.T) {
 	require.NoError(t, s.DeleteRange(21, 30))
 	fill(t, s, 21, 25, 1000)
 	for range 20 { // each fills a segment, and is deleted while raft-wal rotates
-		require.NoError(t, s.StoreLog(entry(26, walSegmentBytes)))
+		require.NoError(t, s.StoreLog(entry(26, defaultSegmentBytes)))
 		require.NoError(t, s.DeleteRange(26, 26))
 	}
 	requireEntries(t, s, 1, 25, 1000)
@@ -198,7 +184,7 @@ func TestTornWrite(t *testing.T) {
 			require.NoError(t, s.durable.lower(20))
 			torn := entry(21, 5000)
 			if seals {
-				torn = entry(21, walSegmentBytes)
+				torn = entry(21, defaultSegmentBytes)
 			}
 			require.NoError(t, s.StoreLog(torn))
 			require.NoError(t, s.durable.lower(20)) // the power was cut before this file was written again
@@ -365,7 +351,7 @@ func TestFailedRotationEndsTheNode(t *testing.T) {
 	cfg.Fatal = func(err error) { ended <- err }
 	s := openStore(t, OpenWAL, cfg)
 	fail = true
-	require.NoError(t, s.StoreLog(entry(1, walSegmentBytes)))
+	require.NoError(t, s.StoreLog(entry(1, defaultSegmentBytes)))
 	err := <-ended
 	require.ErrorIs(t, err, errDisk)
 	require.ErrorContains(t, err, ".wal")

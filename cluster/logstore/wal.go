@@ -17,16 +17,13 @@ import (
 	"github.com/hashicorp/raft-wal/types"
 )
 
-// walSegmentBytes is the size of raft-wal's files, which it allocates ahead.
-const walSegmentBytes = 16 << 20
-
 // OpenWAL opens a store over raft-wal.
 func OpenWAL(cfg Config) (*Store, error) {
 	s, err := newStore(cfg, metadb.FileName)
 	if err != nil {
 		return nil, err
 	}
-	b := &walBackend{dir: cfg.Dir, disk: s.cfg.Disk, durable: s.durable.get().index, failed: s.failedWrite, opening: true, closed: make(chan struct{})}
+	b := &walBackend{dir: cfg.Dir, disk: s.cfg.Disk, durable: s.durable.get().index, failed: s.failedWrite, opening: true}
 	b.filer = segment.NewFiler(cfg.Dir, s.cfg.Disk)
 	log := cfg.Logger
 	if log == nil {
@@ -35,7 +32,7 @@ func OpenWAL(cfg Config) (*Store, error) {
 	panicked := true
 	err = guard(s.stableFile, func() (err error) {
 		b.WAL, err = wal.Open(cfg.Dir, wal.WithMetaStore((*walMeta)(b)), wal.WithSegmentFiler((*walFiler)(b)),
-			wal.WithCodec(&b.codec), wal.WithSegmentSize(walSegmentBytes), wal.WithLogger(log))
+			wal.WithCodec(&b.codec), wal.WithSegmentSize(s.cfg.SegmentBytes), wal.WithLogger(log))
 		panicked = false
 		return err
 	})
@@ -64,8 +61,7 @@ type walBackend struct {
 	opened  []io.Closer
 	scans   []*segmentScan // until they are visited
 
-	rotation *rotation // the newest; nil before the first. raft-wal's locks order what reads and writes it
-	closed   chan struct{}
+	rotation *rotation // the newest; nil before the first. The store's and raft-wal's locks order what reads and writes it
 }
 
 var _ backend = (*walBackend)(nil)
@@ -99,26 +95,29 @@ func (b *walBackend) visit(first, last uint64, fn func(index, term uint64, bytes
 	return nil
 }
 
+// awaitRotation waits until no rotation is under way. raft-wal's own calls would wait for its mutex (see ioMutex).
+func (b *walBackend) awaitRotation() {
+	if b.rotation != nil {
+		<-b.rotation.done
+	}
+}
+
 // StoreLogs implements backend.
 func (b *walBackend) StoreLogs(logs []*raft.Log) error {
+	b.awaitRotation()
 	defer b.codec.reset()
 	return b.WAL.StoreLogs(logs)
 }
 
 // DeleteRange waits for a rotation: raft-wal does not, and then takes the segment that the deletion made for the full one.
 func (b *walBackend) DeleteRange(from, to uint64) error {
-	if b.rotation != nil {
-		select {
-		case <-b.rotation.done:
-		case <-b.closed:
-		}
-	}
+	b.awaitRotation()
 	return b.WAL.DeleteRange(from, to)
 }
 
 // Close closes raft-wal, and its meta store, which it leaves open.
 func (b *walBackend) Close() error {
-	close(b.closed)
+	b.awaitRotation()
 	return errors.Join(b.WAL.Close(), b.meta.Close())
 }
 

@@ -90,6 +90,10 @@ const (
 	never = 365 * 24 * time.Hour
 )
 
+// segmentBytes is the size of the log's files. The begin of a log is cut off in whole files, so they are small beside what
+// is to stay.
+func segmentBytes(retainBytes int64) int { return int(min(max(retainBytes/4, 64<<10), 16<<20)) }
+
 func (c *Config) raftConfig(log *slog.Logger) *raft.Config {
 	rc := raft.DefaultConfig()
 	rc.LocalID = raft.ServerID(c.ID)

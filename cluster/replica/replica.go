@@ -111,6 +111,7 @@ func (r *Replica) openFiles(log *slog.Logger) error {
 	}
 	sc := logstore.Config{
 		Dir: r.cfg.Dir, CacheBytes: r.cfg.LogCacheBytes, Fatal: r.cfg.Fatal, Logger: newHCLog(log), Writes: r.cfg.Writes, Disk: r.cfg.Disk,
+		SegmentBytes: segmentBytes(r.cfg.RetainBytes),
 	}
 	var err error
 	if r.cfg.Store == Bolt {
