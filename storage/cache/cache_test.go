@@ -232,3 +232,21 @@ func TestClosed(t *testing.T) {
 	require.ErrorIs(t, err, ErrClosed)
 	require.NoError(t, c.Close())
 }
+
+// A small memory holds several blocks, so that one on its way does not push out all others.
+func TestBlocksFitTheMemory(t *testing.T) {
+	for capacity, block := range map[int64]int64{0: 1 << 20, 256 << 20: 1 << 20, 16 << 20: 1 << 20, 1 << 20: 64 << 10, 4: 1} {
+		require.Equal(t, block, Config{CapacityBytes: capacity}.withDefaults().BlockBytes, "of %d bytes", capacity)
+	}
+	s := &source{objects: map[string]string{"a": text, "b": text}}
+	c := New(s, Config{CapacityBytes: 1 << 20, ReadAheadBlocks: -1})
+	t.Cleanup(func() { require.NoError(t, c.Close()) })
+	for range 2 {
+		for _, name := range []string{"a", "b"} {
+			got, err := c.ReadRange(t.Context(), name, 0, 4)
+			require.NoError(t, err)
+			require.Equal(t, text[:4], string(got))
+		}
+	}
+	require.EqualValues(t, 2, testutil.ToFloat64(c.hits))
+}
