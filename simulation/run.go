@@ -268,7 +268,12 @@ func (s *sim) verify(ctx context.Context) error {
 			return err
 		}
 	}
-	for range 2 {
+	for round := range 2 {
+		if round > 0 {
+			if err := pause(ctx, 8*time.Second); err != nil { // several upload intervals
+				return err
+			}
+		}
 		back, cancel := context.WithTimeout(ctx, recovery)
 		for _, a := range s.apis {
 			if err := s.readBack(back, a); err != nil {
@@ -281,9 +286,6 @@ func (s *sim) verify(ctx context.Context) error {
 			}
 		}
 		cancel()
-		if err := pause(ctx, 8*time.Second); err != nil { // several upload intervals
-			return err
-		}
 	}
 	return nil
 }

@@ -77,7 +77,7 @@ func memDir(t *testing.T) string {
 
 // TestSimulation runs the kept seeds, and then others.
 func TestSimulation(t *testing.T) {
-	debug.SetGCPercent(400) // a run lives for seconds and is thrown away
+	debug.SetGCPercent(1000) // a run lives for seconds and is thrown away
 	list := make(chan uint64)
 	var wg sync.WaitGroup
 	var ran atomic.Int64

@@ -89,7 +89,8 @@ type pipe struct {
 	from, to string
 
 	mu            sync.Mutex
-	changed       chan struct{} // closed at the next change
+	changed       chan struct{} // closed at the next change, if somebody waits for it
+	waiting       int           // reads and writes that do
 	queue         []segment
 	bytes         int
 	last          time.Time // arrival of the newest segment
@@ -112,6 +113,9 @@ func (p *pipe) wake() {
 }
 
 func (p *pipe) wakeLocked() {
+	if p.waiting == 0 {
+		return
+	}
 	close(p.changed)
 	p.changed = make(chan struct{})
 }
@@ -156,8 +160,12 @@ func (p *pipe) await(until time.Time, deadline func() time.Time) error {
 	if until.IsZero() || (!end.IsZero() && end.Before(until)) {
 		until = end
 	}
+	p.waiting++
 	p.mu.Unlock()
-	defer p.mu.Lock()
+	defer func() {
+		p.mu.Lock()
+		p.waiting--
+	}()
 	if until.IsZero() {
 		<-changed
 		return nil
