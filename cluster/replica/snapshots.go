@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
@@ -31,6 +32,9 @@ type snapshotStore struct {
 	fatal func(error)
 	// configured is told the index of the configuration that a new snapshot has.
 	configured func(index uint64, c raft.Configuration)
+	// closing is held while a snapshot is made whole, and those before the newest keptSnapshots are removed: a replica takes
+	// one of its own while the leader sends another.
+	closing sync.Mutex
 }
 
 func openSnapshots(dir string, log hclog.Logger, fatal func(error), configured func(uint64, raft.Configuration)) (*snapshotStore, error) {
@@ -79,8 +83,13 @@ func (s *snapshotSink) Close() error {
 		return nil
 	}
 	s.closed = true
+	s.store.closing.Lock()
+	defer s.store.closing.Unlock()
 	if err := s.SnapshotSink.Close(); err != nil {
 		return s.store.failed(err)
+	}
+	if _, err := os.Stat(filepath.Join(s.store.dir, s.ID())); errors.Is(err, os.ErrNotExist) {
+		return nil // newer ones came meanwhile, and it was removed at once as the oldest
 	}
 	if err := s.store.writeSum(s.ID()); err != nil {
 		return s.store.failed(err)
