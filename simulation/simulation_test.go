@@ -127,7 +127,8 @@ func chosenSeeds(begin time.Time) iter.Seq[uint64] {
 var shortReplica = regexp.MustCompile(`(?m)^ *[0-9.]+s n\d .*is corrupt at log index \d+: the log ends before it, but was on disk up to index`)
 
 // A loss is seen: with disks that only say that they sync, a power cut of all nodes loses what was acknowledged. There are no
-// checkpoints: the library writes those past the disks that lie.
+// checkpoints: the library writes those past the disks that lie. Logs have one file each: of several, whole ones would be
+// missing, and the node says only that a replica can't be used.
 func TestLossIsSeen(t *testing.T) {
 	plan := Plan{Seed: 1, Lasts: 10 * time.Second, PowerCutAtEnd: true, Faults: []Fault{{Kind: LyingDisks, At: 9500 * time.Millisecond}}}
 	dir := memDir(t)
@@ -136,7 +137,7 @@ func TestLossIsSeen(t *testing.T) {
 	trace := NewTrace(&text)
 	synctest.Test(t, func(*testing.T) {
 		s := newSim(plan, trace)
-		s.flags = map[string]string{"checkpoint-bytes": "1GiB"}
+		s.flags = map[string]string{"checkpoint-bytes": "1GiB", "log-retain-bytes": "1GiB"}
 		result = s.play(dir, s.workAndVerify)
 	})
 	require.NoError(t, trace.Flush())

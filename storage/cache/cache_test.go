@@ -248,5 +248,5 @@ func TestBlocksFitTheMemory(t *testing.T) {
 			require.Equal(t, text[:4], string(got))
 		}
 	}
-	require.EqualValues(t, 2, testutil.ToFloat64(c.hits))
+	require.Equal(t, int64(2), int64(testutil.ToFloat64(c.hits)))
 }
