@@ -116,50 +116,6 @@ func (r *Replica) ChangeMembership(ctx context.Context, change nodev1.Membership
 	return f.Index(), nil
 }
 
-// TransferTo hands leadership to one replica, on the leader.
-func (r *Replica) TransferTo(ctx context.Context, replicaID string) error {
-	conf := r.raft.GetConfiguration()
-	if err := conf.Error(); err != nil {
-		return fromRaft(err)
-	}
-	for _, s := range conf.Configuration().Servers {
-		if string(s.ID) == replicaID && s.Suffrage == raft.Voter {
-			return r.transferred(r.Await(ctx, func(rf *raft.Raft) raft.Future {
-				return rf.LeadershipTransferToServer(s.ID, s.Address)
-			}))
-		}
-	}
-	return fmt.Errorf("%s, voter %s: %w", r.cfg.Group, replicaID, ErrNoServer)
-}
-
-// HandOver hands leadership to the most advanced other voter. It does nothing where this replica does not lead.
-func (r *Replica) HandOver(ctx context.Context) error {
-	if !r.IsLeader() {
-		return nil
-	}
-	conf := r.raft.GetConfiguration()
-	if err := conf.Error(); err != nil {
-		return fromRaft(err)
-	}
-	voters := 0
-	for _, s := range conf.Configuration().Servers {
-		if s.Suffrage == raft.Voter {
-			voters++
-		}
-	}
-	if voters < 2 {
-		return fmt.Errorf("%s: %w", r.cfg.Group, ErrNoSuccessor)
-	}
-	return r.transferred(r.Await(ctx, func(rf *raft.Raft) raft.Future { return rf.LeadershipTransfer() }))
-}
-
-func (r *Replica) transferred(err error) error {
-	if err != nil {
-		return fmt.Errorf("transfer leadership of %s: %w", r.cfg.Group, fromRaft(err))
-	}
-	return nil
-}
-
 func fromRaft(err error) error {
 	if errors.Is(err, raft.ErrNotLeader) || errors.Is(err, raft.ErrLeadershipTransferInProgress) {
 		return errors.Join(ErrNotLeader, err)

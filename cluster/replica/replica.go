@@ -32,6 +32,8 @@ type Replica struct {
 	closed        bool           // guarded by waitsMu; no more waits may begin
 	hasty         bool           // guarded by waitsMu; see connectionLost
 	waits         sync.WaitGroup // goroutines that use Raft
+	transfersMu   sync.Mutex
+	transfers     map[raft.ServerID]uint64 // guarded by transfersMu; see firstTransfer
 	closeOnce     sync.Once
 	closeErr      error
 }

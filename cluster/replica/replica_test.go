@@ -305,21 +305,6 @@ func TestElectionDoesNotWaitForADeadLeader(t *testing.T) {
 	apply(t, slices.DeleteFunc(slices.Clone(members), func(m *member) bool { return m == l }), "b")
 }
 
-func TestTransferAndHandOver(t *testing.T) {
-	members := newGroup(t, 3, WAL)
-	l := leader(t, members)
-	for _, m := range members {
-		if m != l {
-			require.NoError(t, l.replica.TransferTo(t.Context(), m.id))
-			require.Eventually(t, m.replica.IsLeader, waitFor, 10*time.Millisecond)
-			require.ErrorIs(t, l.replica.TransferTo(t.Context(), m.id), ErrNotLeader)
-			require.NoError(t, m.replica.HandOver(t.Context()))
-			require.Eventually(t, func() bool { return !m.replica.IsLeader() }, waitFor, 10*time.Millisecond)
-			return
-		}
-	}
-}
-
 // wrong-replica-votes: a replica that lost its files and came back under another id does not vote for the one that it was.
 func TestWrongReplicaVotes(t *testing.T) {
 	members := newGroup(t, 3, WAL)

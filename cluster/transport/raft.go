@@ -230,16 +230,7 @@ func (r *RaftTransport) AppendEntriesPipeline(id raft.ServerID, target raft.Serv
 	if err != nil {
 		return nil, err
 	}
-	return boundedPipeline{p}, nil
-}
-
-// boundedPipeline bounds every request as AppendEntries does.
-type boundedPipeline struct{ raft.AppendPipeline }
-
-// AppendEntries implements raft.AppendPipeline.
-func (p boundedPipeline) AppendEntries(args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) (raft.AppendFuture, error) {
-	bound(args)
-	return p.AppendPipeline.AppendEntries(args, resp)
+	return newPipeline(p), nil
 }
 
 // RequestVote implements raft.Transport.
