@@ -58,3 +58,9 @@ func (c *Config) Validate() error {
 	}
 	return nil
 }
+
+// segmentBytes is the size of the log's files. The begin of a log is cut off in whole files, so they are small beside what is
+// to stay; but raft-wal keeps all of them open, and writes their names anew with each new one, so they are not many.
+func segmentBytes(retainBytes, checkpointBytes int64) int {
+	return int(min(max(retainBytes/4, checkpointBytes/16, 64<<10), 16<<20))
+}

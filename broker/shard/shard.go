@@ -59,6 +59,7 @@ func Open(cfg Config) (*Shard, error) {
 	s.fsm = newReplicaFSM(cfg.Shard, cfg.TailBytes, cfg.Replica.Fatal)
 	s.fsm.leads = s.readyTerm.Load
 	cfg.Replica.FSM = s.fsm
+	cfg.Replica.SegmentBytes = segmentBytes(cfg.Replica.RetainBytes, cfg.CheckpointBytes)
 	rep, err := replica.Open(cfg.Replica)
 	if err != nil {
 		return nil, err

@@ -58,6 +58,8 @@ type Config struct {
 	RetainBytes int64
 	// LogCacheBytes bounds the memory for the newest entries; 0 is 16 MiB.
 	LogCacheBytes int64
+	// SegmentBytes is the size of the log's files where Store is WAL: see logstore.Config.
+	SegmentBytes int
 	// Writes watches the writes to the log. May be nil.
 	Writes *logstore.Writes
 	// Disk is what the log is written through; nil is the operating system's.
@@ -89,10 +91,6 @@ const (
 	// never is the library's own snapshot interval: checkpoints decide.
 	never = 365 * 24 * time.Hour
 )
-
-// segmentBytes is the size of the log's files. The begin of a log is cut off in whole files, so they are small beside what
-// is to stay.
-func segmentBytes(retainBytes int64) int { return int(min(max(retainBytes/4, 64<<10), 16<<20)) }
 
 func (c *Config) raftConfig(log *slog.Logger) *raft.Config {
 	rc := raft.DefaultConfig()

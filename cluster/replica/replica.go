@@ -32,6 +32,7 @@ type Replica struct {
 	closed        bool           // guarded by waitsMu; no more waits may begin
 	hasty         bool           // guarded by waitsMu; see connectionLost
 	waits         sync.WaitGroup // goroutines that use Raft
+	calls         sync.WaitGroup // goroutines that use the transport, and end with it
 	transfersMu   sync.Mutex
 	transfers     map[raft.ServerID]uint64 // guarded by transfersMu; see firstTransfer
 	closeOnce     sync.Once
@@ -113,7 +114,7 @@ func (r *Replica) openFiles(log *slog.Logger) error {
 	}
 	sc := logstore.Config{
 		Dir: r.cfg.Dir, CacheBytes: r.cfg.LogCacheBytes, Fatal: r.cfg.Fatal, Logger: newHCLog(log), Writes: r.cfg.Writes, Disk: r.cfg.Disk,
-		SegmentBytes: segmentBytes(r.cfg.RetainBytes),
+		SegmentBytes: r.cfg.SegmentBytes,
 	}
 	var err error
 	if r.cfg.Store == Bolt {
@@ -239,6 +240,7 @@ func (r *Replica) Close() error {
 		if r.transport != nil {
 			r.closeErr = errors.Join(r.closeErr, r.transport.Close())
 		}
+		r.calls.Wait()
 		if r.store != nil {
 			r.closeErr = errors.Join(r.closeErr, r.store.Close())
 		}

@@ -444,10 +444,3 @@ func TestBehind(t *testing.T) {
 		return last.replica.Behind()[next.node()] == last.replica.Raft().LastIndex()-max(last.replica.FirstIndex(), 1)+1
 	}, waitFor, 10*time.Millisecond, "it was never heard of")
 }
-
-// Cutting a log frees its files: they are small beside what stays.
-func TestSegmentsFitWhatIsRetained(t *testing.T) {
-	for retain, want := range map[int64]int{0: 64 << 10, 32 << 10: 64 << 10, 1 << 20: 256 << 10, 256 << 20: 16 << 20, 1 << 40: 16 << 20} {
-		require.Equal(t, want, segmentBytes(retain), "retaining %d bytes", retain)
-	}
-}

@@ -60,6 +60,10 @@ func (s *snapshotStore) failed(err error) error {
 	return err
 }
 
+// errSuperseded says that the leader sent a newer snapshot while this one was written, which may have been removed at once as
+// the oldest. Raft must not take it for its last one: the log behind it may be gone.
+var errSuperseded = errors.New("a newer snapshot came meanwhile")
+
 type snapshotSink struct {
 	raft.SnapshotSink
 	store     *snapshotStore
@@ -88,8 +92,10 @@ func (s *snapshotSink) Close() error {
 	if err := s.SnapshotSink.Close(); err != nil {
 		return s.store.failed(err)
 	}
-	if _, err := os.Stat(filepath.Join(s.store.dir, s.ID())); errors.Is(err, os.ErrNotExist) {
-		return nil // newer ones came meanwhile, and it was removed at once as the oldest
+	if metas, err := s.store.List(); err != nil || len(metas) == 0 {
+		return s.store.failed(errors.Join(errors.New("it is not listed"), err))
+	} else if metas[0].ID != s.ID() {
+		return fmt.Errorf("%s: %w", s.ID(), errSuperseded)
 	}
 	if err := s.store.writeSum(s.ID()); err != nil {
 		return s.store.failed(err)

@@ -3,6 +3,7 @@ package replica
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -61,11 +62,15 @@ func (r *Replica) otherVoters() ([]raft.Server, error) {
 }
 
 func (r *Replica) transfer(ctx context.Context, to raft.Server) error {
-	begin := func(rf *raft.Raft) raft.Future { return rf.LeadershipTransferToServer(to.ID, to.Address) }
-	if !r.firstTransfer(to.ID) {
-		begin = func(rf *raft.Raft) raft.Future { return future(func() error { return r.callElection(ctx, rf, to) }) }
+	err := raft.ErrLeadershipTransferInProgress
+	if r.firstTransfer(to.ID) {
+		err = r.Await(ctx, func(rf *raft.Raft) raft.Future { return rf.LeadershipTransferToServer(to.ID, to.Address) })
 	}
-	if err := r.Await(ctx, begin); err != nil {
+	// The library says so, too, for as long as one that has failed waits for an answer.
+	if errors.Is(err, raft.ErrLeadershipTransferInProgress) {
+		err = r.Await(ctx, func(rf *raft.Raft) raft.Future { return future(func() error { return r.callElection(ctx, rf, to) }) })
+	}
+	if err != nil {
 		return fmt.Errorf("transfer leadership of %s: %w", r.cfg.Group, fromRaft(err))
 	}
 	return nil
@@ -89,35 +94,44 @@ func (r *Replica) firstTransfer(to raft.ServerID) bool {
 }
 
 // callElection has another server begin an election now, and waits until this one does not lead any more. Unlike the library's
-// transfer it does not hold up new entries, so that the other one may lack some and lose. It refuses one that is far behind,
-// which can only lose, and first waits until one that is near has all.
+// transfer it does not hold up new entries, so that the other one may lack the newest and lose. It refuses one that does not
+// get, within an election timeout, what the log has by now: that one can only lose.
 func (r *Replica) callElection(ctx context.Context, rf *raft.Raft, to raft.Server) error {
-	ctx, cancel := context.WithTimeout(ctx, 2*r.cfg.Timeouts.Election)
-	defer cancel()
-	for wait := r.cfg.Timeouts.Election; r.lacks(to.ID) > 0; wait -= transferPoll {
-		if n := r.lacks(to.ID); n > maxAppendEntries {
-			return fmt.Errorf("%s lacks %d entries", to.ID, n)
-		}
-		if wait <= 0 {
-			break // it gets entries all the time
-		}
-		if err := pause.For(ctx, transferPoll); err != nil {
-			return err
-		}
+	has, last := uint64(0), rf.LastIndex()
+	if err := r.poll(ctx, func() bool { has, _ = r.transport.LastLog(to.ID); return has >= last }); err != nil {
+		return fmt.Errorf("%s has entries up to %d, of %d: %w", to.ID, has, last, err)
 	}
 	if rf.State() != raft.Leader {
 		return raft.ErrNotLeader
 	}
-	req := &raft.TimeoutNowRequest{RPCHeader: raft.RPCHeader{
-		ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(r.cfg.ID),
-		Addr: r.transport.EncodePeer(raft.ServerID(r.cfg.ID), raft.ServerAddress(r.cfg.Addr)),
-	}}
-	if err := r.transport.TimeoutNow(to.ID, to.Address, req, &raft.TimeoutNowResponse{}); err != nil {
-		return err
+	told := make(chan error, 1)
+	r.calls.Go(func() {
+		told <- r.transport.TimeoutNow(to.ID, to.Address, &raft.TimeoutNowRequest{RPCHeader: raft.RPCHeader{
+			ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(r.cfg.ID),
+			Addr: r.transport.EncodePeer(raft.ServerID(r.cfg.ID), raft.ServerAddress(r.cfg.Addr)),
+		}}, &raft.TimeoutNowResponse{})
+	})
+	var err error
+	lost := r.poll(ctx, func() bool {
+		select {
+		case err = <-told:
+		default:
+		}
+		return err != nil || rf.State() != raft.Leader
+	})
+	if lost != nil {
+		return fmt.Errorf("%s was told to begin an election, and has not won it: %w", to.ID, lost)
 	}
-	for rf.State() == raft.Leader {
+	return err
+}
+
+// poll waits until fn is true, for an election timeout at most.
+func (r *Replica) poll(ctx context.Context, fn func() bool) error {
+	ctx, cancel := context.WithTimeout(ctx, r.cfg.Timeouts.Election)
+	defer cancel()
+	for !fn() {
 		if err := pause.For(ctx, transferPoll); err != nil {
-			return fmt.Errorf("%s was told to begin an election, and has not won it: %w", to.ID, err)
+			return err
 		}
 	}
 	return nil

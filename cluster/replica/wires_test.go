@@ -21,13 +21,14 @@ type wires struct {
 	wires map[[2]string]net.Listener
 	conns map[net.Conn][2]string
 	cut   map[string]bool // by node
+	mute  map[string]bool // by node
 	ended bool
 }
 
 // newWires returns wires that end with the test.
 func newWires(t *testing.T, g *group) *wires {
 	t.Helper()
-	w := &wires{t: t, group: g, wires: make(map[[2]string]net.Listener), conns: make(map[net.Conn][2]string), cut: make(map[string]bool)}
+	w := &wires{t: t, group: g, wires: make(map[[2]string]net.Listener), conns: make(map[net.Conn][2]string), cut: make(map[string]bool), mute: make(map[string]bool)}
 	t.Cleanup(func() {
 		w.mu.Lock()
 		w.ended = true
@@ -48,6 +49,17 @@ func (w *wires) isolate(m *member) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.cut[m.node()] = true
+	w.closeLocked(m)
+}
+
+// silence keeps a member's connections, and swallows what goes through them: so is a process that was stopped.
+func (w *wires) silence(m *member) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.mute[m.node()] = true
+}
+
+func (w *wires) closeLocked(m *member) {
 	for c, ends := range w.conns {
 		if ends[0] == m.node() || ends[1] == m.node() {
 			_ = c.Close()
@@ -55,11 +67,32 @@ func (w *wires) isolate(m *member) {
 	}
 }
 
-// heal ends isolate.
+// heal ends isolate and silence.
 func (w *wires) heal(m *member) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	delete(w.cut, m.node())
+	if w.mute[m.node()] {
+		delete(w.mute, m.node())
+		w.closeLocked(m) // something is missing in what it says
+	}
+}
+
+// wire writes what it is given to one end, as long as no end is silent.
+type wire struct {
+	net.Conn
+	wires *wires
+	ends  [2]string
+}
+
+func (c wire) Write(p []byte) (int, error) {
+	c.wires.mu.Lock()
+	silent := c.wires.mute[c.ends[0]] || c.wires.mute[c.ends[1]]
+	c.wires.mu.Unlock()
+	if silent {
+		return len(p), nil
+	}
+	return c.Conn.Write(p)
 }
 
 // end is where one member sees the others.
@@ -121,7 +154,7 @@ func (w *wires) connect(from, to net.Conn, ends [2]string) {
 	w.conns[from], w.conns[to] = ends, ends
 	for _, c := range [][2]net.Conn{{from, to}, {to, from}} {
 		w.wg.Go(func() {
-			_, _ = io.Copy(c[0], c[1])
+			_, _ = io.Copy(wire{c[0], w, ends}, c[1])
 			_, _ = from.Close(), to.Close()
 			w.mu.Lock()
 			defer w.mu.Unlock()

@@ -27,8 +27,8 @@ func newPipeline(p raft.AppendPipeline) *pipeline {
 	return w
 }
 
-// take hands on answers in their order, and keeps those that Raft does not take yet: no more than it has requests under way,
-// and, once it takes none any more, the few that it sends before it closes the pipeline.
+// take hands on answers in their order, and keeps those that Raft does not take yet. That are few: it takes them at once, or, once
+// it takes none any more, sends a few requests before it closes the pipeline.
 func (p *pipeline) take() {
 	var kept []raft.AppendFuture
 	for {
