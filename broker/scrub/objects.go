@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	metav1 "github.com/streamhouse/streamhouse/api/streamhouse/meta/v1"
+	"github.com/streamhouse/streamhouse/broker/shard"
 	"github.com/streamhouse/streamhouse/fsm"
 	"github.com/streamhouse/streamhouse/storage/object"
 	"github.com/streamhouse/streamhouse/storage/segment"
@@ -94,7 +95,8 @@ func (s *Scrubber) noteObject(name string, damaged bool) {
 
 // recheckObjects looks again at objects that were found damaged, whoever leads their shards by now: what was mended, or is
 // needed no more, is not told for another interval, and what is damaged is not forgotten with the leadership. What is damaged
-// still, and so was found to be twice, is written anew where a log here has it.
+// still, and so was found to be twice, is written anew where a log here has it. It ends early where the object store does not
+// answer or takes nothing: the next time it begins with other ones.
 func (s *Scrubber) recheckObjects(ctx context.Context) {
 	again := make(map[string]bool)
 	s.mu.Lock()
@@ -121,31 +123,42 @@ func (s *Scrubber) recheckObjects(ctx context.Context) {
 		case err == nil:
 			s.log.Info("an object that was damaged is whole, or needed no more", "object", name)
 			s.noteObject(name, false)
-		case isDamage(err):
-			s.rewrite(ctx, name, l)
+		case !isDamage(err):
+			s.log.Info("an object that was damaged could not be read", "object", name, "error", err)
+			return // the others would wait for a store that does not answer as well, and the replicas behind them
+		case !s.rewrite(ctx, name, l):
+			return
 		}
 	}
 }
 
 // rewrite has a damaged object written anew, as far as the log of this node's replica has what it had. It stays noted until
-// the manifest lists nothing of it any more.
-func (s *Scrubber) rewrite(ctx context.Context, name string, l listing) {
-	segments, err := 0, errOwnReplica
-	if !s.doubtful(l.shard) {
-		segments, err = s.cfg.Rewrite(ctx, l.shard, name, l.entries)
-	}
-	if ctx.Err() != nil {
-		return
-	}
+// the manifest lists nothing of it any more. That it needs an older version is told once, and only where nothing else is left to
+// wait for. It returns false after an error that others would have as well by now, as of an object store that takes nothing.
+func (s *Scrubber) rewrite(ctx context.Context, name string, l listing) (others bool) {
+	err := s.replicaError(l.shard)
+	segments := 0
 	if err == nil {
-		err = errNotAll
-		if !s.isListed(name) {
-			s.noteObject(name, false)
-		}
+		segments, err = s.cfg.Rewrite(ctx, l.shard, name, l.entries)
 	}
 	if segments > 0 {
 		s.metrics.rewritten.Inc()
 		s.log.Warn("a damaged object was written anew from the log", "object", name, "segments", segments, "of", len(l.entries))
+	}
+	switch {
+	case ctx.Err() != nil:
+		return false
+	case err == nil && !s.isListed(name):
+		s.noteObject(name, false)
+		return true
+	case err == nil:
+		err = errNotAll
+	case segments > 0:
+		s.log.Info("this node does not know yet that an object was written anew", "object", name, "error", err)
+		return false
+	case !isFinal(err):
+		s.log.Info("a damaged object could not be written anew yet", "object", name, "error", err)
+		return false
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -153,29 +166,39 @@ func (s *Scrubber) rewrite(ctx context.Context, name string, l listing) {
 		s.damaged[name] = true
 		s.log.Error("a damaged object, or a part of it, is not written anew from the log of this node; bring an older version of it back", "object", name, "error", err)
 	}
+	return true
 }
 
 // Why an object is not written anew.
 var (
+	errNoReplica  = errors.New("this node has no replica of its shard any more")
 	errOwnReplica = errors.New("the replica of this node is damaged, or differs from others")
 	errNotAll     = errors.New("the log has not all of it")
 )
 
-// doubtful says whether this node's replica of a shard was found damaged or different.
-func (s *Scrubber) doubtful(shard uint32) bool {
+// isFinal tells that this node has not what an object had from what may be another thing at the next try.
+func isFinal(err error) bool {
+	return errors.Is(err, errNoReplica) || errors.Is(err, errOwnReplica) || errors.Is(err, shard.ErrBelowLocal) || errors.Is(err, shard.ErrOtherRecords)
+}
+
+// replicaError says why nothing can be taken from this node's replica of a shard: there is none, or it was found damaged or
+// different.
+func (s *Scrubber) replicaError(number uint32) error {
+	err := errNoReplica
 	for _, r := range s.cfg.Replicas() {
-		if r.IsMetadata || r.Shard != shard {
+		if r.IsMetadata || r.Shard != number {
 			continue
 		}
+		err = nil
 		id := r.Status().ReplicaID
 		s.mu.Lock()
 		found := s.found[id] != nil
 		s.mu.Unlock()
 		if found {
-			return true
+			return errOwnReplica
 		}
 	}
-	return false
+	return err
 }
 
 func (s *Scrubber) barrier(ctx context.Context) error {

@@ -3,8 +3,12 @@ package scrub
 import (
 	"bytes"
 	"context"
+	"errors"
+	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -13,20 +17,24 @@ import (
 	"github.com/stretchr/testify/require"
 
 	metav1 "github.com/streamhouse/streamhouse/api/streamhouse/meta/v1"
+	"github.com/streamhouse/streamhouse/broker/shard"
 	"github.com/streamhouse/streamhouse/cluster/logstore"
+	"github.com/streamhouse/streamhouse/storage/object"
 )
 
-// rewrites stands for the shards: it has the manifest list an object under another name.
+// rewrites stands for the shards: it has the manifest list an object under another name. With an error it does nothing, or the
+// error comes late.
 type rewrites struct {
 	t     *testing.T
 	m     fakeMetadata
 	err   error
+	late  bool
 	calls int
 }
 
 func (r *rewrites) rewrite(_ context.Context, _ uint32, object string, listed []*metav1.SegmentEntry) (int, error) {
 	r.calls++
-	if r.err != nil {
+	if r.err != nil && !r.late {
 		return 0, r.err
 	}
 	res, err := r.m.state.Apply(r.m.View().Index()+1, &metav1.Command{Command: &metav1.Command_ReplaceSegments{
@@ -34,7 +42,7 @@ func (r *rewrites) rewrite(_ context.Context, _ uint32, object string, listed []
 	}})
 	require.NoError(r.t, err)
 	require.Nil(r.t, res.GetRejection())
-	return len(listed), nil
+	return len(listed), r.err
 }
 
 // TestDamagedObjectIsWrittenAnew: once it was found damaged twice, from a replica that is right; then it is told no more.
@@ -70,6 +78,92 @@ func TestDamagedObjectIsWrittenAnew(t *testing.T) {
 	require.InDelta(t, 1, testutil.ToFloat64(s.metrics.rewritten), 0)
 	s.recheckObjects(t.Context())
 	require.Equal(t, 2, r.calls)
+}
+
+// listGone has the manifest list a segment in an object that is not there, behind the ten records.
+func (r *rewrites) listGone(name string) {
+	r.t.Helper()
+	res, err := r.m.state.Apply(r.m.View().Index()+1, &metav1.Command{Command: &metav1.Command_CommitSegments{CommitSegments: &metav1.CommitSegments{
+		Object: name, ObjectBytes: 100, Segments: []*metav1.SegmentEntry{{
+			PartitionId: 1, BaseOffset: 10, EndOffset: 20, Position: 8, SizeBytes: 50, IndexPosition: 58, IndexBytes: 20, MaxTimestampMs: 1,
+		}},
+	}}})
+	require.NoError(r.t, err)
+	require.Nil(r.t, res.GetRejection())
+	require.Equal(r.t, []metav1.SegmentOutcome{metav1.SegmentOutcome_SEGMENT_OUTCOME_COMMITTED}, res.GetSegments())
+}
+
+// TestWhyAnObjectIsNotWrittenAnew: that an older version is needed is told once, and never for what may be over a minute later.
+// Behind an error that others would have as well nobody waits.
+func TestWhyAnObjectIsNotWrittenAnew(t *testing.T) {
+	const told = "bring an older version of it back"
+	final := map[string]error{"cut": fmt.Errorf("shard 0: %w", shard.ErrBelowLocal), "other records": fmt.Errorf("partition 1: %w", shard.ErrOtherRecords)}
+	for what, err := range final {
+		t.Run(what, func(t *testing.T) {
+			s, r, logged := twoDamaged(t)
+			r.err = errors.New("503 slow down")
+			s.recheckObjects(t.Context())
+			require.Equal(t, 1, r.calls, "the second would wait as well")
+			require.NotContains(t, logged.String(), told)
+			require.Contains(t, logged.String(), "503 slow down")
+			r.err = err
+			s.recheckObjects(t.Context())
+			require.Equal(t, 3, r.calls)
+			s.recheckObjects(t.Context())
+			require.Equal(t, 5, r.calls)
+			require.Equal(t, 2, strings.Count(logged.String(), told), "once of each, although something else was wrong before")
+			require.Contains(t, logged.String(), err.Error())
+		})
+	}
+	t.Run("listed, and the barrier failed", func(t *testing.T) {
+		s, r, logged := twoDamaged(t)
+		r.err, r.late = context.DeadlineExceeded, true
+		s.recheckObjects(t.Context())
+		require.InDelta(t, 1, testutil.ToFloat64(s.metrics.rewritten), 0)
+		require.Contains(t, logged.String(), "was written anew from the log")
+		require.NotContains(t, logged.String(), "level=ERROR")
+		require.Len(t, s.damaged, 2)
+		s.recheckObjects(t.Context())
+		s.recheckObjects(t.Context())
+		require.NotContains(t, logged.String(), "level=ERROR")
+		require.Empty(t, s.damaged, "it is needed no more")
+	})
+	t.Run("no replica", func(t *testing.T) {
+		s, r, logged := twoDamaged(t)
+		s.cfg.Replicas = func() []Local { return nil }
+		s.recheckObjects(t.Context())
+		require.Zero(t, r.calls)
+		require.Equal(t, 2, strings.Count(logged.String(), told))
+	})
+	t.Run("the object store does not answer", func(t *testing.T) {
+		s, r, logged := twoDamaged(t)
+		heads := 0
+		s.cfg.Bucket.(*object.Memory).Before = func(context.Context, string, string) error {
+			heads++
+			return context.DeadlineExceeded
+		}
+		s.recheckObjects(t.Context())
+		require.Equal(t, 1, heads)
+		require.Zero(t, r.calls)
+		require.NotContains(t, logged.String(), "level=ERROR")
+		require.Len(t, s.damaged, 2)
+	})
+}
+
+// twoDamaged makes a scrubber that has noted two objects which are gone, and returns what it logs from then on.
+func twoDamaged(t *testing.T) (*Scrubber, *rewrites, *bytes.Buffer) {
+	t.Helper()
+	m, b, _ := stored(t)
+	require.NoError(t, b.Delete(t.Context(), objectName))
+	r := &rewrites{t: t, m: m}
+	r.listGone("C/00/0/b.seg")
+	s := newScrubber(t, m, b, nil, Local{Replica: &fakeReplica{id: "n1/A", leads: true}})
+	s.cfg.Rewrite = r.rewrite
+	s.round(t.Context())
+	require.Len(t, s.damaged, 2)
+	var logged bytes.Buffer
+	s.log = slog.New(slog.NewTextHandler(&logged, nil))
+	return s, r, &logged
 }
 
 // behind is metadata that has not caught up.

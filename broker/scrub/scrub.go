@@ -55,8 +55,9 @@ type Config struct {
 	// replica twice at the same time.
 	Repair func(ctx context.Context, r Local, cause error) error
 	// Rewrite is called with an object that was found damaged twice and what the manifest lists in it, and has the manifest list
-	// that in a new object, made from a log of this node. It returns how many segments it did that for; it is called again a
-	// minute later for what is left.
+	// that in a new object, made from a log of this node. It returns how many segments it did that for, also beside an error. That the
+	// log has not what is wanted is shard.ErrBelowLocal or shard.ErrOtherRecords. It is called again a minute later for what is
+	// left.
 	Rewrite func(ctx context.Context, shard uint32, object string, listed []*metav1.SegmentEntry) (segments int, err error)
 	// StatePath is the file in which it keeps what it has found, and when a round began last. Empty: only in memory.
 	StatePath string

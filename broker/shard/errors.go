@@ -21,6 +21,8 @@ var (
 	ErrDiskFull = errors.New("disk has less free space than --disk-min-free")
 	// ErrBelowLocal says that the offset is no longer in this replica's memory or log; the manifest has it.
 	ErrBelowLocal = errors.New("offset is below the local log")
+	// ErrOtherRecords says that this replica's log has other records at these offsets than the manifest says.
+	ErrOtherRecords = errors.New("the log has other records than the manifest lists")
 	// ErrBehind says that the offset is beyond what this replica has applied.
 	ErrBehind = errors.New("offset is beyond what this replica has applied")
 	// ErrClosed says that the shard is stopping. Nothing was written.

@@ -2,11 +2,9 @@ package shard
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
-	"github.com/hashicorp/raft"
 	"github.com/oklog/ulid/v2"
 
 	metav1 "github.com/streamhouse/streamhouse/api/streamhouse/meta/v1"
@@ -20,7 +18,8 @@ const rewriteTimeout = 5 * time.Minute
 // RewriteObject writes the segments of a damaged object that the log here still has into a new object, and has the manifest
 // list that instead. It works on every replica: what is applied is committed, and the same everywhere. It returns the name of
 // the new object and how many segments were listed, which may be fewer than those asked for, and none where another node was
-// faster. ErrBelowLocal says that the log has none of them whole; any other error may be another one at the next try.
+// faster. ErrBelowLocal says that the log has none of them whole, ErrOtherRecords that it has others; any other error may be
+// another one at the next try, also one beside segments, which are listed then.
 //
 // The damaged object is let go of by the manifest and condemned by the janitor, not overwritten or deleted here. Whatever is
 // not known to be listed, because of an error, is an object that nobody reads, and is removed by the janitor.
@@ -98,10 +97,7 @@ func (s *Shard) listedRuns(ctx context.Context, listed []*metav1.SegmentEntry) (
 		}
 		return nil
 	})
-	if errors.Is(err, raft.ErrLogNotFound) {
-		return nil, errors.Join(ErrBelowLocal, err) // cut while it was read: the next try has what is left
-	}
-	return runs, err
+	return runs, err // raft.ErrLogNotFound where the log was cut meanwhile: the next try has what is left
 }
 
 // sameSegments says what segments have, that were made from the log, that those have not which the manifest lists. Batches are
@@ -115,7 +111,7 @@ func sameSegments(made, listed []*metav1.SegmentEntry) error {
 		w := want[e.GetPartitionId()]
 		if e.GetBaseOffset() != w.GetBaseOffset() || e.GetEndOffset() != w.GetEndOffset() || e.GetSizeBytes() != w.GetSizeBytes() ||
 			e.GetMaxTimestampMs() != w.GetMaxTimestampMs() {
-			return fmt.Errorf("partition id %d: the log has offsets %d to %d in %d bytes, the manifest %d to %d in %d", e.GetPartitionId(),
+			return fmt.Errorf("%w: partition id %d: the log has offsets %d to %d in %d bytes, the manifest %d to %d in %d", ErrOtherRecords, e.GetPartitionId(),
 				e.GetBaseOffset(), e.GetEndOffset(), e.GetSizeBytes(), w.GetBaseOffset(), w.GetEndOffset(), w.GetSizeBytes())
 		}
 	}

@@ -165,6 +165,7 @@ func TestRewriteWantsTheSameRecords(t *testing.T) {
 		listed := n.listedIn(name)
 		change(listed[0])
 		_, _, err := n.shard.RewriteObject(t.Context(), name, listed)
+		require.ErrorIs(t, err, ErrOtherRecords, what)
 		require.ErrorContains(t, err, "the log has offsets 0 to 3", what)
 	}
 	listed := n.listedIn(name)[:1]
