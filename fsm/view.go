@@ -209,6 +209,12 @@ func (v *View) ObjectKnown(name string) bool {
 	return ok
 }
 
+// ObjectListed reports whether the manifest lists a segment in an object. It takes no longer where there are many segments.
+func (v *View) ObjectListed(name string) bool {
+	o, ok := v.objects.Get(name)
+	return ok && o.live > 0
+}
+
 // ObjectBytes returns the size of an object of the manifest when it was written.
 func (v *View) ObjectBytes(name string) (uint64, bool) {
 	o, ok := v.objects.Get(name)

@@ -65,6 +65,31 @@ func TestViewFinds(t *testing.T) {
 	}
 }
 
+// TestObjectListed: an object is listed until nothing of it is left, whatever lets go of it.
+func TestObjectListed(t *testing.T) {
+	m := newMachine(t)
+	m.ok(initCluster(1))
+	m.ok(createTopic(1, "t", 2, nil))
+	listed := func(want bool, names ...string) {
+		t.Helper()
+		for _, name := range names {
+			require.Equal(t, want, m.state.View().ObjectListed(name), name)
+		}
+	}
+	m.ok(commit("a", 0, segment(1, 0, 10), segment(2, 0, 5)))
+	m.ok(commit("late", 0, segment(1, 0, 10)))
+	m.ok(drop("condemned"))
+	listed(true, "a")
+	listed(false, "late", "condemned", "unknown", "")
+	m.ok(trim(2, 5))
+	listed(true, "a")
+	m.ok(replace("a", commit("b", 0, segment(1, 0, 10))))
+	listed(true, "b")
+	listed(false, "a")
+	m.ok(deleteTopic(1, "t"))
+	listed(false, "a", "b")
+}
+
 func TestFindSegment(t *testing.T) {
 	m := newMachine(t)
 	m.ok(initCluster(1))

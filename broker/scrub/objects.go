@@ -213,9 +213,7 @@ func isDamage(err error) bool {
 }
 
 // isListed says whether the object is in the manifest yet: retention may have removed it meanwhile.
-func (s *Scrubber) isListed(name string) bool {
-	return len(listed(s.cfg.Metadata.View(), func(_ *fsm.Partition, object string) bool { return object == name })) > 0
-}
+func (s *Scrubber) isListed(name string) bool { return s.cfg.Metadata.View().ObjectListed(name) }
 
 // object checks one object: that it is there with the size it was written with, every byte of it, and that it has what the
 // manifest lists.
