@@ -76,6 +76,14 @@ func (s *Scrubber) objects(ctx context.Context, leads map[uint32]bool) {
 	}
 }
 
+// noted is what is remembered of a damaged object.
+type noted struct {
+	// at is when it was found, or the node started with it.
+	at time.Time
+	// isTold is set once it was told that it is not written anew.
+	isTold bool
+}
+
 // noteObject remembers a damaged object, or forgets it where there is no damage.
 func (s *Scrubber) noteObject(name string, damaged bool) {
 	s.mu.Lock()
@@ -85,7 +93,7 @@ func (s *Scrubber) noteObject(name string, damaged bool) {
 	case !damaged && known:
 		delete(s.damaged, name)
 	case damaged && !known && len(s.damaged) < maxDamagedObjects:
-		s.damaged[name] = false
+		s.damaged[name] = &noted{at: time.Now()}
 	default:
 		return
 	}
@@ -95,23 +103,16 @@ func (s *Scrubber) noteObject(name string, damaged bool) {
 
 // recheckObjects looks again at objects that were found damaged, whoever leads their shards by now: what was mended, or is
 // needed no more, is not told for another interval, and what is damaged is not forgotten with the leadership. What is damaged
-// still, and so was found to be twice, is written anew where a log here has it. It ends early where the object store does not
-// answer or takes nothing: the next time it begins with other ones.
+// still, and was found long enough ago that it is not the same moment of the object store, is written anew where a log here has
+// it. It ends early where the object store does not answer or takes nothing: the next time it begins with other ones.
 func (s *Scrubber) recheckObjects(ctx context.Context) {
-	again := make(map[string]bool)
-	s.mu.Lock()
-	for name := range s.damaged {
-		if again[name] = true; len(again) == recheckedObjects {
-			break // the order of a map is another one each time
-		}
-	}
-	s.mu.Unlock()
+	again := s.toRecheck()
 	if len(again) == 0 || s.barrier(ctx) != nil {
 		return // nobody knows what the manifest lists by now
 	}
 	view := s.cfg.Metadata.View()
-	known := listed(view, func(_ *fsm.Partition, object string) bool { return again[object] })
-	for name := range again {
+	known := listed(view, func(_ *fsm.Partition, object string) bool { _, ok := again[object]; return ok })
+	for name, isOld := range again {
 		l, needed := known[name]
 		var err error
 		if needed {
@@ -126,10 +127,25 @@ func (s *Scrubber) recheckObjects(ctx context.Context) {
 		case !isDamage(err):
 			s.log.Info("an object that was damaged could not be read", "object", name, "error", err)
 			return // the others would wait for a store that does not answer as well, and the replicas behind them
-		case !s.rewrite(ctx, name, l):
+		case isOld && !s.rewrite(ctx, name, l):
 			return
 		}
 	}
+}
+
+// toRecheck returns some of the objects that were found damaged, and of each whether that is as long ago as from one look to the
+// next: looks and rounds have nothing to do with each other, and the first one may be right behind a round.
+func (s *Scrubber) toRecheck() (isOld map[string]bool) {
+	isOld = make(map[string]bool)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for name, n := range s.damaged {
+		isOld[name] = time.Since(n.at) >= s.recheckEvery()
+		if len(isOld) == recheckedObjects {
+			break // the order of a map is another one each time
+		}
+	}
+	return isOld
 }
 
 // rewrite has a damaged object written anew, as far as the log of this node's replica has what it had. It stays noted until
@@ -162,8 +178,8 @@ func (s *Scrubber) rewrite(ctx context.Context, name string, l listing) (others 
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if told, known := s.damaged[name]; known && !told {
-		s.damaged[name] = true
+	if n := s.damaged[name]; n != nil && !n.isTold {
+		n.isTold = true
 		s.log.Error("a damaged object, or a part of it, is not written anew from the log of this node; bring an older version of it back", "object", name, "error", err)
 	}
 	return true

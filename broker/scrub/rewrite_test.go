@@ -45,39 +45,49 @@ func (r *rewrites) rewrite(_ context.Context, _ uint32, object string, listed []
 	return len(listed), r.err
 }
 
-// TestDamagedObjectIsWrittenAnew: once it was found damaged twice, from a replica that is right; then it is told no more.
+// TestDamagedObjectIsWrittenAnew: once it was found damaged twice, a minute apart, from a replica that is right; then it is told
+// no more.
 func TestDamagedObjectIsWrittenAnew(t *testing.T) {
-	m, b, data := stored(t)
-	require.NoError(t, b.Delete(t.Context(), objectName))
-	replica := &fakeReplica{id: "n1/A", leads: true}
-	s := newScrubber(t, m, b, nil, Local{Replica: replica})
-	r := &rewrites{t: t, m: m}
-	s.cfg.Rewrite = r.rewrite
-	s.round(t.Context())
-	require.Zero(t, r.calls, "a bucket that was away for a moment is no reason")
-	require.NoError(t, b.Put(t.Context(), objectName, bytes.NewReader(data), int64(len(data))))
-	s.recheck(t.Context())
-	require.Zero(t, r.calls)
-	require.Empty(t, s.damaged)
+	synctest.Test(t, func(t *testing.T) {
+		m, b, data := stored(t)
+		require.NoError(t, b.Delete(t.Context(), objectName))
+		replica := &fakeReplica{id: "n1/A", leads: true}
+		s := newScrubber(t, m, b, nil, Local{Replica: replica})
+		r := &rewrites{t: t, m: m}
+		s.cfg.Rewrite = r.rewrite
+		s.round(t.Context())
+		require.Zero(t, r.calls, "a bucket that was away for a moment is no reason")
+		s.recheck(t.Context())
+		require.Zero(t, r.calls, "nor is it one when the next look comes within the same moment")
+		<-time.After(recheckInterval)
+		require.NoError(t, b.Put(t.Context(), objectName, bytes.NewReader(data), int64(len(data))))
+		s.recheck(t.Context())
+		require.Zero(t, r.calls)
+		require.Empty(t, s.damaged)
 
-	require.NoError(t, b.Delete(t.Context(), objectName))
-	s.round(t.Context())
-	s.noteReplica("n1/A", &logstore.CorruptError{File: "f", Reason: "r"})
-	s.recheckObjects(t.Context())
-	require.Zero(t, r.calls, "what the replica has is not known to be right")
-	s.noteReplica("n1/A", nil)
-	r.err = errLogIsCut
-	s.recheckObjects(t.Context())
-	require.Equal(t, 1, r.calls)
-	require.InDelta(t, 1, testutil.ToFloat64(s.metrics.objects), 0)
-	require.InDelta(t, 0, testutil.ToFloat64(s.metrics.rewritten), 0)
-	r.err = nil
-	s.recheckObjects(t.Context())
-	require.Equal(t, 2, r.calls)
-	require.InDelta(t, 0, testutil.ToFloat64(s.metrics.objects), 0)
-	require.InDelta(t, 1, testutil.ToFloat64(s.metrics.rewritten), 0)
-	s.recheckObjects(t.Context())
-	require.Equal(t, 2, r.calls)
+		require.NoError(t, b.Delete(t.Context(), objectName))
+		s.round(t.Context())
+		<-time.After(recheckInterval - 1)
+		s.recheckObjects(t.Context())
+		require.Zero(t, r.calls, "what was found earlier does not count")
+		<-time.After(1)
+		s.noteReplica("n1/A", &logstore.CorruptError{File: "f", Reason: "r"})
+		s.recheckObjects(t.Context())
+		require.Zero(t, r.calls, "what the replica has is not known to be right")
+		s.noteReplica("n1/A", nil)
+		r.err = errLogIsCut
+		s.recheckObjects(t.Context())
+		require.Equal(t, 1, r.calls)
+		require.InDelta(t, 1, testutil.ToFloat64(s.metrics.objects), 0)
+		require.InDelta(t, 0, testutil.ToFloat64(s.metrics.rewritten), 0)
+		r.err = nil
+		s.recheckObjects(t.Context())
+		require.Equal(t, 2, r.calls)
+		require.InDelta(t, 0, testutil.ToFloat64(s.metrics.objects), 0)
+		require.InDelta(t, 1, testutil.ToFloat64(s.metrics.rewritten), 0)
+		s.recheckObjects(t.Context())
+		require.Equal(t, 2, r.calls)
+	})
 }
 
 // listGone has the manifest list a segment in an object that is not there, behind the ten records.
@@ -161,6 +171,9 @@ func twoDamaged(t *testing.T) (*Scrubber, *rewrites, *bytes.Buffer) {
 	s.cfg.Rewrite = r.rewrite
 	s.round(t.Context())
 	require.Len(t, s.damaged, 2)
+	for _, n := range s.damaged {
+		n.at = n.at.Add(-recheckInterval)
+	}
 	var logged bytes.Buffer
 	s.log = slog.New(slog.NewTextHandler(&logged, nil))
 	return s, r, &logged

@@ -39,7 +39,7 @@ func (s *Scrubber) load() {
 	}
 	s.began = was.RoundBegan
 	for _, name := range was.DamagedObjects[:min(len(was.DamagedObjects), maxDamagedObjects)] {
-		s.damaged[name] = false
+		s.damaged[name] = &noted{at: time.Now()}
 	}
 	s.metrics.objects.Set(float64(len(s.damaged)))
 }

@@ -54,7 +54,7 @@ type Config struct {
 	// why nothing was done; it is called again a minute later, as it is while the replica is there. It may be called for a
 	// replica twice at the same time.
 	Repair func(ctx context.Context, r Local, cause error) error
-	// Rewrite is called with an object that was found damaged twice and what the manifest lists in it, and has the manifest list
+	// Rewrite is called with an object that was found damaged twice, a minute apart, and what the manifest lists in it, and has the manifest list
 	// that in a new object, made from a log of this node. It returns how many segments it did that for, also beside an error. That the
 	// log has not what is wanted is shard.ErrBelowLocal or shard.ErrOtherRecords. It is called again a minute later for what is
 	// left.
@@ -78,11 +78,11 @@ type Scrubber struct {
 
 	serving chan struct{} // has one element while the disk is read for another node
 
-	mu      sync.Mutex       // guards what follows
-	damaged map[string]bool  // objects found damaged, and whether it was told that they are not written anew
-	began   time.Time        // of the last whole round, or the first start
-	unsaved bool             // damaged or began has changed since it was saved
-	found   map[string]error // replicas found damaged or different, by their ids, and why
+	mu      sync.Mutex        // guards what follows
+	damaged map[string]*noted // objects found damaged, by their names
+	began   time.Time         // of the last whole round, or the first start
+	unsaved bool              // damaged or began has changed since it was saved
+	found   map[string]error  // replicas found damaged or different, by their ids, and why
 }
 
 // New starts nothing; Run does. It reads what was found before the last restart: that is told at once.
@@ -95,7 +95,7 @@ func New(cfg Config) (*Scrubber, error) {
 	}
 	s := &Scrubber{
 		cfg: cfg, log: cfg.Logger, metrics: newMetrics(cfg.Registerer), serving: make(chan struct{}, 1),
-		damaged: make(map[string]bool), found: make(map[string]error),
+		damaged: make(map[string]*noted), found: make(map[string]error),
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
