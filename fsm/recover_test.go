@@ -350,8 +350,10 @@ func TestRecoverTakesAllOfOneLife(t *testing.T) {
 	require.Equal(t, int64(20), report.Records())
 }
 
-// TestChain: overlaps and lost races cost nothing that some way keeps.
+// TestChain: overlaps and lost races cost nothing that some way keeps, and what was written anew is taken and not what was
+// damaged, whatever the hashes in their names.
 func TestChain(t *testing.T) {
+	const older, newer = "C/f0/1/01JZ0000000000000000000000.seg", "C/0a/1/01JZ0000010000000000000000.seg"
 	seg := func(object string, base, end int64) Segment {
 		return Segment{Object: object, BaseOffset: base, EndOffset: end, SizeBytes: 1}
 	}
@@ -366,7 +368,10 @@ func TestChain(t *testing.T) {
 		"one hole":            {0, []Segment{seg("a", 0, 5), seg("c", 9, 12)}, []string{"a", "C/lost/7-5-9", "c"}},
 		"a hole first":        {3, []Segment{seg("c", 9, 12)}, []string{"C/lost/7-3-9", "c"}},
 		"below what is known": {10, []Segment{seg("a", 0, 10), seg("b", 5, 15)}, nil},
-		"twice the same":      {0, []Segment{seg("b", 0, 10), seg("a", 0, 10)}, []string{"a"}},
+		"twice the same":      {0, []Segment{seg("b", 0, 10), seg("a", 0, 10)}, []string{"b"}},
+		"written anew":        {0, []Segment{seg(newer, 0, 10), seg(older, 0, 10)}, []string{newer}},
+		"found the other way": {0, []Segment{seg(older, 0, 10), seg(newer, 0, 10)}, []string{newer}},
+		"longer, though old":  {0, []Segment{seg(newer, 0, 10), seg(older, 0, 15)}, []string{older}},
 		"empty ones":          {0, []Segment{seg("a", 0, 0)}, nil},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"path"
 	"slices"
 	"sort"
 )
@@ -81,9 +82,16 @@ func times(p *Partition) error {
 	return nil
 }
 
+// isNewer compares names of objects. They end in ULIDs, which sort as text by the time when they were made; what is before that
+// is of a hash.
+func isNewer(a, b string) bool {
+	return cmp.Or(cmp.Compare(path.Base(a), path.Base(b)), cmp.Compare(a, b)) > 0
+}
+
 // chain returns segments that follow one another from the offset from on to the highest end that was found, with as few
 // lost offsets as can be. Two leaders may have uploaded the same records, and only one of them listed them: both are
-// what was committed, so either is right.
+// what was committed. Of two with the same offsets the newer one is taken: it may have been written in place of the other one,
+// whose records were found damaged.
 func chain(clusterID string, partitionID uint64, from int64, found []Segment) []Segment {
 	at := []int64{from}
 	var usable []Segment
@@ -103,7 +111,7 @@ func chain(clusterID string, partitionID uint64, from int64, found []Segment) []
 		if a.EndOffset != b.EndOffset {
 			return a.EndOffset > b.EndOffset
 		}
-		return a.Object < b.Object
+		return isNewer(a.Object, b.Object)
 	})
 	// lost[i] is how many offsets are lost at least from at[i] on, use[i] the segment to take there, -1 for a hole.
 	lost, use := make([]int64, len(at)), make([]int, len(at))
