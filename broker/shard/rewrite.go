@@ -16,22 +16,22 @@ import (
 const rewriteTimeout = 5 * time.Minute
 
 // RewriteObject writes the segments of a damaged object that the log here still has into a new object, and has the manifest
-// list that instead. It works on every replica: what is applied is committed, and the same everywhere. It returns the name of
-// the new object and how many segments were listed, which may be fewer than those asked for, and none where another node was
-// faster. ErrBelowLocal says that the log has none of them whole, ErrOtherRecords that it has others; any other error may be
-// another one at the next try, also one beside segments, which are listed then.
+// list that instead. It works on every replica: what is applied is committed, and the same everywhere. It returns how
+// many segments were listed, which may be fewer than those asked for, and none where another node was faster. ErrBelowLocal says
+// that the log has none of them whole, ErrOtherRecords that it has others; any other error may be another one at the next try,
+// also one beside segments, which are listed then.
 //
 // The damaged object is let go of by the manifest and condemned by the janitor, not overwritten or deleted here. Whatever is
 // not known to be listed, because of an error, is an object that nobody reads, and is removed by the janitor.
-func (s *Shard) RewriteObject(ctx context.Context, name string, listed []*metav1.SegmentEntry) (replacement string, segments int, err error) {
+func (s *Shard) RewriteObject(ctx context.Context, name string, listed []*metav1.SegmentEntry) (segments int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, rewriteTimeout)
 	defer cancel()
 	if level := s.cfg.Metadata.View().FeatureLevel(); level < fsm.FeatureLevelReplace {
-		return "", 0, fmt.Errorf("the cluster is at feature level %d, objects are written anew from %d on: upgrade all nodes", level, fsm.FeatureLevelReplace)
+		return 0, fmt.Errorf("the cluster is at feature level %d, objects are written anew from %d on: upgrade all nodes", level, fsm.FeatureLevelReplace)
 	}
 	runs, err := s.listedRuns(ctx, listed)
 	if err != nil {
-		return "", 0, err
+		return 0, err
 	}
 	ids := make([]uint64, 0, len(runs))
 	for _, e := range listed {
@@ -41,26 +41,26 @@ func (s *Shard) RewriteObject(ctx context.Context, name string, listed []*metav1
 	}
 	replacement, obj, err := s.buildObject(ulid.Make(), ids, runs)
 	if err != nil || obj == nil {
-		return "", 0, err
+		return 0, err
 	}
 	if err := sameSegments(obj.Segments, listed); err != nil {
-		return "", 0, fmt.Errorf("object %s is not written anew: %w", name, err)
+		return 0, fmt.Errorf("object %s is not written anew: %w", name, err)
 	}
 	if err := s.cfg.Uploads.Put(ctx, replacement, obj.Body(), obj.SizeBytes); err != nil {
-		return "", 0, fmt.Errorf("put object %s: %w", replacement, err)
+		return 0, fmt.Errorf("put object %s: %w", replacement, err)
 	}
 	res, err := s.proposeListing(ctx, replacement, &metav1.Command{Command: &metav1.Command_ReplaceSegments{ReplaceSegments: &metav1.ReplaceSegments{
 		Object: name, Replacement: replacement, ReplacementBytes: uint64(obj.SizeBytes), Shard: s.cfg.Shard, Segments: obj.Segments,
 	}}})
 	if err != nil {
-		return "", 0, err
+		return 0, err
 	}
 	for _, outcome := range res.GetSegments() {
 		if outcome == metav1.SegmentOutcome_SEGMENT_OUTCOME_COMMITTED || outcome == metav1.SegmentOutcome_SEGMENT_OUTCOME_ALREADY_COMMITTED {
 			segments++
 		}
 	}
-	return replacement, segments, s.cfg.Metadata.Barrier(ctx)
+	return segments, s.cfg.Metadata.Barrier(ctx)
 }
 
 // listedRuns reads the batches of those listed segments that the log here has whole, of each partition one. It returns

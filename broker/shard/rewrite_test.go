@@ -2,6 +2,7 @@ package shard
 
 import (
 	"context"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -27,6 +28,15 @@ func (n *node) listedIn(name string) []*metav1.SegmentEntry {
 		}
 	}
 	return entries
+}
+
+// listedObject returns the only object of which the manifest lists something.
+func (n *node) listedObject() string {
+	n.t.Helper()
+	view := n.metadata.View()
+	names := slices.DeleteFunc(n.objects(), func(name string) bool { return !view.ObjectListed(name) })
+	require.Len(n.t, names, 1)
+	return names[0]
 }
 
 // requireHistory reads a partition from the object store alone.
@@ -73,9 +83,10 @@ func TestObjectIsWrittenAnew(t *testing.T) {
 	n := newNode(t, 2, late)
 	name := n.lost()
 	listed := n.listedIn(name)
-	replacement, segments, err := n.shard.RewriteObject(t.Context(), name, listed)
+	segments, err := n.shard.RewriteObject(t.Context(), name, listed)
 	require.NoError(t, err)
 	require.Equal(t, 2, segments)
+	replacement := n.listedObject()
 	require.Equal(t, []string{replacement}, n.objects())
 	require.NotEqual(t, name, replacement)
 	require.Len(t, n.listedIn(replacement), 2)
@@ -83,10 +94,13 @@ func TestObjectIsWrittenAnew(t *testing.T) {
 	n.requireHistory(2, log{"b0", "b1"})
 	require.NoError(t, n.metadata.View().Check())
 
-	second, segments, err := n.shard.RewriteObject(t.Context(), name, listed)
+	segments, err = n.shard.RewriteObject(t.Context(), name, listed)
 	require.NoError(t, err)
 	require.Zero(t, segments)
 	require.Len(t, n.listedIn(replacement), 2)
+	objects := n.objects()
+	require.Len(t, objects, 2)
+	second := objects[slices.IndexFunc(objects, func(name string) bool { return name != replacement })]
 	unused := make(map[string]bool)
 	for name := range n.metadata.View().UnusedObjects() {
 		unused[name] = true
@@ -110,11 +124,11 @@ func TestRewriteWithoutAnswer(t *testing.T) {
 			return context.DeadlineExceeded
 		}
 	})
-	replacement, segments, err := n.shard.RewriteObject(t.Context(), name, n.listedIn(name))
+	segments, err := n.shard.RewriteObject(t.Context(), name, n.listedIn(name))
 	require.NoError(t, err)
 	require.Equal(t, 1, silent)
 	require.Equal(t, 2, segments)
-	require.Len(t, n.listedIn(replacement), 2)
+	require.Len(t, n.listedIn(n.listedObject()), 2)
 	require.Len(t, n.objects(), 1)
 }
 
@@ -134,9 +148,10 @@ func TestRewriteOfTrimmedAndDeleted(t *testing.T) {
 			return err
 		}
 	})
-	replacement, segments, err := n.shard.RewriteObject(t.Context(), name, n.listedIn(name))
+	segments, err := n.shard.RewriteObject(t.Context(), name, n.listedIn(name))
 	require.NoError(t, err)
 	require.Equal(t, 1, segments)
+	replacement := n.listedObject()
 	require.Len(t, n.listedIn(replacement), 1)
 	n.requireHistory(2, log{"b0", "b1"})
 	listed := n.listedIn(replacement)
@@ -144,7 +159,7 @@ func TestRewriteOfTrimmedAndDeleted(t *testing.T) {
 	n.metadata.do(t, &metav1.Command{Command: &metav1.Command_DeleteTopic{DeleteTopic: &metav1.DeleteTopic{
 		Name: "t", Uuid: []byte("uuid-of-the-topic"[:16]),
 	}}})
-	_, segments, err = n.shard.RewriteObject(t.Context(), replacement, listed)
+	segments, err = n.shard.RewriteObject(t.Context(), replacement, listed)
 	if err != nil {
 		require.ErrorIs(t, err, ErrBelowLocal, "the shard has dropped the partition")
 	}
@@ -164,13 +179,13 @@ func TestRewriteWantsTheSameRecords(t *testing.T) {
 	} {
 		listed := n.listedIn(name)
 		change(listed[0])
-		_, _, err := n.shard.RewriteObject(t.Context(), name, listed)
+		_, err := n.shard.RewriteObject(t.Context(), name, listed)
 		require.ErrorIs(t, err, ErrOtherRecords, what)
 		require.ErrorContains(t, err, "the log has offsets 0 to 3", what)
 	}
 	listed := n.listedIn(name)[:1]
 	listed[0].EndOffset = 4 // it has not applied so much
-	_, _, err := n.shard.RewriteObject(t.Context(), name, listed)
+	_, err := n.shard.RewriteObject(t.Context(), name, listed)
 	require.ErrorIs(t, err, ErrBelowLocal)
 	require.Empty(t, n.objects())
 }
@@ -184,7 +199,7 @@ func TestRewriteOfWhatTheLogHasCut(t *testing.T) {
 	name := n.lost()
 	listed := n.listedIn(name)
 	n.checkpoint()
-	_, _, err := n.shard.RewriteObject(t.Context(), name, listed)
+	_, err := n.shard.RewriteObject(t.Context(), name, listed)
 	require.ErrorIs(t, err, ErrBelowLocal)
 	require.Empty(t, n.objects())
 	n.write(2, 2, "c", true)
@@ -192,7 +207,7 @@ func TestRewriteOfWhatTheLogHasCut(t *testing.T) {
 	whole := n.objects()[0]
 	require.NoError(t, n.bucket.Delete(t.Context(), whole))
 	listed = append(n.listedIn(whole), listed[0]) // as if it had been one object
-	_, segments, err := n.shard.RewriteObject(t.Context(), whole, listed)
+	segments, err := n.shard.RewriteObject(t.Context(), whole, listed)
 	require.NoError(t, err)
 	require.Equal(t, 1, segments)
 	require.Empty(t, n.listedIn(whole))
@@ -204,7 +219,7 @@ func TestRewriteWaitsForTheFeatureLevel(t *testing.T) {
 	name := n.lost()
 	listed := n.listedIn(name)
 	n.metadata.set(func(m *metadata) { m.state = fsm.New() })
-	_, _, err := n.shard.RewriteObject(t.Context(), name, listed)
+	_, err := n.shard.RewriteObject(t.Context(), name, listed)
 	require.ErrorContains(t, err, "upgrade all nodes")
 	require.Empty(t, n.objects())
 }

@@ -42,8 +42,7 @@ func (n *Node) rewrite(ctx context.Context, number uint32, object string, listed
 	if !ok {
 		return 0, fmt.Errorf("this node has no replica of shard %d any more", number)
 	}
-	_, segments, err := sh.RewriteObject(ctx, object, listed)
-	return segments, err
+	return sh.RewriteObject(ctx, object, listed)
 }
 
 // repair has a damaged replica rebuilt. That of the metadata is opened with the process alone, so the node ends with the
