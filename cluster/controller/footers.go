@@ -7,10 +7,13 @@ import (
 )
 
 const (
-	// maxFooterBytes bounds the memory of what was read of orphans: some ten thousand of them, with their names.
+	// maxFooterBytes bounds about what the memory has of what was read of orphans: some ten thousand of them with a few segments
+	// each, fewer with more.
 	maxFooterBytes = 16 << 20
-	// footerOverhead is about what an entry takes beside its footer's encoded bytes.
+	// footerOverhead is about what an entry takes beside its name, the footer's encoded bytes and its segments.
 	footerOverhead = 512
+	// segmentOverhead is about what a decoded segment takes beside its encoded bytes: two messages of over 100 bytes each.
+	segmentOverhead = 256
 )
 
 // footers remembers what was read of the orphans that are kept, which are listed again once a grace period: their objects do
@@ -26,8 +29,9 @@ type readFooter struct {
 	footer *metav1.ObjectFooter
 }
 
+// bytes returns about what it takes in memory. The encoded bytes stand for the texts in it, of which each segment has its own.
 func (r *readFooter) bytes() int64 {
-	return int64(len(r.orphan.name)+proto.Size(r.footer)) + footerOverhead
+	return int64(len(r.orphan.name)+proto.Size(r.footer)+len(r.footer.GetSegments())*segmentOverhead) + footerOverhead
 }
 
 // get returns what was read of an orphan; footer is nil for one that is damaged.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/proto"
 
 	metav1 "github.com/streamhouse/streamhouse/api/streamhouse/meta/v1"
 )
@@ -69,4 +71,29 @@ func TestFootersAreBounded(t *testing.T) {
 	require.Same(t, footer, got)
 	f.keep(nil)
 	require.Zero(t, f.bytes)
+}
+
+// TestFootersOfManySegmentsAreBounded: it is the memory that counts, not the few bytes in which a segment is encoded.
+func TestFootersOfManySegmentsAreBounded(t *testing.T) {
+	footer := &metav1.ObjectFooter{ClusterId: "C"}
+	for i := range 1000 {
+		footer.Segments = append(footer.Segments, &metav1.FooterSegment{
+			Entry: &metav1.SegmentEntry{PartitionId: uint64(i), EndOffset: 1, SizeBytes: 1}, Topic: "t", TopicUuid: make([]byte, 16), Partition: 1, Records: 1,
+		})
+	}
+	encoded, err := proto.Marshal(footer)
+	require.NoError(t, err)
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	var f footers
+	for i := range 1000 {
+		read := new(metav1.ObjectFooter)
+		require.NoError(t, proto.Unmarshal(encoded, read))
+		f.add(orphan{name: fmt.Sprint(i)}, read)
+	}
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	require.Less(t, int64(after.HeapAlloc)-int64(before.HeapAlloc), int64(maxFooterBytes)*5/4)
+	require.Greater(t, len(f.read), 40, "nor is it much less")
 }
