@@ -27,7 +27,7 @@ MONITORING := $(BIN)/prometheus $(BIN)/alertmanager $(BIN)/amtool
 
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help build dev observe simulate test test-unit test-arch lint generate verify fuzz bench bench-smoke integration faults dashboards grafana-check mutants nightly clean
+.PHONY: help build dev observe simulate test test-unit test-arch beside lint generate verify fuzz bench bench-smoke integration faults dashboards grafana-check mutants nightly clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -42,7 +42,11 @@ observe: build $(MONITORING) ## Build, and run such a cluster with Prometheus an
 	@BIN=$(BIN) DEV_ARGS="$(DEV_ARGS)" exec tools/observe.sh
 
 test: $(MONITORING) $(BIN)/versitygw test-unit test-arch simulate ## Install what the tests need and run them all, with seeds of fuzz tests and each benchmark once
-	@$(MAKE) -j2 integration bench-smoke dashboards grafana-check # servers' tests mostly wait
+	@$(MAKE) -j2 integration beside
+
+# The servers' tests mostly wait, and come first when they do not.
+beside:
+	@nice -n 10 $(MAKE) dashboards grafana-check bench-smoke
 
 test-unit:
 	$(GO) test -race -timeout $(TEST_TIMEOUT) ./...
