@@ -3,9 +3,7 @@ package broker
 import (
 	"cmp"
 	"context"
-	"errors"
 	"slices"
-	"strconv"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -494,38 +492,4 @@ func (b *Broker) fillLag(ctx context.Context, p *streamhousev1.GroupPartition) e
 	p.LogStartOffset, p.HighWatermark = at.partition.LogStart, end
 	p.Lag = lag(p.GetCommittedOffset(), at.partition.LogStart, end)
 	return nil
-}
-
-// fromGroup gives the errors of groups their reasons; nil for others.
-func fromGroup(err error) *Error {
-	e := &Error{Message: err.Error(), Cause: err}
-	switch {
-	case errors.Is(err, group.ErrUnknownMember):
-		e.Reason = reasonUnknownMember
-	case errors.Is(err, group.ErrFencedEpoch):
-		e.Reason = reasonFencedMember
-	case errors.Is(err, group.ErrInstanceInUse):
-		e.Reason = reasonInstanceInUse
-		if held, ok := errors.AsType[*shard.InstanceInUseError](err); ok {
-			e.Metadata = map[string]string{
-				"member_id": held.Member.MemberID, "wait_ms": strconv.FormatInt(held.Wait.Milliseconds(), 10),
-			}
-		}
-	case errors.Is(err, group.ErrNotOwned):
-		e.Reason = reasonNotOwned
-	case errors.Is(err, group.ErrStaleCommit):
-		e.Reason = reasonStaleCommit
-	case errors.Is(err, group.ErrNotEmpty):
-		e.Reason = reasonGroupNotEmpty
-	case errors.Is(err, group.ErrFull):
-		e.Reason = reasonGroupFull
-	case errors.Is(err, shard.ErrTooManyGroups), errors.Is(err, shard.ErrTooManyMembers),
-		errors.Is(err, shard.ErrTooManyTopics), errors.Is(err, shard.ErrTooManyOffsets):
-		e.Reason = reasonCoordinatorFull
-	case errors.Is(err, shard.ErrNoGroup):
-		e.Reason = reasonGroupNotFound
-	default:
-		return nil
-	}
-	return e
 }

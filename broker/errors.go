@@ -7,6 +7,7 @@ import (
 	"strconv"
 
 	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
+	"github.com/streamhouse/streamhouse/broker/group"
 	"github.com/streamhouse/streamhouse/broker/shard"
 	"github.com/streamhouse/streamhouse/cluster/logstore"
 	"github.com/streamhouse/streamhouse/cluster/metadata"
@@ -236,6 +237,40 @@ func fromStorage(err error) *Error {
 		e.Reason = reasonRecordTooLarge
 	case errors.Is(err, record.ErrCorrupt), errors.Is(err, record.ErrTruncated):
 		e.Reason = reasonCorruptBatch
+	default:
+		return nil
+	}
+	return e
+}
+
+// fromGroup gives the errors of groups their reasons; nil for others.
+func fromGroup(err error) *Error {
+	e := &Error{Message: err.Error(), Cause: err}
+	switch {
+	case errors.Is(err, group.ErrUnknownMember):
+		e.Reason = reasonUnknownMember
+	case errors.Is(err, group.ErrFencedEpoch):
+		e.Reason = reasonFencedMember
+	case errors.Is(err, group.ErrInstanceInUse):
+		e.Reason = reasonInstanceInUse
+		if held, ok := errors.AsType[*shard.InstanceInUseError](err); ok {
+			e.Metadata = map[string]string{
+				"member_id": held.Member.MemberID, "wait_ms": strconv.FormatInt(held.Wait.Milliseconds(), 10),
+			}
+		}
+	case errors.Is(err, group.ErrNotOwned):
+		e.Reason = reasonNotOwned
+	case errors.Is(err, group.ErrStaleCommit):
+		e.Reason = reasonStaleCommit
+	case errors.Is(err, group.ErrNotEmpty):
+		e.Reason = reasonGroupNotEmpty
+	case errors.Is(err, group.ErrFull):
+		e.Reason = reasonGroupFull
+	case errors.Is(err, shard.ErrTooManyGroups), errors.Is(err, shard.ErrTooManyMembers),
+		errors.Is(err, shard.ErrTooManyTopics), errors.Is(err, shard.ErrTooManyOffsets):
+		e.Reason = reasonCoordinatorFull
+	case errors.Is(err, shard.ErrNoGroup):
+		e.Reason = reasonGroupNotFound
 	default:
 		return nil
 	}
