@@ -6,6 +6,7 @@ import (
 	"net"
 	"strconv"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -66,7 +67,11 @@ func FreeAddr(tb testing.TB) string {
 
 func loopback(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
 
+// isFree tries. No process is started in between: until it has its program it would have these sockets too, and the port be
+// in use for a moment after they are closed here.
 func isFree(ctx context.Context, port int) bool {
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
 	var lc net.ListenConfig
 	l, err := lc.Listen(ctx, "tcp", loopback(port))
 	if err != nil {
