@@ -3,6 +3,7 @@ package broker
 import (
 	"cmp"
 	"context"
+	"maps"
 	"slices"
 	"time"
 
@@ -426,7 +427,6 @@ func (b *Broker) DescribeGroup(ctx context.Context, req *streamhousev1.DescribeG
 	res := &streamhousev1.DescribeGroupResponse{
 		Group: g.GetGroup(), State: groupState(g), Epoch: g.GetEpoch(), Shard: number, Coordinator: coordinator,
 	}
-	owner := make(map[uint64]string)
 	for _, m := range g.GetMembers() {
 		s := m.GetSpec()
 		res.Members = append(res.Members, &streamhousev1.GroupMember{
@@ -434,50 +434,55 @@ func (b *Broker) DescribeGroup(ctx context.Context, req *streamhousev1.DescribeG
 			MemberEpoch: m.GetEpoch(), Topics: s.GetTopics(), Away: m.GetAway(),
 			Assigned: b.topicPartitions(m.GetAssigned()), Revoking: b.topicPartitions(m.GetRevoking()),
 		})
-		for _, id := range slices.Concat(m.GetAssigned(), m.GetRevoking()) {
-			owner[id] = s.GetMemberId()
-		}
 	}
-	res.Partitions, err = b.groupPartitions(ctx, owner, offsets)
+	res.Partitions, err = b.groupPartitions(ctx, g.GetMembers(), offsets)
 	return res, err
 }
 
-// groupPartitions describes every partition that has an owner or a committed offset.
-func (b *Broker) groupPartitions(ctx context.Context, owner map[uint64]string, offsets []shard.GroupOffset) ([]*streamhousev1.GroupPartition, error) {
+// groupPartitions describes every partition of the topics that a group reads or has read: also one that has neither an owner
+// nor a committed offset is left to read, where the consumers went before they began with it.
+func (b *Broker) groupPartitions(
+	ctx context.Context, members []*metav1.ShardGroupMember, offsets []shard.GroupOffset,
+) ([]*streamhousev1.GroupPartition, error) {
+	topics := make(map[string]bool)
+	add := func(id uint64) {
+		if name, _, ok := b.partitionName(id); ok {
+			topics[name] = true
+		}
+	}
+	owner := make(map[uint64]string)
+	for _, m := range members {
+		for _, name := range m.GetSpec().GetTopics() {
+			topics[name] = true
+		}
+		for _, id := range slices.Concat(m.GetAssigned(), m.GetRevoking()) {
+			owner[id] = m.GetSpec().GetMemberId()
+			add(id)
+		}
+	}
 	committed := make(map[uint64]shard.GroupOffset, len(offsets))
 	for _, o := range offsets {
 		committed[o.PartitionID] = o
+		add(o.PartitionID)
 	}
 	var out []*streamhousev1.GroupPartition
 	eg, egCtx := errgroup.WithContext(ctx)
 	eg.SetLimit(listParallel)
-	add := func(id uint64) {
-		topic, number, ok := b.partitionName(id)
+	for _, name := range slices.Sorted(maps.Keys(topics)) {
+		t, ok := b.meta.View().Topic(name)
 		if !ok {
-			return
+			continue // subscribed to before it is there
 		}
-		p := &streamhousev1.GroupPartition{Topic: topic, Partition: number, CommittedOffset: -1, MemberId: owner[id]}
-		if o, ok := committed[id]; ok {
-			p.CommittedOffset, p.Metadata = o.Offset, o.Metadata
-		}
-		out = append(out, p)
-		eg.Go(func() error { return b.fillLag(egCtx, p) })
-	}
-	for id := range owner {
-		add(id)
-	}
-	for id := range committed {
-		if owner[id] == "" {
-			add(id)
+		for number, id := range t.PartitionIDs {
+			p := &streamhousev1.GroupPartition{Topic: name, Partition: int32(number), CommittedOffset: -1, MemberId: owner[id]}
+			if o, ok := committed[id]; ok {
+				p.CommittedOffset, p.Metadata = o.Offset, o.Metadata
+			}
+			out = append(out, p)
+			eg.Go(func() error { return b.fillLag(egCtx, p) })
 		}
 	}
-	if err := eg.Wait(); err != nil {
-		return nil, err
-	}
-	slices.SortFunc(out, func(x, y *streamhousev1.GroupPartition) int {
-		return cmp.Or(cmp.Compare(x.GetTopic(), y.GetTopic()), cmp.Compare(x.GetPartition(), y.GetPartition()))
-	})
-	return out, nil
+	return out, eg.Wait()
 }
 
 func (b *Broker) fillLag(ctx context.Context, p *streamhousev1.GroupPartition) error {

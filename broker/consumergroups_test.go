@@ -104,6 +104,7 @@ func TestGroupThroughAnyNode(t *testing.T) {
 			_, err = f.LeaveGroup(t.Context(), leave)
 			require.NoError(t, err, "one that has left has left")
 		}
+		require.Len(t, f.describe(t, "g").GetPartitions(), 2, "what nobody began with is left to read too")
 		_, err = f.DeleteGroup(t.Context(), &streamhousev1.DeleteGroupRequest{Group: "g"})
 		require.NoError(t, err)
 		_, err = f.DeleteGroup(t.Context(), &streamhousev1.DeleteGroupRequest{Group: "g"})

@@ -109,8 +109,9 @@ func (a *app) groupDescribe() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "describe GROUP",
 		Short: "Show a group's members, assignments, offsets and lag",
-		Long: `Show a group's members with the partitions that they read, and for each partition what is
-committed, where it ends, and how many records are between the two.`,
+		Long: `Show a group's members with the partitions that they read, and for each partition of the
+topics that the group reads what is committed, where it ends, and how many records are
+between the two.`,
 		Example: `  streamhouse group describe billing
   streamhouse group describe billing -o json | jq .lag`,
 		Args: exactly("GROUP"),
