@@ -7,6 +7,8 @@ MAKEFLAGS     += --no-print-directory
 include tools/versions.mk
 
 GO   ?= go
+# Tests without go vet, which the linters run.
+TEST := $(GO) test -vet=off
 BIN  := $(CURDIR)/bin
 # Modules besides the root: what only tests need stays out of the product's go.mod.
 SUBMODULES := simulation integration benchmarks grafana
@@ -49,15 +51,15 @@ beside:
 	@nice -n 10 $(MAKE) dashboards grafana-check bench-smoke
 
 test-unit:
-	$(GO) test -race -timeout $(TEST_TIMEOUT) ./...
-	cd simulation && $(GO) test -race -short -timeout $(TEST_TIMEOUT) ./...
+	$(TEST) -race -timeout $(TEST_TIMEOUT) ./...
+	cd simulation && $(TEST) -race -short -timeout $(TEST_TIMEOUT) ./...
 
 # The test cache does not see what go list reads.
 test-arch:
-	$(GO) test -count=1 ./internal/archtest
+	$(TEST) -count=1 ./internal/archtest
 
 simulate: ## Run clusters on a virtual clock with faults: SEEDS=n, SEED=n, or as many as BUDGET (3m) holds
-	cd simulation && $(GO) test -count=1 -timeout 24h -run '^TestSimulation$$' -seed $(SEED) -seeds $(SEEDS) -first $(FIRST) -budget $(BUDGET)
+	cd simulation && $(TEST) -count=1 -timeout 24h -run '^TestSimulation$$' -seed $(SEED) -seeds $(SEEDS) -first $(FIRST) -budget $(BUDGET)
 
 lint: $(BIN)/golangci-lint $(BIN)/buf ## Run all linters
 	$(BIN)/buf lint
@@ -83,18 +85,18 @@ bench: $(BIN)/versitygw ## Measure real clusters, beside bare Raft
 
 bench-smoke: $(BIN)/versitygw ## Run each benchmark once, so that it can't rot
 	@dirs=$$(grep -rl --include='*_test.go' --exclude-dir=integration --exclude-dir=benchmarks '^func Benchmark' . | xargs -r -n1 dirname | sort -u); \
-	if [ -n "$$dirs" ]; then set -x; $(GO) test -run '^$$' -bench . -benchtime 1x -short -timeout $(TEST_TIMEOUT) $$dirs; fi
-	cd benchmarks && $(GO) test -bench . -benchtime 1x -short -timeout $(TEST_TIMEOUT) ./...
+	if [ -n "$$dirs" ]; then set -x; $(TEST) -run '^$$' -bench . -benchtime 1x -short -timeout $(TEST_TIMEOUT) $$dirs; fi
+	cd benchmarks && $(TEST) -bench . -benchtime 1x -short -timeout $(TEST_TIMEOUT) ./...
 
 integration: $(MONITORING) $(BIN)/versitygw ## Test real servers with a real S3 server
-	cd integration && tag=$$(../tools/faults.sh) && $(GO) test -race -tags "$$tag" -parallel $(PARALLEL) -timeout 40m ./...
+	cd integration && tag=$$(../tools/faults.sh) && $(TEST) -race -tags "$$tag" -parallel $(PARALLEL) -timeout 40m ./...
 
 faults: $(BIN)/versitygw ## Kill, pause, cut off and fill up real servers, cut their power and more, at length: what nightly does, and no other test
 	cd integration && tag=$$(../tools/faults.sh) && names=$$(grep -ho '^func Test[A-Za-z0-9]*' fault_*_test.go nemesis_test.go | sed 's/^func //' | paste -sd '|' -) && \
-	STREAMHOUSE_NIGHTLY=1 $(GO) test -v -tags "nightly $$tag" -count=1 -timeout 3h -run "^($$names)$$" .
+	STREAMHOUSE_NIGHTLY=1 $(TEST) -v -tags "nightly $$tag" -count=1 -timeout 3h -run "^($$names)$$" .
 
 dashboards: $(BIN)/versitygw $(BIN)/prometheus ## Run all that dashboards and rules ask for against real servers and a real Prometheus
-	cd grafana && $(GO) test -race -timeout 10m ./...
+	cd grafana && $(TEST) -race -timeout 10m ./...
 
 grafana-check: ## Check the types of the dashboards against Grafana's own; without npm say that they were not
 	@grafana/schema/check.sh
