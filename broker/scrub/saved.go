@@ -9,6 +9,8 @@ import (
 	"os"
 	"slices"
 	"time"
+
+	"github.com/streamhouse/streamhouse/internal/disk"
 )
 
 // savedVersion is that of the file. A newer one is not read.
@@ -85,13 +87,5 @@ func writeSaved(path string, now saved) error {
 	if err != nil {
 		return err
 	}
-	f, err := os.OpenFile(path+".tmp", os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(path+".tmp", path)
+	return disk.WriteFile(path, data, 0o600)
 }

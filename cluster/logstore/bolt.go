@@ -6,6 +6,8 @@ import (
 
 	"github.com/hashicorp/raft"
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
+
+	"github.com/streamhouse/streamhouse/internal/disk"
 )
 
 const boltName = "raft.db"
@@ -27,7 +29,7 @@ func OpenBolt(cfg Config) (*Store, error) {
 		return nil, errors.Join(corrupt(b.path, 0, err), s.durable.close())
 	}
 	// The last process may have ended between a write and its sync. The first sync of a new file is here too.
-	return s.opened(b, errors.Join(syncFile(b.path), syncFile(filepath.Dir(b.path))))
+	return s.opened(b, errors.Join(disk.Sync(b.path), disk.Sync(filepath.Dir(b.path))))
 }
 
 // boltBackend is raft-boltdb.

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft-wal/types"
+
+	"github.com/streamhouse/streamhouse/internal/disk"
 )
 
 // The durable index (docs/format/durable-index.md) is a file of two slots, at 0 and 512, written in turn; the valid
@@ -86,16 +88,7 @@ func createDurable(path string) error {
 	if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
 		return errors.Join(fmt.Errorf("create %s: %w", path, os.ErrExist), err)
 	}
-	tmp := path + ".tmp"
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o640)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(encodeDurable(slot{seq: createdSeq}))
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(tmp, path)
+	return disk.WriteFile(path, encodeDurable(slot{seq: createdSeq}), 0o640)
 }
 
 func openDurable(disk Disk, path string) (*durableFile, error) {

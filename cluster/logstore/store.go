@@ -98,14 +98,6 @@ func (s *Store) opened(b backend, err error) (*Store, error) {
 	return s, nil
 }
 
-func syncFile(path string) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Sync(), f.Close())
-}
-
 // IsMonotonic tells Raft that the log must not have holes: raft-wal allows none, and over raft-boltdb one could not be
 // told from a loss.
 func (s *Store) IsMonotonic() bool { return true }

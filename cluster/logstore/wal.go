@@ -15,6 +15,8 @@ import (
 	"github.com/hashicorp/raft-wal/metadb"
 	"github.com/hashicorp/raft-wal/segment"
 	"github.com/hashicorp/raft-wal/types"
+
+	"github.com/streamhouse/streamhouse/internal/disk"
 )
 
 // OpenWAL opens a store over raft-wal.
@@ -41,7 +43,7 @@ func OpenWAL(cfg Config) (*Store, error) {
 		return nil, errors.Join(corrupt(cfg.Dir, 0, err), s.durable.close())
 	}
 	b.opening, b.scanBuf, b.opened = false, nil, nil
-	return s.opened(b, syncFile(s.stableFile))
+	return s.opened(b, disk.Sync(s.stableFile))
 }
 
 // walBackend is raft-wal and what it is lacking: a check of what its files have, the end of a rotation that a stop or a

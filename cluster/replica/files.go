@@ -12,6 +12,7 @@ import (
 
 	"github.com/streamhouse/streamhouse/cluster/logstore"
 	"github.com/streamhouse/streamhouse/cluster/transport"
+	"github.com/streamhouse/streamhouse/internal/disk"
 )
 
 const discardedSuffix = ".discarded"
@@ -29,7 +30,7 @@ func Create(dir string) error {
 		return err
 	}
 	for _, d := range []string{dir, parent, filepath.Dir(parent)} {
-		if err := syncDir(d); err != nil {
+		if err := disk.Sync(d); err != nil {
 			return err
 		}
 	}
@@ -81,16 +82,8 @@ func Discard(dir string) error {
 	case err != nil:
 		return fmt.Errorf("remove replica: %w", err)
 	}
-	if err := syncDir(filepath.Dir(dir)); err != nil {
+	if err := disk.Sync(filepath.Dir(dir)); err != nil {
 		return err
 	}
 	return os.RemoveAll(gone)
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

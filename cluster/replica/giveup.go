@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 
 	"github.com/streamhouse/streamhouse/cluster/logstore"
+	"github.com/streamhouse/streamhouse/internal/disk"
 )
 
 // condemnedName is a file that says that a replica's files are damaged although their checksums fit, and why.
@@ -27,12 +28,7 @@ func (r *Replica) GivingUp() bool { return r.givingUp.Load() }
 // reason, as it does where a checksum fails. The running replica is not touched.
 func (r *Replica) Condemn(reason string) error {
 	path := filepath.Join(r.cfg.Dir, condemnedName)
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
-	if err != nil {
-		return fmt.Errorf("condemn replica %s: %w", r.cfg.ID, err)
-	}
-	_, err = f.WriteString(reason)
-	if err := errors.Join(err, f.Sync(), f.Close(), syncDir(r.cfg.Dir)); err != nil {
+	if err := disk.WriteFile(path, []byte(reason), 0o600); err != nil {
 		return fmt.Errorf("condemn replica %s: %w", r.cfg.ID, err)
 	}
 	return nil

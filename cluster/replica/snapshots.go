@@ -14,6 +14,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/streamhouse/streamhouse/cluster/logstore"
+	"github.com/streamhouse/streamhouse/internal/disk"
 )
 
 // snapshotsDir is where raft.FileSnapshotStore puts its snapshots.
@@ -111,12 +112,7 @@ func (s *snapshotStore) writeSum(id string) error {
 	if err != nil {
 		return err
 	}
-	f, err := os.OpenFile(filepath.Join(dir, sumName), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o640)
-	if err != nil {
-		return err
-	}
-	_, err = f.WriteString(sum)
-	return errors.Join(err, f.Sync(), f.Close(), syncDir(dir))
+	return disk.WriteFile(filepath.Join(dir, sumName), []byte(sum), 0o640)
 }
 
 func metaSum(dir string) (string, error) {

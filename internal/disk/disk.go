@@ -1,4 +1,4 @@
-// Package disk looks at the disk that a directory is on.
+// Package disk looks at the disk that a directory is on, and writes files that survive a power cut.
 package disk
 
 import "golang.org/x/sys/unix"

@@ -11,6 +11,8 @@ import (
 	"sync"
 
 	"github.com/oklog/ulid/v2"
+
+	"github.com/streamhouse/streamhouse/internal/disk"
 )
 
 const (
@@ -148,36 +150,10 @@ func writeIdentity(dir string, id *identity) error {
 		return err
 	}
 	path := filepath.Join(dir, identityName)
-	if err := writeFileSync(path+".tmp", data); err != nil {
-		return fmt.Errorf("--data-dir %s: %w", dir, err)
-	}
-	if err := os.Rename(path+".tmp", path); err != nil {
-		return fmt.Errorf("--data-dir %s: %w", dir, err)
-	}
-	if err := syncDir(dir); err != nil {
+	if err := disk.WriteFile(path, data, 0o644); err != nil {
 		return fmt.Errorf("--data-dir %s: %w", dir, err)
 	}
 	return nil
-}
-
-func writeFileSync(path string, data []byte) error {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o644)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Sync()
-	}
-	return errors.Join(err, f.Close())
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
 
 // newReplicaID mints the id of a replica of this node.

@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+
+	"github.com/streamhouse/streamhouse/internal/disk"
 )
 
 // temporaryPrefix begins the names of files that are being written; no object has such a name.
@@ -51,7 +53,7 @@ func (d *directory) Put(ctx context.Context, name string, body io.ReadSeeker, si
 	if err := os.Link(tmp.Name(), path); err != nil {
 		return fileError(name, err)
 	}
-	return fileError(name, syncDirectory(filepath.Dir(path)))
+	return fileError(name, disk.Sync(filepath.Dir(path)))
 }
 
 func writeAll(ctx context.Context, f *os.File, body io.ReadSeeker, sizeBytes int64) error {
@@ -79,15 +81,7 @@ func (d *directory) makeParents(dir string) error {
 	if err := os.Mkdir(dir, 0o750); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	return syncDirectory(filepath.Dir(dir))
-}
-
-func syncDirectory(dir string) error {
-	f, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Sync(), f.Close())
+	return disk.Sync(filepath.Dir(dir))
 }
 
 // contextReader ends with its context.
