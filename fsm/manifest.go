@@ -36,21 +36,29 @@ func validateSegments(segments []*metav1.SegmentEntry, objectBytes uint64) *Reje
 // commitSegments lists the segments of an object, each for itself: one that does
 // not follow what its partition has is refused, the others are not.
 func (tx *txn) commitSegments(c *metav1.CommitSegments) *Rejection {
-	name := c.GetObject()
-	if r := validateString("object", name, true); r != nil {
+	return tx.commitObject("object", c.GetObject(), c.GetObjectBytes(), c.GetSegments(), func(e *metav1.SegmentEntry) metav1.SegmentOutcome {
+		return tx.commitSegment(c.GetObject(), c.GetShard(), e)
+	})
+}
+
+// commitObject checks an object and the segments that it has, and lists it with those of them that commit takes.
+func (tx *txn) commitObject(
+	field, name string, bytes uint64, segments []*metav1.SegmentEntry, commit func(*metav1.SegmentEntry) metav1.SegmentOutcome,
+) *Rejection {
+	if r := validateString(field, name, true); r != nil {
 		return r
 	}
-	if r := validateSegments(c.GetSegments(), c.GetObjectBytes()); r != nil {
+	if r := validateSegments(segments, bytes); r != nil {
 		return r
 	}
 	if _, ok := tx.dropped.Get(name); ok {
-		return invalid("object", "%s is condemned", name)
+		return invalid(field, "%s is condemned", name)
 	}
 	o, _ := tx.objects.Get(name)
-	o.bytes = max(o.bytes, c.GetObjectBytes())
-	outcomes := make([]metav1.SegmentOutcome, 0, len(c.GetSegments()))
-	for _, e := range c.GetSegments() {
-		outcome := tx.commitSegment(name, c.GetShard(), e)
+	o.bytes = max(o.bytes, bytes)
+	outcomes := make([]metav1.SegmentOutcome, 0, len(segments))
+	for _, e := range segments {
+		outcome := commit(e)
 		if outcome == metav1.SegmentOutcome_SEGMENT_OUTCOME_COMMITTED {
 			o.live++
 		}

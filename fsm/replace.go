@@ -16,34 +16,19 @@ func (tx *txn) replaceSegments(c *metav1.ReplaceSegments) *Rejection {
 	if r := validateString("object", c.GetObject(), true); r != nil {
 		return r
 	}
-	if r := validateString("replacement", name, true); r != nil {
-		return r
-	}
 	if name == c.GetObject() {
 		return invalid("replacement", "%s can't replace itself", name)
 	}
-	if r := validateSegments(c.GetSegments(), c.GetReplacementBytes()); r != nil {
-		return r
-	}
-	if _, ok := tx.dropped.Get(name); ok {
-		return invalid("replacement", "%s is condemned", name)
-	}
-	o, _ := tx.objects.Get(name)
-	o.bytes = max(o.bytes, c.GetReplacementBytes())
-	outcomes := make([]metav1.SegmentOutcome, 0, len(c.GetSegments()))
 	var replaced []Segment
-	for _, e := range c.GetSegments() {
+	r := tx.commitObject("replacement", name, c.GetReplacementBytes(), c.GetSegments(), func(e *metav1.SegmentEntry) metav1.SegmentOutcome {
 		old, outcome := tx.replaceSegment(c.GetObject(), name, c.GetShard(), e)
 		if outcome == metav1.SegmentOutcome_SEGMENT_OUTCOME_COMMITTED {
-			o.live++
 			replaced = append(replaced, old)
 		}
-		outcomes = append(outcomes, outcome)
-	}
-	tx.setObject(name, o)
+		return outcome
+	})
 	tx.releaseSegments(replaced)
-	tx.result.Segments = outcomes
-	return nil
+	return r
 }
 
 // replaceSegment returns the segment that the manifest had, where it was replaced.
