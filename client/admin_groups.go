@@ -52,7 +52,7 @@ type Group struct {
 	Shard uint32
 	// Members are in the order of their ids.
 	Members []GroupMember
-	// Partitions are those with a committed offset or an owner, in order.
+	// Partitions are all of the topics that members subscribe to or that have a committed offset, in order.
 	Partitions []GroupPartition
 }
 
