@@ -69,6 +69,8 @@ func (n *nemesis) happen(ctx context.Context, f *Fault) error {
 		return nil
 	case MoveLeader:
 		return n.moveLeader(ctx, f)
+	case DamageObject:
+		return n.damageObject(ctx, f)
 	default:
 		n.set(f, true)
 		err := pause(ctx, f.For)
@@ -271,6 +273,21 @@ func (n *nemesis) restart(ctx context.Context, f *Fault) error {
 		return err
 	}
 	return n.s.start(ctx, nd)
+}
+
+// damageObject damages one of the objects with records, if there is one.
+func (n *nemesis) damageObject(ctx context.Context, f *Fault) error {
+	names, err := n.s.c.Bucket.Names(ctx, ".seg")
+	if err != nil || len(names) == 0 {
+		return err
+	}
+	name := names[f.Draw>>1%uint64(len(names))]
+	if f.Draw%2 == 0 {
+		n.s.trace.Event("nemesis", "object %s is gone", name)
+		return n.s.c.Bucket.Remove(ctx, name)
+	}
+	n.s.trace.Event("nemesis", "a bit of object %s is flipped", name)
+	return n.s.c.Bucket.FlipBit(ctx, name, f.Draw>>1)
 }
 
 // moveLeader asks for it, through the node, and does not mind a refusal.

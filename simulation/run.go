@@ -62,7 +62,37 @@ func (s *sim) workAndVerify(ctx context.Context) error {
 func newSim(plan Plan, trace *Trace) *sim {
 	s := &sim{plan: plan, h: history.New(), trace: trace, stop: make(chan struct{})}
 	s.h.Lease = lease
+	if plan.DamagesObjects() {
+		s.flags = scrubbing()
+	}
 	return s
+}
+
+// retain is the flag for how much a node's log keeps.
+const retain = "log-retain-bytes"
+
+// scrubbing are the settings of nodes that check their objects all the time, and keep the records for writing them anew.
+func scrubbing() map[string]string {
+	return map[string]string{"scrub-interval": "2s", "scrub-bytes-per-second": "256MiB", retain: "64MiB"}
+}
+
+// readFromObjects gives the nodes time to write damaged objects anew, and has them cut their logs then: what was uploaded is
+// read from the object store from now on. The nodes must be scrubbing.
+func (s *sim) readFromObjects(ctx context.Context) error {
+	if err := pause(ctx, recovery); err != nil { // a call that the object store does not answer takes a minute
+		return err
+	}
+	s.trace.Event("run", "the nodes are to cut their logs")
+	s.flags[retain] = "32KiB"
+	for _, n := range s.c.Nodes {
+		if err := n.Stop(); err != nil {
+			s.trace.Event(n.ID, "stopped: %v", err)
+		}
+		if err := s.settleDown(ctx); err != nil {
+			return err
+		}
+	}
+	return pause(ctx, 5*time.Second) // checkpoints
 }
 
 // play runs a script on a cluster that is whole and has the topic. It returns when all that it has begun has ended.
@@ -257,6 +287,11 @@ func (s *sim) settleDown(ctx context.Context) error {
 
 // verify reads everything back through every node, at once and when it is uploaded.
 func (s *sim) verify(ctx context.Context) error {
+	if s.plan.DamagesObjects() {
+		if err := s.readFromObjects(ctx); err != nil {
+			return err
+		}
+	}
 	if s.plan.PowerCutAtEnd {
 		n := newNemesis(s)
 		for _, nd := range s.c.Nodes {

@@ -30,10 +30,16 @@ const scriptHost = 60
 // through every node, and the test fails with what the checkers find.
 func act(t *testing.T, script func(ctx context.Context, s *scene) error) {
 	t.Helper()
+	actWith(t, map[string]string{"shards": "1"}, script)
+}
+
+// actWith is act with these settings of the nodes.
+func actWith(t *testing.T, flags map[string]string, script func(ctx context.Context, s *scene) error) {
+	t.Helper()
 	t.Parallel()
 	hold(t, t.Name(), "script: "+t.Name(), new(orders), func(dir string, trace *Trace) *Result {
 		s := &scene{sim: newSim(Plan{Seed: 1}, trace)}
-		s.flags = map[string]string{"shards": "1"}
+		s.flags = flags
 		s.crew = newNemesis(s.sim)
 		return s.play(dir, func(ctx context.Context) error {
 			if err := script(ctx, s); err != nil {
@@ -190,7 +196,10 @@ func (s *scene) uploaded(ctx context.Context, before int) error {
 }
 
 // objects is how many objects there are with records.
-func (s *scene) objects(ctx context.Context) (int, error) { return s.c.Bucket.Count(ctx, ".seg") }
+func (s *scene) objects(ctx context.Context) (int, error) {
+	names, err := s.c.Bucket.Names(ctx, ".seg")
+	return len(names), err
+}
 
 // within waits for what a node is to log.
 func within(ctx context.Context, d time.Duration, said <-chan struct{}) error {

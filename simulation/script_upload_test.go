@@ -87,6 +87,42 @@ func TestZombieUploadInACluster(t *testing.T) {
 	})
 }
 
+// Objects lose a bit or are gone. They are written anew from the local logs, while the object store fails and forgets, the
+// leadership moves, and the leader that found it dies. Then the logs are cut, and all is read from the object store.
+func TestDamagedObjectsInACluster(t *testing.T) {
+	flags := scrubbing()
+	flags["shards"] = "1"
+	actWith(t, flags, func(ctx context.Context, s *scene) error {
+		bad := cluster.HealthyBucket
+		bad.Refuse, bad.Forget = 0.3, 0.3
+		for round, harm := range []func(roles) error{
+			func(roles) error { return nil },
+			func(roles) error { s.c.Bucket.Set(bad); return nil },
+			func(r roles) error { return s.moveTo(ctx, r.third) },
+			func(r roles) error { return s.crew.takeDown(s.c.Nodes[r.leader], disk.Kept) },
+		} {
+			r, err := s.roles(ctx)
+			if err != nil {
+				return err
+			}
+			if err := s.fill(ctx, r.third); err != nil {
+				return err
+			}
+			found := s.trace.Hear("", "an object is damaged")
+			for draw := range uint64(2) {
+				if err := s.crew.damageObject(ctx, &Fault{Draw: uint64(round)*7919<<1 + draw}); err != nil {
+					return err
+				}
+			}
+			err = errors.Join(within(ctx, recovery, found), harm(r), pause(ctx, 10*time.Second), s.heal(ctx))
+			if err != nil {
+				return err
+			}
+		}
+		return errors.Join(s.readFromObjects(ctx), s.fill(ctx, 0))
+	})
+}
+
 // wrong-replica-votes: of three replicas one has lost its disk and comes back empty, and one does not have the newest
 // records, because its disk was slow and then lost power. Without the third they don't elect a leader: it has them alone.
 func TestWrongReplicaVotesInACluster(t *testing.T) {

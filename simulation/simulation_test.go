@@ -184,7 +184,10 @@ func TestPlans(t *testing.T) {
 		}
 		require.LessOrEqual(t, losses, 1, "%s", p)
 	}
-	require.Len(t, drawn, len(kinds))
+	require.Len(t, drawn, len(kinds)+1, "all, and damaged objects")
+	for seed := range kept {
+		require.False(t, NewPlan(seed).DamagesObjects(), "seed %d has found what it has found without them", seed)
+	}
 }
 
 // runSeed runs a seed, and fails the test with all that is wrong, the trace's file and the command to repeat it.

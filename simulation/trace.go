@@ -61,7 +61,7 @@ func (t *Trace) eventLocked(who, text string) {
 	_, _ = fmt.Fprintf(t.w, "%10.3fs %-8s %s\n", since.Seconds(), who, text)
 }
 
-// Hear returns a channel that is closed when a node logs a line with the text in it, from now on.
+// Hear returns a channel that is closed when a node, or any where it is "", logs a line with the text in it, from now on.
 func (t *Trace) Hear(node, text string) <-chan struct{} {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -73,7 +73,7 @@ func (t *Trace) Hear(node, text string) <-chan struct{} {
 // hearLocked tells those who wait for a line.
 func (t *Trace) hearLocked(node, line string) {
 	t.heard = slices.DeleteFunc(t.heard, func(h *heard) bool {
-		if h.node != node || !strings.Contains(line, h.text) {
+		if h.node != "" && h.node != node || !strings.Contains(line, h.text) {
 			return false
 		}
 		close(h.done)

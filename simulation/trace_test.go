@@ -10,9 +10,10 @@ import (
 func TestTraceHears(t *testing.T) {
 	var text strings.Builder
 	trace := NewTrace(&text)
-	said := trace.Hear("n1", "replica runs")
+	said, byAny := trace.Hear("n1", "replica runs"), trace.Hear("", "replica runs")
 	_, err := trace.logs("n2").Write([]byte("level=INFO msg=\"replica runs\"\n"))
 	require.NoError(t, err)
+	<-byAny
 	_, err = trace.logs("n1").Write([]byte("level=INFO msg=other\n"))
 	require.NoError(t, err)
 	select {

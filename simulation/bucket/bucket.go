@@ -54,15 +54,32 @@ func (b *Bucket) Set(m Mood) {
 	b.mood = m
 }
 
-// Count returns how many objects there are whose names end in suffix, whatever the mood.
-func (b *Bucket) Count(ctx context.Context, suffix string) (n int, err error) {
+// Names returns the names of the objects that end in suffix, in order, whatever the mood.
+func (b *Bucket) Names(ctx context.Context, suffix string) (names []string, err error) {
 	err = object.All(ctx, b.inner, "", func(a object.Attributes) error {
 		if strings.HasSuffix(a.Name, suffix) {
-			n++
+			names = append(names, a.Name)
 		}
 		return nil
 	})
-	return n, err
+	return names, err
+}
+
+// Remove removes an object behind everybody's back.
+func (b *Bucket) Remove(ctx context.Context, name string) error { return b.inner.Delete(ctx, name) }
+
+// FlipBit flips a bit of an object behind everybody's back, by draw.
+func (b *Bucket) FlipBit(ctx context.Context, name string, draw uint64) error {
+	r, err := b.inner.Get(ctx, name, 0, -1)
+	if err != nil {
+		return err
+	}
+	data, err := io.ReadAll(r)
+	if err = errors.Join(err, r.Close(), b.inner.Delete(ctx, name)); err != nil {
+		return err
+	}
+	data[draw%uint64(len(data))] ^= 1 << (draw >> 32 % 8)
+	return b.inner.Put(ctx, name, bytes.NewReader(data), int64(len(data)))
 }
 
 // Close waits for what is done late.

@@ -2,6 +2,7 @@ package bucket
 
 import (
 	"context"
+	"io"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -55,13 +56,30 @@ func TestLatency(t *testing.T) {
 	})
 }
 
-func TestCount(t *testing.T) {
+func TestBehindEverybodysBack(t *testing.T) {
 	b := New(1, Mood{})
 	require.NoError(t, put(t.Context(), b))
 	b.Set(Mood{Refuse: 1})
-	for suffix, want := range map[string]int{"": 1, "o": 1, "p": 0} {
-		n, err := b.Count(t.Context(), suffix)
+	for suffix, want := range map[string][]string{"": {"o"}, "o": {"o"}, "p": nil} {
+		names, err := b.Names(t.Context(), suffix)
 		require.NoError(t, err)
-		require.Equal(t, want, n)
+		require.Equal(t, want, names)
 	}
+	read := func() string {
+		b.Set(Mood{})
+		r, err := b.Get(t.Context(), "o", 0, -1)
+		require.NoError(t, err)
+		data, err := io.ReadAll(r)
+		require.NoError(t, err)
+		return string(data)
+	}
+	was := read()
+	require.NoError(t, b.FlipBit(t.Context(), "o", 7))
+	flipped := read()
+	require.Len(t, flipped, len(was))
+	require.NotEqual(t, was, flipped)
+	require.NoError(t, b.FlipBit(t.Context(), "o", 7))
+	require.Equal(t, was, read())
+	require.NoError(t, b.Remove(t.Context(), "o"))
+	require.ErrorIs(t, b.FlipBit(t.Context(), "o", 7), object.ErrNotFound)
 }
