@@ -175,21 +175,14 @@ func isDrain(h harness.Harm) int {
 // lasting lets harm last for up to the time given.
 func (n *nemesis) lasting(atMost time.Duration) { lasting(n.t, n.upTo(atMost)) }
 
-// settle waits until the cluster is whole. Nodes that have ended because of their disk are started again; no other may end.
+// settle waits until the cluster is whole. Nodes that have ended because of their disk, which takes them some seconds, are
+// started again; no other may end.
 func (n *nemesis) settle() {
 	n.t.Helper()
-	harness.Eventually(n.t, syncWithin, "all nodes run", func(context.Context) error {
-		for _, v := range n.c.Nodes {
-			if v.Running() {
-				continue
-			}
-			require.Containsf(n.t, v.Process().LogTail(), "no space left on device", "%s has ended by itself", v.ID)
-			v.Start() //nolint:contextcheck // it outlives this look
-			return fmt.Errorf("%s had ended", v.ID)
-		}
-		return nil
+	n.c.WaitWhole(syncWithin, func(v *harness.Node) {
+		require.Containsf(n.t, v.Process().LogTail(), "no space left on device", "%s has ended by itself", v.ID)
+		v.Start()
 	})
-	n.c.WaitInSync(syncWithin)
 }
 
 // faultsFor is for how long a nemesis is at work.

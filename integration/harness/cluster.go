@@ -192,8 +192,31 @@ func (c *Cluster) WaitReady(within time.Duration) {
 // active nodes, each with all that was committed when it was looked at first.
 func (c *Cluster) WaitInSync(within time.Duration) time.Duration {
 	c.t.Helper()
+	return c.waitInSync(within, func(*Node) error { return nil })
+}
+
+// WaitWhole is WaitInSync for all nodes: ended is called with each that does not run, and may start it.
+func (c *Cluster) WaitWhole(within time.Duration, ended func(*Node)) time.Duration {
+	c.t.Helper()
+	return c.waitInSync(within, func(n *Node) error {
+		ended(n)
+		return fmt.Errorf("%s had ended", n.ID)
+	})
+}
+
+// waitInSync waits; an error of ended says that it has to wait for the node.
+func (c *Cluster) waitInSync(within time.Duration, ended func(*Node) error) time.Duration {
+	c.t.Helper()
 	var seen map[uint32]uint64
 	return Eventually(c.t, within, "the cluster is in sync", func(ctx context.Context) error {
+		for _, n := range c.Nodes {
+			if n.Running() {
+				continue
+			}
+			if err := ended(n); err != nil {
+				return err
+			}
+		}
 		running := c.Running()
 		if len(running) == 0 {
 			return errors.New("no node runs")

@@ -20,6 +20,7 @@ func (c *Cluster) Move() {
 			c.t.Fatalf("%s runs: it can't be moved", n.ID)
 		}
 		n.GRPCAddr, n.HTTPAddr, n.RaftAddr, n.GossipAddr = FreeAddr(c.t), FreeAddr(c.t), FreeAddr(c.t), FreeAddr(c.t)
+		n.joinAt = n.GossipAddr
 		n.Client = Dial(c.t, n.GRPCAddr)
 	}
 	for _, n := range c.Nodes {
