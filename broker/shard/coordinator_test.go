@@ -149,7 +149,7 @@ func TestInstanceIDInUse(t *testing.T) {
 	static := func(member string, sequence int64) *metav1.GroupCommand {
 		cmd := heartbeat("g", member, 0, sequence)
 		cmd.GetHeartbeat().Member.InstanceId, cmd.GetHeartbeat().Member.ClientHost = "i", "10.0.0."+member
-		cmd.GetHeartbeat().Member.SessionTimeoutMs = 1000
+		cmd.GetHeartbeat().Member.SessionTimeoutMs = map[string]int32{"1": 1000, "2": 30_000}[member]
 		return cmd
 	}
 	n.run(static("1", 1))

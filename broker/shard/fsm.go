@@ -27,6 +27,8 @@ type applied struct {
 type replicaFSM struct {
 	shard uint32
 	fatal func(error)
+	// replicaID says whose log a snapshot tells of; empty: it tells of none.
+	replicaID string
 	// wake is poked, without blocking, whenever something was applied.
 	wake chan struct{}
 
@@ -196,13 +198,16 @@ func (f *replicaFSM) Snapshot() (raft.FSMSnapshot, error) {
 	if err != nil {
 		return nil, err
 	}
+	if f.replicaID != "" {
+		sn.log = f.local.save(f.replicaID, f.index)
+	}
 	f.snapshotted = f.index
 	return sn, nil
 }
 
 // Restore replaces the state by a snapshot's. Raft calls nothing else meanwhile; readers wait.
 func (f *replicaFSM) Restore(r io.ReadCloser) error {
-	st, pinned, err := readSnapshot(r, f.shard)
+	read, err := readSnapshot(r, f.shard)
 	closeErr := r.Close()
 	if err != nil {
 		return err
@@ -212,9 +217,13 @@ func (f *replicaFSM) Restore(r io.ReadCloser) error {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.state = st
+	f.state = read.state
 	f.local = newLocal(f.local.tail.maxBytes)
-	f.local.pinned = pinned
+	f.local.pinned = read.pinned
+	if read.log != nil && read.log.replicaID == f.replicaID {
+		f.local.resume(read.log)
+		f.index = read.log.last
+	}
 	for id, ch := range f.waiters {
 		close(ch)
 		delete(f.waiters, id)

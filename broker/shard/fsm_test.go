@@ -228,7 +228,7 @@ func FuzzSnapshot(f *testing.F) {
 	f.Add(persist(f, withGroups(f)))
 	f.Add([]byte(snapshotMagic))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		if _, _, err := readSnapshot(bytes.NewReader(data), 1); err != nil && !errors.Is(err, ErrSnapshotCorrupt) {
+		if _, err := readSnapshot(bytes.NewReader(data), 1); err != nil && !errors.Is(err, ErrSnapshotCorrupt) {
 			t.Fatalf("unclear error: %v", err)
 		}
 	})

@@ -106,7 +106,7 @@ func TestSnapshotRefusesMembersWithoutGroup(t *testing.T) {
 		"member behind offsets": {header, begun, offset, of},
 		"member twice":          {header, begun, of, of, offset},
 	} {
-		rs := &restorer{shard: 1, state: newState(), pinned: make(map[uint64]memRun)}
+		rs := newRestorer(1)
 		var err error
 		for _, item := range items {
 			if err == nil {

@@ -175,17 +175,17 @@ func (s *Shard) seedGroups(ctx context.Context, view *fsm.View) (offsets int, er
 	if s.cfg.Groups == nil {
 		return 0, nil
 	}
-	var saved *state
+	var saved *contents
 	began, found, err := s.cfg.Groups.Load(ctx, s.cfg.ClusterID, s.cfg.Shard, view.RecoveryID(), func(data []byte) error {
 		var err error
-		saved, _, err = readSnapshot(bytes.NewReader(data), s.cfg.Shard)
+		saved, err = readSnapshot(bytes.NewReader(data), s.cfg.Shard)
 		return err
 	})
 	if err != nil || !found {
 		return 0, err
 	}
-	for name := range saved.groups {
-		kept := clampOffsets(view, began, saved.groupOffsets(name, nil))
+	for name := range saved.state.groups {
+		kept := clampOffsets(view, began, saved.state.groupOffsets(name, nil))
 		for chunk := range slices.Chunk(kept, seedItems) {
 			c := offsetCommit{group: name, offsets: chunk}
 			if err := checkCommit(c); err != nil {

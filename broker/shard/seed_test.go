@@ -198,9 +198,10 @@ func TestOffsetsAreSavedAsOfTheirIndex(t *testing.T) {
 		if data == nil {
 			return false
 		}
-		st, _, err := readSnapshot(bytes.NewReader(*data), n.shard.cfg.Shard)
+		read, err := readSnapshot(bytes.NewReader(*data), n.shard.cfg.Shard)
 		require.NoError(t, err)
-		return st.groups["g"] != nil && st.groups["g"].offsets[1].offset == offset
+		g := read.state.groups["g"]
+		return g != nil && g.offsets[1].offset == offset
 	}
 	commit(2)
 	require.Eventually(t, func() bool { return saved(2) }, 20*time.Second, 5*time.Millisecond)
@@ -254,9 +255,9 @@ func TestSeededGroupsAreSavedFirst(t *testing.T) {
 	require.Equal(t, int64(5), n.mustAppend(1, 3))
 	groups.mu.Lock()
 	defer groups.mu.Unlock()
-	st, _, err := readSnapshot(bytes.NewReader(groups.lives["01T"]), n.shard.cfg.Shard)
+	read, err := readSnapshot(bytes.NewReader(groups.lives["01T"]), n.shard.cfg.Shard)
 	require.NoError(t, err)
-	require.Equal(t, int64(5), st.groups["g"].offsets[1].offset)
+	require.Equal(t, int64(5), read.state.groups["g"].offsets[1].offset)
 }
 
 func TestSeedIsAppliedOnce(t *testing.T) {

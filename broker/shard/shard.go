@@ -58,6 +58,7 @@ func Open(cfg Config) (*Shard, error) {
 	}
 	s.fsm = newReplicaFSM(cfg.Shard, cfg.TailBytes, cfg.Replica.Fatal)
 	s.fsm.leads = s.readyTerm.Load
+	s.fsm.replicaID = cfg.Replica.ID
 	cfg.Replica.FSM = s.fsm
 	cfg.Replica.SegmentBytes = segmentBytes(cfg.Replica.RetainBytes, cfg.CheckpointBytes)
 	rep, err := replica.Open(cfg.Replica)

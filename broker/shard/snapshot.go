@@ -23,7 +23,8 @@ import (
 //	| length, uint32 | item (protobuf)   | CRC32C, uint32   |   big endian; the CRC covers the item
 //	+----------------+-------------------+------------------+
 //
-// The first item is the header, the last the end, which counts the items before it.
+// The first item is the header, the last the end, which counts the items before it. Behind it may be what the replica that took
+// the snapshot knows of its log, and another end.
 const (
 	snapshotMagic    = "SHSHARD\x01"
 	snapshotVersion  = 1
@@ -46,6 +47,7 @@ type snapshot struct {
 	groups     []*metav1.ShardSnapshotItem
 	dropped    map[uint64]int64
 	pinned     map[uint64]memRun
+	log        *savedLog // nil where the replica has no id
 }
 
 var _ raft.FSMSnapshot = (*snapshot)(nil)
@@ -119,7 +121,10 @@ func (sn *snapshot) write(w io.Writer) error {
 			}}})
 		}
 	}
-	fw.put(&metav1.ShardSnapshotItem{Item: &metav1.ShardSnapshotItem_End{End: &metav1.ShardSnapshotEnd{Items: fw.items}}})
+	fw.end()
+	if sn.log != nil {
+		sn.log.write(fw)
+	}
 	if fw.err != nil {
 		return fw.err
 	}
@@ -146,6 +151,11 @@ type frameWriter struct {
 	err   error
 }
 
+// end puts an end, which counts all before it.
+func (fw *frameWriter) end() {
+	fw.put(&metav1.ShardSnapshotItem{Item: &metav1.ShardSnapshotItem_End{End: &metav1.ShardSnapshotEnd{Items: fw.items}}})
+}
+
 func (fw *frameWriter) put(item *metav1.ShardSnapshotItem) {
 	if fw.err != nil {
 		return
@@ -167,27 +177,38 @@ func (fw *frameWriter) put(item *metav1.ShardSnapshotItem) {
 }
 
 // readSnapshot reads what snapshot.write wrote, for this shard.
-func readSnapshot(r io.Reader, shard uint32) (*state, map[uint64]memRun, error) {
+func readSnapshot(r io.Reader, shard uint32) (*contents, error) {
 	br := bufio.NewReaderSize(r, 1<<20)
 	magic := make([]byte, len(snapshotMagic))
 	if _, err := io.ReadFull(br, magic); err != nil || string(magic) != snapshotMagic {
-		return nil, nil, fmt.Errorf("%w: bad magic", ErrSnapshotCorrupt)
+		return nil, fmt.Errorf("%w: bad magic", ErrSnapshotCorrupt)
 	}
-	rs := &restorer{shard: shard, state: newState(), pinned: make(map[uint64]memRun)}
-	for !rs.ended {
+	rs := newRestorer(shard)
+	err := rs.read(br, rs.add)
+	if err == nil {
+		err = rs.finish()
+	}
+	if _, none := br.Peek(1); err == nil && !errors.Is(none, io.EOF) {
+		err = rs.read(br, rs.addLog)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrSnapshotCorrupt, err)
+	}
+	return &rs.contents, nil
+}
+
+// read passes items to add up to the next end.
+func (rs *restorer) read(br *bufio.Reader, add func(*metav1.ShardSnapshotItem) error) error {
+	for rs.ended = false; !rs.ended; rs.items++ {
 		item, err := readFrame(br)
 		if err == nil {
-			err = rs.add(item)
+			err = add(item)
 		}
 		if err != nil {
-			return nil, nil, fmt.Errorf("%w: item %d: %w", ErrSnapshotCorrupt, rs.items, err)
+			return fmt.Errorf("item %d: %w", rs.items, err)
 		}
-		rs.items++
 	}
-	if err := rs.finish(); err != nil {
-		return nil, nil, fmt.Errorf("%w: %w", ErrSnapshotCorrupt, err)
-	}
-	return rs.state, rs.pinned, nil
+	return nil
 }
 
 func readFrame(br *bufio.Reader) (*metav1.ShardSnapshotItem, error) {
@@ -229,15 +250,26 @@ func readExactly(r io.Reader, n int) ([]byte, error) {
 	return buf, nil
 }
 
-// restorer builds the state from items.
-type restorer struct {
-	shard  uint32
+// contents are what a snapshot has.
+type contents struct {
 	state  *state
 	pinned map[uint64]memRun
-	group  *metav1.ShardGroup // begun; its topics and members follow
-	items  uint64
-	begun  bool
-	ended  bool
+	log    *savedLog // nil where it has none
+}
+
+// restorer builds it from items.
+type restorer struct {
+	contents
+
+	shard uint32
+	group *metav1.ShardGroup // begun; its topics and members follow
+	items uint64
+	begun bool
+	ended bool
+}
+
+func newRestorer(shard uint32) *restorer {
+	return &restorer{shard: shard, contents: contents{state: newState(), pinned: make(map[uint64]memRun)}}
 }
 
 func (rs *restorer) add(item *metav1.ShardSnapshotItem) error {
@@ -275,13 +307,18 @@ func (rs *restorer) add(item *metav1.ShardSnapshotItem) error {
 	case *metav1.ShardSnapshotItem_Batch:
 		return rs.addBatch(it.Batch)
 	case *metav1.ShardSnapshotItem_End:
-		if it.End.GetItems() != rs.items {
-			return fmt.Errorf("end after %d items, written were %d", rs.items, it.End.GetItems())
-		}
-		rs.ended = true
+		return rs.end(it.End)
 	default:
 		return errors.New("unknown item")
 	}
+	return nil
+}
+
+func (rs *restorer) end(item *metav1.ShardSnapshotEnd) error {
+	if item.GetItems() != rs.items {
+		return fmt.Errorf("end after %d items, written were %d", rs.items, item.GetItems())
+	}
+	rs.ended = true
 	return nil
 }
 

@@ -36,6 +36,9 @@ type ShardSnapshotItem struct {
 	//	*ShardSnapshotItem_Group
 	//	*ShardSnapshotItem_GroupTopic
 	//	*ShardSnapshotItem_GroupMember
+	//	*ShardSnapshotItem_Log
+	//	*ShardSnapshotItem_LogPoints
+	//	*ShardSnapshotItem_LogRefusals
 	Item          isShardSnapshotItem_Item `protobuf_oneof:"item"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -168,6 +171,33 @@ func (x *ShardSnapshotItem) GetGroupMember() *ShardGroupMember {
 	return nil
 }
 
+func (x *ShardSnapshotItem) GetLog() *ShardLog {
+	if x != nil {
+		if x, ok := x.Item.(*ShardSnapshotItem_Log); ok {
+			return x.Log
+		}
+	}
+	return nil
+}
+
+func (x *ShardSnapshotItem) GetLogPoints() *ShardLogPoints {
+	if x != nil {
+		if x, ok := x.Item.(*ShardSnapshotItem_LogPoints); ok {
+			return x.LogPoints
+		}
+	}
+	return nil
+}
+
+func (x *ShardSnapshotItem) GetLogRefusals() *ShardLogRefusals {
+	if x != nil {
+		if x, ok := x.Item.(*ShardSnapshotItem_LogRefusals); ok {
+			return x.LogRefusals
+		}
+	}
+	return nil
+}
+
 type isShardSnapshotItem_Item interface {
 	isShardSnapshotItem_Item()
 }
@@ -215,6 +245,20 @@ type ShardSnapshotItem_GroupMember struct {
 	GroupMember *ShardGroupMember `protobuf:"bytes,10,opt,name=group_member,json=groupMember,proto3,oneof"`
 }
 
+type ShardSnapshotItem_Log struct {
+	// Behind the end, where older programs do not read.
+	Log *ShardLog `protobuf:"bytes,11,opt,name=log,proto3,oneof"`
+}
+
+type ShardSnapshotItem_LogPoints struct {
+	// Of the log before it.
+	LogPoints *ShardLogPoints `protobuf:"bytes,12,opt,name=log_points,json=logPoints,proto3,oneof"`
+}
+
+type ShardSnapshotItem_LogRefusals struct {
+	LogRefusals *ShardLogRefusals `protobuf:"bytes,13,opt,name=log_refusals,json=logRefusals,proto3,oneof"`
+}
+
 func (*ShardSnapshotItem_Header) isShardSnapshotItem_Item() {}
 
 func (*ShardSnapshotItem_Partition) isShardSnapshotItem_Item() {}
@@ -235,6 +279,192 @@ func (*ShardSnapshotItem_GroupTopic) isShardSnapshotItem_Item() {}
 
 func (*ShardSnapshotItem_GroupMember) isShardSnapshotItem_Item() {}
 
+func (*ShardSnapshotItem_Log) isShardSnapshotItem_Item() {}
+
+func (*ShardSnapshotItem_LogPoints) isShardSnapshotItem_Item() {}
+
+func (*ShardSnapshotItem_LogRefusals) isShardSnapshotItem_Item() {}
+
+// ShardLog begins what a replica knows of its own Raft log: where in it records are. It means nothing to other replicas, whose
+// logs begin and end elsewhere, and may have had other entries that were never committed.
+type ShardLog struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	ReplicaId string                 `protobuf:"bytes,1,opt,name=replica_id,json=replicaId,proto3" json:"replica_id,omitempty"`
+	// Nothing is known of entries before this index.
+	FirstIndex uint64 `protobuf:"varint,2,opt,name=first_index,json=firstIndex,proto3" json:"first_index,omitempty"`
+	// Of the last entry that the snapshot has.
+	LastIndex     uint64 `protobuf:"varint,3,opt,name=last_index,json=lastIndex,proto3" json:"last_index,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShardLog) Reset() {
+	*x = ShardLog{}
+	mi := &file_streamhouse_meta_v1_shard_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShardLog) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShardLog) ProtoMessage() {}
+
+func (x *ShardLog) ProtoReflect() protoreflect.Message {
+	mi := &file_streamhouse_meta_v1_shard_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShardLog.ProtoReflect.Descriptor instead.
+func (*ShardLog) Descriptor() ([]byte, []int) {
+	return file_streamhouse_meta_v1_shard_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *ShardLog) GetReplicaId() string {
+	if x != nil {
+		return x.ReplicaId
+	}
+	return ""
+}
+
+func (x *ShardLog) GetFirstIndex() uint64 {
+	if x != nil {
+		return x.FirstIndex
+	}
+	return 0
+}
+
+func (x *ShardLog) GetLastIndex() uint64 {
+	if x != nil {
+		return x.LastIndex
+	}
+	return 0
+}
+
+// ShardLogPoints are entries with batches of a partition, at some distance from each other, in order.
+type ShardLogPoints struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	PartitionId uint64                 `protobuf:"varint,1,opt,name=partition_id,json=partitionId,proto3" json:"partition_id,omitempty"`
+	// Of the first of the partition's batches in each of the entries.
+	BaseOffsets   []int64  `protobuf:"varint,2,rep,packed,name=base_offsets,json=baseOffsets,proto3" json:"base_offsets,omitempty"`
+	Indexes       []uint64 `protobuf:"varint,3,rep,packed,name=indexes,proto3" json:"indexes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShardLogPoints) Reset() {
+	*x = ShardLogPoints{}
+	mi := &file_streamhouse_meta_v1_shard_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShardLogPoints) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShardLogPoints) ProtoMessage() {}
+
+func (x *ShardLogPoints) ProtoReflect() protoreflect.Message {
+	mi := &file_streamhouse_meta_v1_shard_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShardLogPoints.ProtoReflect.Descriptor instead.
+func (*ShardLogPoints) Descriptor() ([]byte, []int) {
+	return file_streamhouse_meta_v1_shard_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *ShardLogPoints) GetPartitionId() uint64 {
+	if x != nil {
+		return x.PartitionId
+	}
+	return 0
+}
+
+func (x *ShardLogPoints) GetBaseOffsets() []int64 {
+	if x != nil {
+		return x.BaseOffsets
+	}
+	return nil
+}
+
+func (x *ShardLogPoints) GetIndexes() []uint64 {
+	if x != nil {
+		return x.Indexes
+	}
+	return nil
+}
+
+// ShardLogRefusals are batches of an entry that were not stored.
+type ShardLogRefusals struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Index uint64                 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
+	// Their places in the entry, from 0, in order.
+	Places        []uint32 `protobuf:"varint,2,rep,packed,name=places,proto3" json:"places,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShardLogRefusals) Reset() {
+	*x = ShardLogRefusals{}
+	mi := &file_streamhouse_meta_v1_shard_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShardLogRefusals) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShardLogRefusals) ProtoMessage() {}
+
+func (x *ShardLogRefusals) ProtoReflect() protoreflect.Message {
+	mi := &file_streamhouse_meta_v1_shard_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShardLogRefusals.ProtoReflect.Descriptor instead.
+func (*ShardLogRefusals) Descriptor() ([]byte, []int) {
+	return file_streamhouse_meta_v1_shard_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *ShardLogRefusals) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *ShardLogRefusals) GetPlaces() []uint32 {
+	if x != nil {
+		return x.Places
+	}
+	return nil
+}
+
 type ShardSnapshotHeader struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Version uint32                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
@@ -251,7 +481,7 @@ type ShardSnapshotHeader struct {
 
 func (x *ShardSnapshotHeader) Reset() {
 	*x = ShardSnapshotHeader{}
-	mi := &file_streamhouse_meta_v1_shard_proto_msgTypes[1]
+	mi := &file_streamhouse_meta_v1_shard_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -263,7 +493,7 @@ func (x *ShardSnapshotHeader) String() string {
 func (*ShardSnapshotHeader) ProtoMessage() {}
 
 func (x *ShardSnapshotHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_streamhouse_meta_v1_shard_proto_msgTypes[1]
+	mi := &file_streamhouse_meta_v1_shard_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -276,7 +506,7 @@ func (x *ShardSnapshotHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardSnapshotHeader.ProtoReflect.Descriptor instead.
 func (*ShardSnapshotHeader) Descriptor() ([]byte, []int) {
-	return file_streamhouse_meta_v1_shard_proto_rawDescGZIP(), []int{1}
+	return file_streamhouse_meta_v1_shard_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ShardSnapshotHeader) GetVersion() uint32 {
@@ -327,7 +557,7 @@ type ShardPartition struct {
 
 func (x *ShardPartition) Reset() {
 	*x = ShardPartition{}
-	mi := &file_streamhouse_meta_v1_shard_proto_msgTypes[2]
+	mi := &file_streamhouse_meta_v1_shard_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -339,7 +569,7 @@ func (x *ShardPartition) String() string {
 func (*ShardPartition) ProtoMessage() {}
 
 func (x *ShardPartition) ProtoReflect() protoreflect.Message {
-	mi := &file_streamhouse_meta_v1_shard_proto_msgTypes[2]
+	mi := &file_streamhouse_meta_v1_shard_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -352,7 +582,7 @@ func (x *ShardPartition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardPartition.ProtoReflect.Descriptor instead.
 func (*ShardPartition) Descriptor() ([]byte, []int) {
-	return file_streamhouse_meta_v1_shard_proto_rawDescGZIP(), []int{2}
+	return file_streamhouse_meta_v1_shard_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ShardPartition) GetPartitionId() uint64 {
@@ -391,7 +621,7 @@ type ShardProducer struct {
 
 func (x *ShardProducer) Reset() {
 	*x = ShardProducer{}
-	mi := &file_streamhouse_meta_v1_shard_proto_msgTypes[3]
+	mi := &file_streamhouse_meta_v1_shard_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -403,7 +633,7 @@ func (x *ShardProducer) String() string {
 func (*ShardProducer) ProtoMessage() {}
 
 func (x *ShardProducer) ProtoReflect() protoreflect.Message {
-	mi := &file_streamhouse_meta_v1_shard_proto_msgTypes[3]
+	mi := &file_streamhouse_meta_v1_shard_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -416,7 +646,7 @@ func (x *ShardProducer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardProducer.ProtoReflect.Descriptor instead.
 func (*ShardProducer) Descriptor() ([]byte, []int) {
-	return file_streamhouse_meta_v1_shard_proto_rawDescGZIP(), []int{3}
+	return file_streamhouse_meta_v1_shard_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ShardProducer) GetPartitionId() uint64 {
@@ -465,7 +695,7 @@ type ShardProducerBatch struct {
 
 func (x *ShardProducerBatch) Reset() {
 	*x = ShardProducerBatch{}
-	mi := &file_streamhouse_meta_v1_shard_proto_msgTypes[4]
+	mi := &file_streamhouse_meta_v1_shard_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -477,7 +707,7 @@ func (x *ShardProducerBatch) String() string {
 func (*ShardProducerBatch) ProtoMessage() {}
 
 func (x *ShardProducerBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_streamhouse_meta_v1_shard_proto_msgTypes[4]
+	mi := &file_streamhouse_meta_v1_shard_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -490,7 +720,7 @@ func (x *ShardProducerBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardProducerBatch.ProtoReflect.Descriptor instead.
 func (*ShardProducerBatch) Descriptor() ([]byte, []int) {
-	return file_streamhouse_meta_v1_shard_proto_rawDescGZIP(), []int{4}
+	return file_streamhouse_meta_v1_shard_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ShardProducerBatch) GetBaseSequence() int32 {
@@ -527,7 +757,7 @@ type ShardGroupOffset struct {
 
 func (x *ShardGroupOffset) Reset() {
 	*x = ShardGroupOffset{}
-	mi := &file_streamhouse_meta_v1_shard_proto_msgTypes[5]
+	mi := &file_streamhouse_meta_v1_shard_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -539,7 +769,7 @@ func (x *ShardGroupOffset) String() string {
 func (*ShardGroupOffset) ProtoMessage() {}
 
 func (x *ShardGroupOffset) ProtoReflect() protoreflect.Message {
-	mi := &file_streamhouse_meta_v1_shard_proto_msgTypes[5]
+	mi := &file_streamhouse_meta_v1_shard_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -552,7 +782,7 @@ func (x *ShardGroupOffset) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardGroupOffset.ProtoReflect.Descriptor instead.
 func (*ShardGroupOffset) Descriptor() ([]byte, []int) {
-	return file_streamhouse_meta_v1_shard_proto_rawDescGZIP(), []int{5}
+	return file_streamhouse_meta_v1_shard_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ShardGroupOffset) GetGroup() string {
@@ -600,7 +830,7 @@ type ShardDroppedPartition struct {
 
 func (x *ShardDroppedPartition) Reset() {
 	*x = ShardDroppedPartition{}
-	mi := &file_streamhouse_meta_v1_shard_proto_msgTypes[6]
+	mi := &file_streamhouse_meta_v1_shard_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -612,7 +842,7 @@ func (x *ShardDroppedPartition) String() string {
 func (*ShardDroppedPartition) ProtoMessage() {}
 
 func (x *ShardDroppedPartition) ProtoReflect() protoreflect.Message {
-	mi := &file_streamhouse_meta_v1_shard_proto_msgTypes[6]
+	mi := &file_streamhouse_meta_v1_shard_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -625,7 +855,7 @@ func (x *ShardDroppedPartition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardDroppedPartition.ProtoReflect.Descriptor instead.
 func (*ShardDroppedPartition) Descriptor() ([]byte, []int) {
-	return file_streamhouse_meta_v1_shard_proto_rawDescGZIP(), []int{6}
+	return file_streamhouse_meta_v1_shard_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ShardDroppedPartition) GetPartitionId() uint64 {
@@ -654,7 +884,7 @@ type ShardBatch struct {
 
 func (x *ShardBatch) Reset() {
 	*x = ShardBatch{}
-	mi := &file_streamhouse_meta_v1_shard_proto_msgTypes[7]
+	mi := &file_streamhouse_meta_v1_shard_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -666,7 +896,7 @@ func (x *ShardBatch) String() string {
 func (*ShardBatch) ProtoMessage() {}
 
 func (x *ShardBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_streamhouse_meta_v1_shard_proto_msgTypes[7]
+	mi := &file_streamhouse_meta_v1_shard_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -679,7 +909,7 @@ func (x *ShardBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardBatch.ProtoReflect.Descriptor instead.
 func (*ShardBatch) Descriptor() ([]byte, []int) {
-	return file_streamhouse_meta_v1_shard_proto_rawDescGZIP(), []int{7}
+	return file_streamhouse_meta_v1_shard_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ShardBatch) GetPartitionId() uint64 {
@@ -713,7 +943,7 @@ type ShardSnapshotEnd struct {
 
 func (x *ShardSnapshotEnd) Reset() {
 	*x = ShardSnapshotEnd{}
-	mi := &file_streamhouse_meta_v1_shard_proto_msgTypes[8]
+	mi := &file_streamhouse_meta_v1_shard_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -725,7 +955,7 @@ func (x *ShardSnapshotEnd) String() string {
 func (*ShardSnapshotEnd) ProtoMessage() {}
 
 func (x *ShardSnapshotEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_streamhouse_meta_v1_shard_proto_msgTypes[8]
+	mi := &file_streamhouse_meta_v1_shard_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -738,7 +968,7 @@ func (x *ShardSnapshotEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardSnapshotEnd.ProtoReflect.Descriptor instead.
 func (*ShardSnapshotEnd) Descriptor() ([]byte, []int) {
-	return file_streamhouse_meta_v1_shard_proto_rawDescGZIP(), []int{8}
+	return file_streamhouse_meta_v1_shard_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ShardSnapshotEnd) GetItems() uint64 {
@@ -762,7 +992,7 @@ type ShardSeed struct {
 
 func (x *ShardSeed) Reset() {
 	*x = ShardSeed{}
-	mi := &file_streamhouse_meta_v1_shard_proto_msgTypes[9]
+	mi := &file_streamhouse_meta_v1_shard_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -774,7 +1004,7 @@ func (x *ShardSeed) String() string {
 func (*ShardSeed) ProtoMessage() {}
 
 func (x *ShardSeed) ProtoReflect() protoreflect.Message {
-	mi := &file_streamhouse_meta_v1_shard_proto_msgTypes[9]
+	mi := &file_streamhouse_meta_v1_shard_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -787,7 +1017,7 @@ func (x *ShardSeed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardSeed.ProtoReflect.Descriptor instead.
 func (*ShardSeed) Descriptor() ([]byte, []int) {
-	return file_streamhouse_meta_v1_shard_proto_rawDescGZIP(), []int{9}
+	return file_streamhouse_meta_v1_shard_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ShardSeed) GetRecoveryId() string {
@@ -815,7 +1045,7 @@ var File_streamhouse_meta_v1_shard_proto protoreflect.FileDescriptor
 
 const file_streamhouse_meta_v1_shard_proto_rawDesc = "" +
 	"\n" +
-	"\x1fstreamhouse/meta/v1/shard.proto\x12\x13streamhouse.meta.v1\x1a\x1fstreamhouse/meta/v1/group.proto\"\xca\x05\n" +
+	"\x1fstreamhouse/meta/v1/shard.proto\x12\x13streamhouse.meta.v1\x1a\x1fstreamhouse/meta/v1/group.proto\"\x8f\a\n" +
 	"\x11ShardSnapshotItem\x12B\n" +
 	"\x06header\x18\x01 \x01(\v2(.streamhouse.meta.v1.ShardSnapshotHeaderH\x00R\x06header\x12C\n" +
 	"\tpartition\x18\x02 \x01(\v2#.streamhouse.meta.v1.ShardPartitionH\x00R\tpartition\x12@\n" +
@@ -828,8 +1058,26 @@ const file_streamhouse_meta_v1_shard_proto_rawDesc = "" +
 	"\vgroup_topic\x18\t \x01(\v2\x1f.streamhouse.meta.v1.GroupTopicH\x00R\n" +
 	"groupTopic\x12J\n" +
 	"\fgroup_member\x18\n" +
-	" \x01(\v2%.streamhouse.meta.v1.ShardGroupMemberH\x00R\vgroupMemberB\x06\n" +
-	"\x04item\"\xa2\x01\n" +
+	" \x01(\v2%.streamhouse.meta.v1.ShardGroupMemberH\x00R\vgroupMember\x121\n" +
+	"\x03log\x18\v \x01(\v2\x1d.streamhouse.meta.v1.ShardLogH\x00R\x03log\x12D\n" +
+	"\n" +
+	"log_points\x18\f \x01(\v2#.streamhouse.meta.v1.ShardLogPointsH\x00R\tlogPoints\x12J\n" +
+	"\flog_refusals\x18\r \x01(\v2%.streamhouse.meta.v1.ShardLogRefusalsH\x00R\vlogRefusalsB\x06\n" +
+	"\x04item\"i\n" +
+	"\bShardLog\x12\x1d\n" +
+	"\n" +
+	"replica_id\x18\x01 \x01(\tR\treplicaId\x12\x1f\n" +
+	"\vfirst_index\x18\x02 \x01(\x04R\n" +
+	"firstIndex\x12\x1d\n" +
+	"\n" +
+	"last_index\x18\x03 \x01(\x04R\tlastIndex\"p\n" +
+	"\x0eShardLogPoints\x12!\n" +
+	"\fpartition_id\x18\x01 \x01(\x04R\vpartitionId\x12!\n" +
+	"\fbase_offsets\x18\x02 \x03(\x03R\vbaseOffsets\x12\x18\n" +
+	"\aindexes\x18\x03 \x03(\x04R\aindexes\"@\n" +
+	"\x10ShardLogRefusals\x12\x14\n" +
+	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x16\n" +
+	"\x06places\x18\x02 \x03(\rR\x06places\"\xa2\x01\n" +
 	"\x13ShardSnapshotHeader\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x14\n" +
 	"\x05shard\x18\x02 \x01(\rR\x05shard\x12\x17\n" +
@@ -891,40 +1139,46 @@ func file_streamhouse_meta_v1_shard_proto_rawDescGZIP() []byte {
 	return file_streamhouse_meta_v1_shard_proto_rawDescData
 }
 
-var file_streamhouse_meta_v1_shard_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_streamhouse_meta_v1_shard_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_streamhouse_meta_v1_shard_proto_goTypes = []any{
 	(*ShardSnapshotItem)(nil),     // 0: streamhouse.meta.v1.ShardSnapshotItem
-	(*ShardSnapshotHeader)(nil),   // 1: streamhouse.meta.v1.ShardSnapshotHeader
-	(*ShardPartition)(nil),        // 2: streamhouse.meta.v1.ShardPartition
-	(*ShardProducer)(nil),         // 3: streamhouse.meta.v1.ShardProducer
-	(*ShardProducerBatch)(nil),    // 4: streamhouse.meta.v1.ShardProducerBatch
-	(*ShardGroupOffset)(nil),      // 5: streamhouse.meta.v1.ShardGroupOffset
-	(*ShardDroppedPartition)(nil), // 6: streamhouse.meta.v1.ShardDroppedPartition
-	(*ShardBatch)(nil),            // 7: streamhouse.meta.v1.ShardBatch
-	(*ShardSnapshotEnd)(nil),      // 8: streamhouse.meta.v1.ShardSnapshotEnd
-	(*ShardSeed)(nil),             // 9: streamhouse.meta.v1.ShardSeed
-	(*ShardGroup)(nil),            // 10: streamhouse.meta.v1.ShardGroup
-	(*GroupTopic)(nil),            // 11: streamhouse.meta.v1.GroupTopic
-	(*ShardGroupMember)(nil),      // 12: streamhouse.meta.v1.ShardGroupMember
+	(*ShardLog)(nil),              // 1: streamhouse.meta.v1.ShardLog
+	(*ShardLogPoints)(nil),        // 2: streamhouse.meta.v1.ShardLogPoints
+	(*ShardLogRefusals)(nil),      // 3: streamhouse.meta.v1.ShardLogRefusals
+	(*ShardSnapshotHeader)(nil),   // 4: streamhouse.meta.v1.ShardSnapshotHeader
+	(*ShardPartition)(nil),        // 5: streamhouse.meta.v1.ShardPartition
+	(*ShardProducer)(nil),         // 6: streamhouse.meta.v1.ShardProducer
+	(*ShardProducerBatch)(nil),    // 7: streamhouse.meta.v1.ShardProducerBatch
+	(*ShardGroupOffset)(nil),      // 8: streamhouse.meta.v1.ShardGroupOffset
+	(*ShardDroppedPartition)(nil), // 9: streamhouse.meta.v1.ShardDroppedPartition
+	(*ShardBatch)(nil),            // 10: streamhouse.meta.v1.ShardBatch
+	(*ShardSnapshotEnd)(nil),      // 11: streamhouse.meta.v1.ShardSnapshotEnd
+	(*ShardSeed)(nil),             // 12: streamhouse.meta.v1.ShardSeed
+	(*ShardGroup)(nil),            // 13: streamhouse.meta.v1.ShardGroup
+	(*GroupTopic)(nil),            // 14: streamhouse.meta.v1.GroupTopic
+	(*ShardGroupMember)(nil),      // 15: streamhouse.meta.v1.ShardGroupMember
 }
 var file_streamhouse_meta_v1_shard_proto_depIdxs = []int32{
-	1,  // 0: streamhouse.meta.v1.ShardSnapshotItem.header:type_name -> streamhouse.meta.v1.ShardSnapshotHeader
-	2,  // 1: streamhouse.meta.v1.ShardSnapshotItem.partition:type_name -> streamhouse.meta.v1.ShardPartition
-	3,  // 2: streamhouse.meta.v1.ShardSnapshotItem.producer:type_name -> streamhouse.meta.v1.ShardProducer
-	5,  // 3: streamhouse.meta.v1.ShardSnapshotItem.group_offset:type_name -> streamhouse.meta.v1.ShardGroupOffset
-	6,  // 4: streamhouse.meta.v1.ShardSnapshotItem.dropped_partition:type_name -> streamhouse.meta.v1.ShardDroppedPartition
-	7,  // 5: streamhouse.meta.v1.ShardSnapshotItem.batch:type_name -> streamhouse.meta.v1.ShardBatch
-	8,  // 6: streamhouse.meta.v1.ShardSnapshotItem.end:type_name -> streamhouse.meta.v1.ShardSnapshotEnd
-	10, // 7: streamhouse.meta.v1.ShardSnapshotItem.group:type_name -> streamhouse.meta.v1.ShardGroup
-	11, // 8: streamhouse.meta.v1.ShardSnapshotItem.group_topic:type_name -> streamhouse.meta.v1.GroupTopic
-	12, // 9: streamhouse.meta.v1.ShardSnapshotItem.group_member:type_name -> streamhouse.meta.v1.ShardGroupMember
-	4,  // 10: streamhouse.meta.v1.ShardProducer.batches:type_name -> streamhouse.meta.v1.ShardProducerBatch
-	2,  // 11: streamhouse.meta.v1.ShardSeed.partitions:type_name -> streamhouse.meta.v1.ShardPartition
-	12, // [12:12] is the sub-list for method output_type
-	12, // [12:12] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	4,  // 0: streamhouse.meta.v1.ShardSnapshotItem.header:type_name -> streamhouse.meta.v1.ShardSnapshotHeader
+	5,  // 1: streamhouse.meta.v1.ShardSnapshotItem.partition:type_name -> streamhouse.meta.v1.ShardPartition
+	6,  // 2: streamhouse.meta.v1.ShardSnapshotItem.producer:type_name -> streamhouse.meta.v1.ShardProducer
+	8,  // 3: streamhouse.meta.v1.ShardSnapshotItem.group_offset:type_name -> streamhouse.meta.v1.ShardGroupOffset
+	9,  // 4: streamhouse.meta.v1.ShardSnapshotItem.dropped_partition:type_name -> streamhouse.meta.v1.ShardDroppedPartition
+	10, // 5: streamhouse.meta.v1.ShardSnapshotItem.batch:type_name -> streamhouse.meta.v1.ShardBatch
+	11, // 6: streamhouse.meta.v1.ShardSnapshotItem.end:type_name -> streamhouse.meta.v1.ShardSnapshotEnd
+	13, // 7: streamhouse.meta.v1.ShardSnapshotItem.group:type_name -> streamhouse.meta.v1.ShardGroup
+	14, // 8: streamhouse.meta.v1.ShardSnapshotItem.group_topic:type_name -> streamhouse.meta.v1.GroupTopic
+	15, // 9: streamhouse.meta.v1.ShardSnapshotItem.group_member:type_name -> streamhouse.meta.v1.ShardGroupMember
+	1,  // 10: streamhouse.meta.v1.ShardSnapshotItem.log:type_name -> streamhouse.meta.v1.ShardLog
+	2,  // 11: streamhouse.meta.v1.ShardSnapshotItem.log_points:type_name -> streamhouse.meta.v1.ShardLogPoints
+	3,  // 12: streamhouse.meta.v1.ShardSnapshotItem.log_refusals:type_name -> streamhouse.meta.v1.ShardLogRefusals
+	7,  // 13: streamhouse.meta.v1.ShardProducer.batches:type_name -> streamhouse.meta.v1.ShardProducerBatch
+	5,  // 14: streamhouse.meta.v1.ShardSeed.partitions:type_name -> streamhouse.meta.v1.ShardPartition
+	15, // [15:15] is the sub-list for method output_type
+	15, // [15:15] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_streamhouse_meta_v1_shard_proto_init() }
@@ -944,6 +1198,9 @@ func file_streamhouse_meta_v1_shard_proto_init() {
 		(*ShardSnapshotItem_Group)(nil),
 		(*ShardSnapshotItem_GroupTopic)(nil),
 		(*ShardSnapshotItem_GroupMember)(nil),
+		(*ShardSnapshotItem_Log)(nil),
+		(*ShardSnapshotItem_LogPoints)(nil),
+		(*ShardSnapshotItem_LogRefusals)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -951,7 +1208,7 @@ func file_streamhouse_meta_v1_shard_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_streamhouse_meta_v1_shard_proto_rawDesc), len(file_streamhouse_meta_v1_shard_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   10,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
