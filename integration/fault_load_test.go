@@ -221,11 +221,14 @@ func (l *load) readBack(n *harness.Node) {
 	l.t.Helper()
 	ends, err := n.HighWatermarks(l.t.Context(), loadTopic)
 	require.NoErrorf(l.t, err, "high watermarks through %s", n.ID)
-	ctx, cancel := context.WithTimeout(l.t.Context(), patience)
+	ctx, cancel := context.WithCancel(l.t.Context())
 	defer cancel()
+	stuck := time.AfterFunc(patience, cancel) // an hour's records may take long, the next of them may not
+	defer stuck.Stop()
 	for partition, end := range ends {
 		records := make([]history.Record, 0, end)
 		err := n.Read(ctx, loadTopic, partition, 0, end, func(r *consumedRecord) error {
+			stuck.Reset(patience)
 			records = append(records, history.Record{Offset: r.GetOffset(), Value: string(r.GetValue())})
 			return nil
 		})
