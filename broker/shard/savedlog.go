@@ -9,6 +9,9 @@ import (
 	metav1 "github.com/streamhouse/streamhouse/api/streamhouse/meta/v1"
 )
 
+// pointsPerItem keeps the items of a snapshot small.
+const pointsPerItem = 1 << 16
+
 // savedLog is what a snapshot tells of the log of the replica that took it, so that this replica finds in its log after a
 // restart what it found before. Entries up to the snapshot are not applied again, and do not say at which offsets their
 // batches were stored.
@@ -45,11 +48,13 @@ func (s *savedLog) write(fw *frameWriter) {
 		ReplicaId: s.replicaID, FirstIndex: s.first, LastIndex: s.last,
 	}}})
 	for _, id := range slices.Sorted(maps.Keys(s.points)) {
-		item := &metav1.ShardLogPoints{PartitionId: id}
-		for _, p := range s.points[id] {
-			item.BaseOffsets, item.Indexes = append(item.BaseOffsets, p.base), append(item.Indexes, p.index)
+		for points := range slices.Chunk(s.points[id], pointsPerItem) {
+			item := &metav1.ShardLogPoints{PartitionId: id}
+			for _, p := range points {
+				item.BaseOffsets, item.Indexes = append(item.BaseOffsets, p.base), append(item.Indexes, p.index)
+			}
+			fw.put(&metav1.ShardSnapshotItem{Item: &metav1.ShardSnapshotItem_LogPoints{LogPoints: item}})
 		}
-		fw.put(&metav1.ShardSnapshotItem{Item: &metav1.ShardSnapshotItem_LogPoints{LogPoints: item}})
 	}
 	for _, index := range slices.Sorted(maps.Keys(s.rejected)) {
 		item := &metav1.ShardLogRefusals{Index: index}
@@ -91,10 +96,13 @@ func (rs *restorer) addLog(item *metav1.ShardSnapshotItem) error {
 func (rs *restorer) addPoints(item *metav1.ShardLogPoints) error {
 	id := item.GetPartitionId()
 	p := rs.state.partitions[id]
-	if p == nil || len(item.GetBaseOffsets()) != len(item.GetIndexes()) || len(item.GetIndexes()) == 0 || rs.log.points[id] != nil {
+	if p == nil || len(item.GetBaseOffsets()) != len(item.GetIndexes()) {
 		return fmt.Errorf("points of partition id %d do not fit", id)
 	}
 	last := point{base: -1}
+	if k := len(rs.log.points[id]); k > 0 {
+		last = rs.log.points[id][k-1]
+	}
 	for i, base := range item.GetBaseOffsets() {
 		at := point{base: base, index: item.GetIndexes()[i]}
 		if at.base <= last.base || at.index <= last.index || at.index < rs.log.first || at.index > rs.log.last || at.base >= p.next {

@@ -3,6 +3,7 @@ package shard
 import (
 	"bytes"
 	"io"
+	"os"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -47,6 +48,17 @@ func TestSnapshotTellsOfTheLog(t *testing.T) {
 	require.Zero(t, other.fsm.index)
 }
 
+// Snapshots that tell of a log are read for ever.
+func TestGoldenSnapshotOfALog(t *testing.T) {
+	const path = "testdata/snapshot-v1-log.golden"
+	if *update {
+		require.NoError(t, os.WriteFile(path, persist(t, withLog(t, "n1/A")), 0o600))
+	}
+	data, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.Equal(t, data, persist(t, withLog(t, "n1/A")))
+}
+
 // What a snapshot tells of the log is behind the end of what programs before it read.
 func TestOlderProgramsReadSnapshots(t *testing.T) {
 	m := filled(t)
@@ -75,8 +87,8 @@ func TestSnapshotWithABadLogIsRefused(t *testing.T) {
 		"no replica":            {false, []*metav1.ShardSnapshotItem{{Item: &metav1.ShardSnapshotItem_Log{Log: &metav1.ShardLog{}}}}},
 		"another item":          {false, []*metav1.ShardSnapshotItem{log, {Item: &metav1.ShardSnapshotItem_Batch{Batch: &metav1.ShardBatch{}}}}},
 		"unknown partition":     {false, []*metav1.ShardSnapshotItem{log, points(99, []int64{0}, 3)}},
-		"partition twice":       {false, []*metav1.ShardSnapshotItem{log, points(7, []int64{0}, 3), points(7, []int64{0}, 3)}},
-		"no points":             {false, []*metav1.ShardSnapshotItem{log, points(7, nil)}},
+		"points again":          {false, []*metav1.ShardSnapshotItem{log, points(7, []int64{0}, 3), points(7, []int64{0}, 3)}},
+		"points of two items":   {true, []*metav1.ShardSnapshotItem{log, points(7, []int64{0}, 3), points(7, []int64{3}, 9)}},
 		"more offsets":          {false, []*metav1.ShardSnapshotItem{log, points(7, []int64{0, 1}, 3)}},
 		"offsets out of order":  {false, []*metav1.ShardSnapshotItem{log, points(7, []int64{3, 0}, 3, 9)}},
 		"indexes out of order":  {false, []*metav1.ShardSnapshotItem{log, points(7, []int64{0, 3}, 9, 3)}},

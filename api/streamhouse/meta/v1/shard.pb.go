@@ -349,7 +349,8 @@ func (x *ShardLog) GetLastIndex() uint64 {
 	return 0
 }
 
-// ShardLogPoints are entries with batches of a partition, at some distance from each other, in order.
+// ShardLogPoints are entries with batches of a partition, at some distance from each other, in order. A partition may have
+// several of these.
 type ShardLogPoints struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	PartitionId uint64                 `protobuf:"varint,1,opt,name=partition_id,json=partitionId,proto3" json:"partition_id,omitempty"`
