@@ -50,7 +50,7 @@ test: $(MONITORING) $(BIN)/versitygw test-unit test-arch ## Install what the tes
 # holds about as many as three minutes alone.
 beside:
 	@nice -n 10 $(MAKE) dashboards grafana-check bench-smoke
-	@nice -n 15 $(MAKE) simulate BUDGET=5m
+	@BUDGET=5m nice -n 15 $(MAKE) simulate
 
 test-unit:
 	$(TEST) -race -timeout $(TEST_TIMEOUT) ./...

@@ -5,6 +5,7 @@ import (
 	"context"
 	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -299,10 +300,11 @@ func (b *Broker) assigned(ctx context.Context, ids []uint64) ([]*streamhousev1.T
 
 // topicPartitions names partitions, in order of topics and partitions. What was deleted is left out.
 func (b *Broker) topicPartitions(ids []uint64) []*streamhousev1.TopicPartitions {
+	view := b.meta.View()
 	byTopic := make(map[string]*streamhousev1.TopicPartitions)
 	var out []*streamhousev1.TopicPartitions
 	for _, id := range ids {
-		topic, number, ok := b.partitionName(id)
+		topic, number, ok := partitionName(view, id)
 		if !ok {
 			continue
 		}
@@ -318,8 +320,7 @@ func (b *Broker) topicPartitions(ids []uint64) []*streamhousev1.TopicPartitions 
 	return out
 }
 
-func (b *Broker) partitionName(id uint64) (topic string, number int32, ok bool) {
-	view := b.meta.View()
+func partitionName(view *fsm.View, id uint64) (topic string, number int32, ok bool) {
 	p, ok := view.Partition(id)
 	if !ok {
 		return "", 0, false
@@ -435,54 +436,77 @@ func (b *Broker) DescribeGroup(ctx context.Context, req *streamhousev1.DescribeG
 			Assigned: b.topicPartitions(m.GetAssigned()), Revoking: b.topicPartitions(m.GetRevoking()),
 		})
 	}
-	res.Partitions, err = b.groupPartitions(ctx, g.GetMembers(), offsets)
+	res.Partitions, err = b.groupPartitions(ctx, g, offsets)
 	return res, err
 }
 
 // groupPartitions describes every partition of the topics that a group reads or has read: also one that has neither an owner
-// nor a committed offset is left to read, where the consumers went before they began with it.
-func (b *Broker) groupPartitions(
-	ctx context.Context, members []*metav1.ShardGroupMember, offsets []shard.GroupOffset,
-) ([]*streamhousev1.GroupPartition, error) {
+// nor a committed offset is left to read, where the members went before they began with it. A group that never had members
+// reads the partitions that it has committed for, and no others.
+func (b *Broker) groupPartitions(ctx context.Context, g *metav1.ShardGroup, offsets []shard.GroupOffset) ([]*streamhousev1.GroupPartition, error) {
+	view := b.meta.View()
+	named := make(map[uint64]*streamhousev1.GroupPartition) // what somebody owns or has committed for
 	topics := make(map[string]bool)
-	add := func(id uint64) {
-		if name, _, ok := b.partitionName(id); ok {
-			topics[name] = true
+	name := func(id uint64) *streamhousev1.GroupPartition {
+		if named[id] == nil {
+			named[id] = &streamhousev1.GroupPartition{CommittedOffset: -1}
 		}
+		if topic, _, ok := partitionName(view, id); ok && g.GetEpoch() > 0 {
+			topics[topic] = true
+		}
+		return named[id]
 	}
-	owner := make(map[uint64]string)
-	for _, m := range members {
-		for _, name := range m.GetSpec().GetTopics() {
-			topics[name] = true
+	for _, m := range g.GetMembers() {
+		for _, topic := range m.GetSpec().GetTopics() {
+			topics[topic] = true
 		}
 		for _, id := range slices.Concat(m.GetAssigned(), m.GetRevoking()) {
-			owner[id] = m.GetSpec().GetMemberId()
-			add(id)
+			name(id).MemberId = m.GetSpec().GetMemberId()
 		}
 	}
-	committed := make(map[uint64]shard.GroupOffset, len(offsets))
 	for _, o := range offsets {
-		committed[o.PartitionID] = o
-		add(o.PartitionID)
+		p := name(o.PartitionID)
+		p.CommittedOffset, p.Metadata = o.Offset, o.Metadata
 	}
+	all := maps.Clone(named)
+	for topic := range topics {
+		if t, ok := view.Topic(topic); ok {
+			for _, id := range t.PartitionIDs {
+				if all[id] == nil {
+					all[id] = &streamhousev1.GroupPartition{CommittedOffset: -1}
+				}
+			}
+		}
+	}
+	var mu sync.Mutex
 	var out []*streamhousev1.GroupPartition
 	eg, egCtx := errgroup.WithContext(ctx)
 	eg.SetLimit(listParallel)
-	for _, name := range slices.Sorted(maps.Keys(topics)) {
-		t, ok := b.meta.View().Topic(name)
-		if !ok {
-			continue // subscribed to before it is there
+	for id, p := range all {
+		var ok bool
+		if p.Topic, p.Partition, ok = partitionName(view, id); !ok {
+			continue // deleted
 		}
-		for number, id := range t.PartitionIDs {
-			p := &streamhousev1.GroupPartition{Topic: name, Partition: int32(number), CommittedOffset: -1, MemberId: owner[id]}
-			if o, ok := committed[id]; ok {
-				p.CommittedOffset, p.Metadata = o.Offset, o.Metadata
+		eg.Go(func() error {
+			if err := b.fillLag(egCtx, p); err != nil {
+				if named[id] == nil {
+					return nil // the answer does without it where nobody tells
+				}
+				return err
 			}
+			mu.Lock()
+			defer mu.Unlock()
 			out = append(out, p)
-			eg.Go(func() error { return b.fillLag(egCtx, p) })
-		}
+			return nil
+		})
 	}
-	return out, eg.Wait()
+	if err := eg.Wait(); err != nil {
+		return nil, err
+	}
+	slices.SortFunc(out, func(x, y *streamhousev1.GroupPartition) int {
+		return cmp.Or(cmp.Compare(x.GetTopic(), y.GetTopic()), cmp.Compare(x.GetPartition(), y.GetPartition()))
+	})
+	return out, nil
 }
 
 func (b *Broker) fillLag(ctx context.Context, p *streamhousev1.GroupPartition) error {

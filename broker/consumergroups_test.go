@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/proto"
 
+	metav1 "github.com/streamhouse/streamhouse/api/streamhouse/meta/v1"
 	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
 	"github.com/streamhouse/streamhouse/broker/group"
 	"github.com/streamhouse/streamhouse/broker/shard"
@@ -111,6 +112,18 @@ func TestGroupThroughAnyNode(t *testing.T) {
 		requireReason(t, reasonGroupNotFound, err)
 		_, err = f.DescribeGroup(t.Context(), &streamhousev1.DescribeGroupRequest{Group: "g"})
 		requireReason(t, reasonGroupNotFound, err)
+	}
+}
+
+// A group that never had members reads what it has committed for.
+func TestGroupThatNeverHadMembers(t *testing.T) {
+	f := newFixture(t, true)
+	topic := f.meta.createTopic(t, "t", 3, nil)
+	offsets := []shard.GroupOffset{{PartitionID: topic.PartitionIDs[1]}}
+	for epoch, want := range []int{1, 3} {
+		partitions, err := f.groupPartitions(t.Context(), &metav1.ShardGroup{Group: "g", Epoch: int32(epoch)}, offsets)
+		require.NoError(t, err)
+		require.Len(t, partitions, want, "in epoch %d", epoch)
 	}
 }
 

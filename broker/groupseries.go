@@ -44,7 +44,7 @@ func (b *Broker) showGroups() {
 			continue
 		}
 		for _, at := range local.AppliedProgress() {
-			if topic, _, ok := b.partitionName(at.PartitionID); ok {
+			if topic, _, ok := partitionName(view, at.PartitionID); ok {
 				pairs[topicGroup{topic, at.Group}] = true
 			}
 		}

@@ -52,7 +52,8 @@ type Group struct {
 	Shard uint32
 	// Members are in the order of their ids.
 	Members []GroupMember
-	// Partitions are all of the topics that members subscribe to or that have a committed offset, in order.
+	// Partitions are all of the topics that members subscribe to or that have a committed offset, in order. Of a group that
+	// never had members only those with a committed offset.
 	Partitions []GroupPartition
 }
 

@@ -179,7 +179,7 @@ func (n *nemesis) lasting(atMost time.Duration) { lasting(n.t, n.upTo(atMost)) }
 // started again; no other may end.
 func (n *nemesis) settle() {
 	n.t.Helper()
-	n.c.WaitWhole(syncWithin, func(v *harness.Node) {
+	n.c.WaitWhole(2*syncWithin, func(v *harness.Node) {
 		require.Containsf(n.t, v.Process().LogTail(), "no space left on device", "%s has ended by itself", v.ID)
 		v.Start()
 	})

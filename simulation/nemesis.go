@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/bits"
 	"sync"
 	"time"
 
@@ -287,7 +288,7 @@ func (n *nemesis) damageObject(ctx context.Context, f *Fault) error {
 		return n.s.c.Bucket.Remove(ctx, name)
 	}
 	n.s.trace.Event("nemesis", "a bit of object %s is flipped", name)
-	return n.s.c.Bucket.FlipBit(ctx, name, f.Draw>>1)
+	return n.s.c.Bucket.FlipBit(ctx, name, bits.Reverse64(f.Draw))
 }
 
 // moveLeader asks for it, through the node, and does not mind a refusal.

@@ -67,6 +67,9 @@ func (f *replicaFSM) Apply(l *raft.Log) any {
 	if f.failed != nil {
 		return applied{err: f.failed}
 	}
+	if f.local.trimmed == 0 {
+		f.local.trimmed = l.Index
+	}
 	res := f.applyLocked(l)
 	f.index = l.Index
 	if res.err != nil {
@@ -220,9 +223,11 @@ func (f *replicaFSM) Restore(r io.ReadCloser) error {
 	f.state = read.state
 	f.local = newLocal(f.local.tail.maxBytes)
 	f.local.pinned = read.pinned
+	if read.log != nil {
+		f.index = read.log.last
+	}
 	if read.log != nil && read.log.replicaID == f.replicaID {
 		f.local.resume(read.log)
-		f.index = read.log.last
 	}
 	for id, ch := range f.waiters {
 		close(ch)

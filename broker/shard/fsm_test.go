@@ -67,7 +67,7 @@ func TestRetryDuplicates(t *testing.T) {
 	gap := m.append(1, 7, batchConfig{n: 1, id: 5, seq: 9})
 	require.Equal(t, streamhousev1.ErrorReason_ERROR_REASON_OUT_OF_ORDER_SEQUENCE, gap.Reason)
 	require.Equal(t, int32(5), gap.ExpectedSequence)
-	require.Equal(t, map[uint64][]int{3: {0}, 4: {0}}, m.fsm.local.rejected)
+	require.Equal(t, []batchPlace{{3, 0}, {4, 0}}, m.fsm.local.rejected)
 }
 
 func TestApplyUploadedNeverGoesBack(t *testing.T) {

@@ -1,6 +1,7 @@
 package shard
 
 import (
+	"slices"
 	"sort"
 
 	"github.com/streamhouse/streamhouse/storage/record"
@@ -117,6 +118,17 @@ func (x *pointIndex) trim(first uint64) {
 	x.points = append([]point(nil), x.points[i:]...)
 }
 
+// batchPlace is a batch by its Raft entry, and its place in that.
+type batchPlace struct {
+	index uint64
+	place int
+}
+
+// rejectedFrom returns those at and behind a Raft index.
+func rejectedFrom(rejected []batchPlace, index uint64) []batchPlace {
+	return rejected[sort.Search(len(rejected), func(i int) bool { return rejected[i].index >= index }):]
+}
+
 // local is what this replica keeps beside the replicated state to read its log: it differs from replica to replica.
 type local struct {
 	tail  *tail
@@ -127,18 +139,17 @@ type local struct {
 	pin pinMode
 	// fresh are the batches applied while the checkpoint reads the older ones.
 	fresh map[uint64]memRun
-	// rejected are the batches, by Raft index and place in the entry, that were not stored.
-	rejected map[uint64][]int
-	// trimmed is the Raft index before which rejected, and the index, know nothing.
+	// rejected are the batches that were not stored, in the order of the log.
+	rejected []batchPlace
+	// trimmed is the Raft index before which rejected, and the index, know nothing; 0 before the first entry.
 	trimmed uint64
 }
 
 func newLocal(tailBytes int64) *local {
 	return &local{
-		tail:     newTail(tailBytes),
-		index:    make(map[uint64]*pointIndex),
-		pinned:   make(map[uint64]memRun),
-		rejected: make(map[uint64][]int),
+		tail:   newTail(tailBytes),
+		index:  make(map[uint64]*pointIndex),
+		pinned: make(map[uint64]memRun),
 	}
 }
 
@@ -181,7 +192,7 @@ func (l *local) pinOlder(older map[uint64]memRun) {
 }
 
 func (l *local) refused(index uint64, place int) {
-	l.rejected[index] = append(l.rejected[index], place)
+	l.rejected = append(l.rejected, batchPlace{index, place})
 }
 
 // unpin lets go of the pinned batches of a partition below end.
@@ -213,9 +224,5 @@ func (l *local) trim(first uint64) {
 			delete(l.index, id)
 		}
 	}
-	for index := range l.rejected {
-		if index < first {
-			delete(l.rejected, index)
-		}
-	}
+	l.rejected = slices.Clone(rejectedFrom(l.rejected, first))
 }

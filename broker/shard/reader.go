@@ -137,7 +137,7 @@ func (f *replicaFSM) memoryLocked(partitionID uint64, offset int64, maxBytes int
 
 func (f *replicaFSM) cursorLocked(partitionID uint64, offset int64, first uint64) (cursor, bool) {
 	x := f.local.index[partitionID]
-	if x == nil {
+	if x == nil || first == 0 { // the log is empty
 		return cursor{}, false
 	}
 	p, ok := x.floor(offset, first)
@@ -215,13 +215,13 @@ func (s *Shard) scanEntry(local *local, l *raft.Log, cursors map[uint64]*cursor,
 	}
 	s.fsm.mu.RLock()
 	known := s.fsm.local == local && l.Index >= local.trimmed
-	rejected := local.rejected[l.Index]
+	rejected := rejectedFrom(local.rejected, l.Index)
 	s.fsm.mu.RUnlock()
 	if !known {
 		return errOvertaken
 	}
 	return eachAppend(body, func(i int, id uint64, b record.Batch) error {
-		if len(rejected) > 0 && rejected[0] == i {
+		if len(rejected) > 0 && rejected[0] == (batchPlace{l.Index, i}) {
 			rejected = rejected[1:]
 			return nil
 		}

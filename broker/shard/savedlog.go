@@ -1,6 +1,7 @@
 package shard
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -9,8 +10,8 @@ import (
 	metav1 "github.com/streamhouse/streamhouse/api/streamhouse/meta/v1"
 )
 
-// pointsPerItem keeps the items of a snapshot small.
-const pointsPerItem = 1 << 16
+// logPerItem is how many points or refusals are in an item of a snapshot at most.
+const logPerItem = 1 << 16
 
 // savedLog is what a snapshot tells of the log of the replica that took it, so that this replica finds in its log after a
 // restart what it found before. Entries up to the snapshot are not applied again, and do not say at which offsets their
@@ -20,13 +21,13 @@ type savedLog struct {
 	first     uint64             // nothing is known of entries before
 	last      uint64             // entry of the snapshot
 	points    map[uint64][]point // by partition
-	rejected  map[uint64][]int   // as in local
+	rejected  []batchPlace       // as in local
 }
 
-// save copies what is small, and shares what is only appended to.
+// save copies nothing that is large: it shares what is only appended to.
 func (l *local) save(replicaID string, last uint64) *savedLog {
 	saved := &savedLog{
-		replicaID: replicaID, first: l.trimmed, last: last, points: make(map[uint64][]point, len(l.index)), rejected: maps.Clone(l.rejected),
+		replicaID: replicaID, first: l.trimmed, last: last, points: make(map[uint64][]point, len(l.index)), rejected: slices.Clip(l.rejected),
 	}
 	for id, x := range l.index {
 		saved.points[id] = slices.Clip(x.points)
@@ -48,7 +49,7 @@ func (s *savedLog) write(fw *frameWriter) {
 		ReplicaId: s.replicaID, FirstIndex: s.first, LastIndex: s.last,
 	}}})
 	for _, id := range slices.Sorted(maps.Keys(s.points)) {
-		for points := range slices.Chunk(s.points[id], pointsPerItem) {
+		for points := range slices.Chunk(s.points[id], logPerItem) {
 			item := &metav1.ShardLogPoints{PartitionId: id}
 			for _, p := range points {
 				item.BaseOffsets, item.Indexes = append(item.BaseOffsets, p.base), append(item.Indexes, p.index)
@@ -56,10 +57,10 @@ func (s *savedLog) write(fw *frameWriter) {
 			fw.put(&metav1.ShardSnapshotItem{Item: &metav1.ShardSnapshotItem_LogPoints{LogPoints: item}})
 		}
 	}
-	for _, index := range slices.Sorted(maps.Keys(s.rejected)) {
-		item := &metav1.ShardLogRefusals{Index: index}
-		for _, place := range s.rejected[index] {
-			item.Places = append(item.Places, uint32(place))
+	for rejected := range slices.Chunk(s.rejected, logPerItem) {
+		item := &metav1.ShardLogRefusals{}
+		for _, r := range rejected {
+			item.Indexes, item.Places = append(item.Indexes, r.index), append(item.Places, uint32(r.place))
 		}
 		fw.put(&metav1.ShardSnapshotItem{Item: &metav1.ShardSnapshotItem_LogRefusals{LogRefusals: item}})
 	}
@@ -74,7 +75,7 @@ func (rs *restorer) addLog(item *metav1.ShardSnapshotItem) error {
 		}
 		rs.log = &savedLog{
 			replicaID: log.GetReplicaId(), first: log.GetFirstIndex(), last: log.GetLastIndex(),
-			points: make(map[uint64][]point), rejected: make(map[uint64][]int),
+			points: make(map[uint64][]point),
 		}
 		return nil
 	}
@@ -115,17 +116,19 @@ func (rs *restorer) addPoints(item *metav1.ShardLogPoints) error {
 }
 
 func (rs *restorer) addRefusals(item *metav1.ShardLogRefusals) error {
-	index := item.GetIndex()
-	if len(item.GetPlaces()) == 0 || rs.log.rejected[index] != nil {
-		return fmt.Errorf("refusals of entry %d are there twice, or are none", index)
+	if len(item.GetIndexes()) != len(item.GetPlaces()) {
+		return errors.New("refusals do not fit")
 	}
-	last := -1
-	for _, place := range item.GetPlaces() {
-		if int(place) <= last {
-			return fmt.Errorf("refusals of entry %d are not in order", index)
+	for i, index := range item.GetIndexes() {
+		at := batchPlace{index, int(item.GetPlaces()[i])}
+		if k := len(rs.log.rejected); k > 0 && compareBatchPlaces(rs.log.rejected[k-1], at) >= 0 {
+			return fmt.Errorf("the refusal of batch %d of entry %d is not in order", at.place, at.index)
 		}
-		last = int(place)
-		rs.log.rejected[index] = append(rs.log.rejected[index], last)
+		rs.log.rejected = append(rs.log.rejected, at)
 	}
 	return nil
+}
+
+func compareBatchPlaces(a, b batchPlace) int {
+	return cmp.Or(cmp.Compare(a.index, b.index), cmp.Compare(a.place, b.place))
 }

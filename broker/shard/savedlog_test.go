@@ -28,7 +28,7 @@ func TestSnapshotTellsOfTheLog(t *testing.T) {
 	again.fsm.replicaID = "n1/A"
 	require.NoError(t, again.fsm.Restore(io.NopCloser(bytes.NewReader(data))))
 	require.Equal(t, m.index, again.fsm.index)
-	require.Equal(t, map[uint64][]int{8: {0}}, again.fsm.local.rejected)
+	require.Equal(t, []batchPlace{{8, 0}}, again.fsm.local.rejected)
 	require.Len(t, again.fsm.local.index, len(m.fsm.local.index))
 	for id, x := range m.fsm.local.index {
 		require.Equal(t, x.points, again.fsm.local.index[id].points, "partition id %d", id)
@@ -45,7 +45,7 @@ func TestSnapshotTellsOfTheLog(t *testing.T) {
 	require.NoError(t, other.fsm.Restore(io.NopCloser(bytes.NewReader(data))))
 	require.Empty(t, other.fsm.local.index)
 	require.Empty(t, other.fsm.local.rejected)
-	require.Zero(t, other.fsm.index)
+	require.Equal(t, m.index, other.fsm.index)
 }
 
 // Snapshots that tell of a log are read for ever.
@@ -59,6 +59,17 @@ func TestGoldenSnapshotOfALog(t *testing.T) {
 	require.Equal(t, data, persist(t, withLog(t, "n1/A")))
 }
 
+// A log that can't be read costs the log, and not the snapshot.
+func TestSnapshotWithAnUnreadableLog(t *testing.T) {
+	state := persist(t, filled(t))
+	whole := persist(t, withLog(t, "n1/A"))
+	for n := len(state); n < len(whole); n++ {
+		read, err := readSnapshot(bytes.NewReader(whole[:n]), 1)
+		require.NoError(t, err)
+		require.Nil(t, read.log)
+	}
+}
+
 // What a snapshot tells of the log is behind the end of what programs before it read.
 func TestOlderProgramsReadSnapshots(t *testing.T) {
 	m := filled(t)
@@ -67,21 +78,22 @@ func TestOlderProgramsReadSnapshots(t *testing.T) {
 	require.True(t, bytes.HasPrefix(persist(t, m), older))
 }
 
-func TestSnapshotWithABadLogIsRefused(t *testing.T) {
+// What does not fit is not used.
+func TestBadLogOfASnapshot(t *testing.T) {
 	log := &metav1.ShardSnapshotItem{Item: &metav1.ShardSnapshotItem_Log{Log: &metav1.ShardLog{ReplicaId: "n1/A", FirstIndex: 3, LastIndex: 9}}}
 	points := func(id uint64, offsets []int64, indexes ...uint64) *metav1.ShardSnapshotItem {
 		return &metav1.ShardSnapshotItem{Item: &metav1.ShardSnapshotItem_LogPoints{LogPoints: &metav1.ShardLogPoints{
 			PartitionId: id, BaseOffsets: offsets, Indexes: indexes,
 		}}}
 	}
-	refusals := func(index uint64, places ...uint32) *metav1.ShardSnapshotItem {
-		return &metav1.ShardSnapshotItem{Item: &metav1.ShardSnapshotItem_LogRefusals{LogRefusals: &metav1.ShardLogRefusals{Index: index, Places: places}}}
+	refusals := func(indexes []uint64, places ...uint32) *metav1.ShardSnapshotItem {
+		return &metav1.ShardSnapshotItem{Item: &metav1.ShardSnapshotItem_LogRefusals{LogRefusals: &metav1.ShardLogRefusals{Indexes: indexes, Places: places}}}
 	}
 	for name, tt := range map[string]struct {
 		ok    bool
 		items []*metav1.ShardSnapshotItem
 	}{
-		"points and refusals":   {true, []*metav1.ShardSnapshotItem{log, points(7, []int64{0, 3}, 3, 9), refusals(4, 0, 2)}},
+		"points and refusals":   {true, []*metav1.ShardSnapshotItem{log, points(7, []int64{0, 3}, 3, 9), refusals([]uint64{4, 4, 5}, 0, 2, 0)}},
 		"no log first":          {false, []*metav1.ShardSnapshotItem{points(7, []int64{0}, 3)}},
 		"two logs":              {false, []*metav1.ShardSnapshotItem{log, log}},
 		"no replica":            {false, []*metav1.ShardSnapshotItem{{Item: &metav1.ShardSnapshotItem_Log{Log: &metav1.ShardLog{}}}}},
@@ -95,9 +107,9 @@ func TestSnapshotWithABadLogIsRefused(t *testing.T) {
 		"before the log":        {false, []*metav1.ShardSnapshotItem{log, points(7, []int64{0}, 2)}},
 		"behind the snapshot":   {false, []*metav1.ShardSnapshotItem{log, points(7, []int64{0}, 10)}},
 		"at the high watermark": {false, []*metav1.ShardSnapshotItem{log, points(7, []int64{5}, 3)}},
-		"no refusals":           {false, []*metav1.ShardSnapshotItem{log, refusals(4)}},
-		"refusals twice":        {false, []*metav1.ShardSnapshotItem{log, refusals(4, 0), refusals(4, 0)}},
-		"refusals out of order": {false, []*metav1.ShardSnapshotItem{log, refusals(4, 2, 0)}},
+		"more refused entries":  {false, []*metav1.ShardSnapshotItem{log, refusals([]uint64{4})}},
+		"refusals twice":        {false, []*metav1.ShardSnapshotItem{log, refusals([]uint64{4}, 0), refusals([]uint64{4}, 0)}},
+		"refusals out of order": {false, []*metav1.ShardSnapshotItem{log, refusals([]uint64{4, 4}, 2, 0)}},
 		"end of another count":  {false, []*metav1.ShardSnapshotItem{log, {Item: &metav1.ShardSnapshotItem_End{End: &metav1.ShardSnapshotEnd{Items: 9}}}}},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -188,11 +188,11 @@ func readSnapshot(r io.Reader, shard uint32) (*contents, error) {
 	if err == nil {
 		err = rs.finish()
 	}
-	if _, none := br.Peek(1); err == nil && !errors.Is(none, io.EOF) {
-		err = rs.read(br, rs.addLog)
-	}
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrSnapshotCorrupt, err)
+	}
+	if rs.read(br, rs.addLog) != nil {
+		rs.log = nil // there is none, or one that a later program wrote: the state is whole without it
 	}
 	return &rs.contents, nil
 }

@@ -358,12 +358,23 @@ func (n *Node) DescribeGroup(_ context.Context, r *streamhousev1.DescribeGroupRe
 }
 
 func (c *Cluster) groupPartitionsLocked(name string, owners map[topicPartition]string) []*streamhousev1.GroupPartition {
+	reads := make(map[string]bool) // topics; none for a group that never had members
+	if g := c.groups[name]; g != nil {
+		for _, m := range g.members {
+			for _, topic := range m.spec.GetTopics() {
+				reads[topic] = true
+			}
+		}
+		for key := range c.offsets {
+			reads[key.topic] = reads[key.topic] || key.group == name
+		}
+	}
 	var out []*streamhousev1.GroupPartition
 	for _, topic := range slices.Sorted(maps.Keys(c.topics)) {
 		for i, p := range c.topics[topic].partitions {
 			o := c.offsets[offsetKey{name, topic, int32(i)}]
 			owner := owners[topicPartition{topic, int32(i)}]
-			if o == nil && owner == "" {
+			if o == nil && owner == "" && !reads[topic] {
 				continue
 			}
 			end := p.start + int64(len(p.records))

@@ -91,7 +91,7 @@ func createDurable(path string) error {
 	return disk.WriteFile(path, encodeDurable(slot{seq: createdSeq}), 0o640)
 }
 
-func openDurable(disk Disk, path string) (*durableFile, error) {
+func openDurable(d Disk, path string) (*durableFile, error) {
 	b, err := os.ReadFile(path)
 	if err != nil {
 		return nil, corrupt(path, 0, err)
@@ -100,7 +100,7 @@ func openDurable(disk Disk, path string) (*durableFile, error) {
 	if !ok {
 		return nil, &CorruptError{File: path, Reason: "no slot is valid"}
 	}
-	f, err := disk.OpenFile(path, os.O_RDWR, 0)
+	f, err := d.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
 		return nil, corrupt(path, 0, err)
 	}

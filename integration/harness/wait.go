@@ -1,8 +1,13 @@
 package harness
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -31,17 +36,38 @@ func Poll(ctx context.Context, f func(ctx context.Context) error) error {
 	}
 }
 
-// Eventually polls f and ends the test with its last error when it does not
-// succeed within the time. It returns how long it took.
+// Eventually polls f and ends the test with its last error, and those that it had most often, when it does not succeed within
+// the time. It returns how long it took.
 func Eventually(tb testing.TB, within time.Duration, what string, f func(ctx context.Context) error) time.Duration {
 	tb.Helper()
 	start := time.Now()
 	ctx, cancel := context.WithTimeout(tb.Context(), within)
 	defer cancel()
-	if err := Poll(ctx, f); err != nil {
-		tb.Fatalf("%s: not within %v: %v", what, within, err)
+	times := make(map[string]int)
+	longest := time.Duration(0)
+	err := Poll(ctx, func(ctx context.Context) error {
+		began := time.Now()
+		err := f(ctx)
+		longest = max(longest, time.Since(began))
+		if err != nil {
+			times[err.Error()]++
+		}
+		return err
+	})
+	if err != nil {
+		tb.Fatalf("%s: not within %v: %v\nthe longest look took %v, most often: %s", what, within, err, longest, mostOften(times))
 	}
 	return time.Since(start)
+}
+
+// mostOften returns the errors that came most often, for people.
+func mostOften(times map[string]int) string {
+	errs := slices.SortedFunc(maps.Keys(times), func(a, b string) int { return cmp.Compare(times[b], times[a]) })
+	var told strings.Builder
+	for _, err := range errs[:min(len(errs), 5)] {
+		fmt.Fprintf(&told, "\n%6d× %s", times[err], err)
+	}
+	return told.String()
 }
 
 // Always polls f for the time given and ends the test at its first error.

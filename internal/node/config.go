@@ -106,7 +106,7 @@ func (c *Config) settings() []setting {
 		{"group-offsets-retention", duration(&c.GroupOffsetsRetention, time.Second, 10*365*24*time.Hour), "168h", "delete a consumer group, with its committed offsets, that had no members and no commit for so long"},
 
 		{"checkpoint-bytes", size(&c.CheckpointBytes, kib, tib), "256MiB", "cut a shard's local log once it is larger than this"},
-		{"log-retain-bytes", size(&c.LogRetainBytes, 0, tib), "256MiB", "keep so much of a shard's local log for slow followers when it is cut"},
+		{"log-retain-bytes", size(&c.LogRetainBytes, 0, tib), "256MiB", "keep so much of a shard's local log, for slow followers and readers, when it is cut"},
 		{"log-max-bytes", size(&c.LogMaxBytes, mib, 1024*tib), "8GiB", "refuse produce while this node's local logs together are larger than this"},
 		{"disk-min-free", size(&c.DiskMinFree, 0, 1024*tib), "1GiB", "refuse produce while the disk of the data directory has less than this free"},
 

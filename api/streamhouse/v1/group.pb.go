@@ -940,7 +940,8 @@ type DescribeGroupResponse struct {
 	Coordinator string `protobuf:"bytes,5,opt,name=coordinator,proto3" json:"coordinator,omitempty"`
 	// In order of their ids.
 	Members []*GroupMember `protobuf:"bytes,6,rep,name=members,proto3" json:"members,omitempty"`
-	// Every partition of the topics that members subscribe to or that have a committed offset, in order.
+	// Every partition of the topics that members subscribe to or that have a committed offset, in order. Of a group that never had
+	// members only the partitions with a committed offset.
 	Partitions    []*GroupPartition `protobuf:"bytes,7,rep,name=partitions,proto3" json:"partitions,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -412,11 +412,12 @@ func (x *ShardLogPoints) GetIndexes() []uint64 {
 	return nil
 }
 
-// ShardLogRefusals are batches of an entry that were not stored.
+// ShardLogRefusals are batches that were not stored, in the order of the log. There may be several of these.
 type ShardLogRefusals struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Index uint64                 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
-	// Their places in the entry, from 0, in order.
+	// Of their entries.
+	Indexes []uint64 `protobuf:"varint,1,rep,packed,name=indexes,proto3" json:"indexes,omitempty"`
+	// Their places in the entries, from 0.
 	Places        []uint32 `protobuf:"varint,2,rep,packed,name=places,proto3" json:"places,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -452,11 +453,11 @@ func (*ShardLogRefusals) Descriptor() ([]byte, []int) {
 	return file_streamhouse_meta_v1_shard_proto_rawDescGZIP(), []int{3}
 }
 
-func (x *ShardLogRefusals) GetIndex() uint64 {
+func (x *ShardLogRefusals) GetIndexes() []uint64 {
 	if x != nil {
-		return x.Index
+		return x.Indexes
 	}
-	return 0
+	return nil
 }
 
 func (x *ShardLogRefusals) GetPlaces() []uint32 {
@@ -1075,9 +1076,9 @@ const file_streamhouse_meta_v1_shard_proto_rawDesc = "" +
 	"\x0eShardLogPoints\x12!\n" +
 	"\fpartition_id\x18\x01 \x01(\x04R\vpartitionId\x12!\n" +
 	"\fbase_offsets\x18\x02 \x03(\x03R\vbaseOffsets\x12\x18\n" +
-	"\aindexes\x18\x03 \x03(\x04R\aindexes\"@\n" +
-	"\x10ShardLogRefusals\x12\x14\n" +
-	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x16\n" +
+	"\aindexes\x18\x03 \x03(\x04R\aindexes\"D\n" +
+	"\x10ShardLogRefusals\x12\x18\n" +
+	"\aindexes\x18\x01 \x03(\x04R\aindexes\x12\x16\n" +
 	"\x06places\x18\x02 \x03(\rR\x06places\"\xa2\x01\n" +
 	"\x13ShardSnapshotHeader\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x14\n" +
