@@ -226,7 +226,7 @@ func TestSnapshotItemIsBounded(t *testing.T) {
 func FuzzSnapshot(f *testing.F) {
 	f.Add(persist(f, filled(f)))
 	f.Add(persist(f, withGroups(f)))
-	f.Add(persist(f, withLog(f, "n1/A")))
+	f.Add(persist(f, withLog(f)))
 	f.Add([]byte(snapshotMagic))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		if _, err := readSnapshot(bytes.NewReader(data), 1); err != nil && !errors.Is(err, ErrSnapshotCorrupt) {

@@ -12,17 +12,17 @@ import (
 )
 
 // withLog returns filled's machine, whose snapshots tell of its log. A batch in it was refused.
-func withLog(tb testing.TB, replicaID string) *machine {
+func withLog(tb testing.TB) *machine {
 	tb.Helper()
 	m := filled(tb)
-	m.fsm.replicaID = replicaID
+	m.fsm.replicaID = "n1/A"
 	require.True(tb, m.append(80, 7, batchConfig{n: 3, id: 5, value: "a"}).Duplicate)
 	return m
 }
 
 // A replica finds in its log after a restart what it found before, and nothing by what another one's snapshot says.
 func TestSnapshotTellsOfTheLog(t *testing.T) {
-	m := withLog(t, "n1/A")
+	m := withLog(t)
 	data := persist(t, m)
 	again := newMachine(t)
 	again.fsm.replicaID = "n1/A"
@@ -52,17 +52,17 @@ func TestSnapshotTellsOfTheLog(t *testing.T) {
 func TestGoldenSnapshotOfALog(t *testing.T) {
 	const path = "testdata/snapshot-v1-log.golden"
 	if *update {
-		require.NoError(t, os.WriteFile(path, persist(t, withLog(t, "n1/A")), 0o600))
+		require.NoError(t, os.WriteFile(path, persist(t, withLog(t)), 0o600))
 	}
 	data, err := os.ReadFile(path)
 	require.NoError(t, err)
-	require.Equal(t, data, persist(t, withLog(t, "n1/A")))
+	require.Equal(t, data, persist(t, withLog(t)))
 }
 
 // A log that can't be read costs the log, and not the snapshot.
 func TestSnapshotWithAnUnreadableLog(t *testing.T) {
 	state := persist(t, filled(t))
-	whole := persist(t, withLog(t, "n1/A"))
+	whole := persist(t, withLog(t))
 	for n := len(state); n < len(whole); n++ {
 		read, err := readSnapshot(bytes.NewReader(whole[:n]), 1)
 		require.NoError(t, err)
@@ -160,7 +160,7 @@ func TestRestartFindsTheLog(t *testing.T) {
 
 // A restored point says nothing where the log was cut behind it.
 func TestRestoredPointsOfACutLog(t *testing.T) {
-	m := withLog(t, "n1/A")
+	m := withLog(t)
 	again := newMachine(t)
 	again.fsm.replicaID = "n1/A"
 	require.NoError(t, again.fsm.Restore(io.NopCloser(bytes.NewReader(persist(t, m)))))
