@@ -83,7 +83,7 @@ func (s *sim) readFromObjects(ctx context.Context) error {
 		return err
 	}
 	s.trace.Event("run", "the nodes are to cut their logs")
-	s.flags[retain] = "32KiB"
+	s.flags[retain], s.flags["checkpoint-bytes"] = "0B", "1KiB"
 	for _, n := range s.c.Nodes {
 		if err := n.Stop(); err != nil {
 			s.trace.Event(n.ID, "stopped: %v", err)
