@@ -140,7 +140,7 @@ func (p *fakePeer) GetReplica(_ context.Context, req *nodev1.GetReplicaRequest, 
 	if _, down := p.f.sim.down[p.node]; down || g == nil {
 		return nil, errDown
 	}
-	res := &nodev1.GetReplicaResponse{State: "Follower", LastIndex: 1000, CommitIndex: 1000, AppliedIndex: 1000}
+	res := &nodev1.GetReplicaResponse{State: "Follower", LeaderReplicaId: g.Leader, LastIndex: 1000, CommitIndex: 1000, AppliedIndex: 1000}
 	for _, s := range g.Servers {
 		res.Servers = append(res.Servers, &nodev1.Server{ReplicaId: s.ReplicaID, Voter: s.Voter})
 		if fsm.NodeOf(s.ReplicaID) == p.node {
@@ -320,6 +320,26 @@ func TestCountsTooEarly(t *testing.T) {
 		})
 		f.do(func(s *sim) { clear(s.frozen) })
 		pass(time.Second)
+		f.check(func(s *sim) { s.requireWhole(3) })
+	})
+}
+
+// A shard is led by a replica that is not wished for any more, and this controller has never seen it lead: it is found, and
+// removed all the same.
+func TestLeaderThatIsNotWishedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFakeCluster(boot(t, 1, "n1", "n2", "n3", "n4"))
+		f.do(func(s *sim) {
+			for _, node := range []string{"n1", "n2", "n3", "n4"} {
+				if countsOf(s)[node] == 0 {
+					g := s.groups[0]
+					g.Leader = node + "/old"
+					g.Servers = append(g.Servers, Server{ReplicaID: g.Leader, Voter: true})
+				}
+			}
+		})
+		started(t, f, nil)
+		pass(time.Minute)
 		f.check(func(s *sim) { s.requireWhole(3) })
 	})
 }

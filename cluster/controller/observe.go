@@ -148,23 +148,25 @@ func (ob *observer) lookAtGroup(ctx context.Context, view *fsm.View, o *Observat
 	return g
 }
 
-// findLeader asks the node that led last, then all others at once.
+// findLeader asks the node that led last, then all others at once, and then those that these follow: a replica may lead that is
+// not wished for any more, and that this observer has never seen lead.
 func (ob *observer) findLeader(ctx context.Context, o *Observation, id GroupID, nodes []string) *nodev1.GetReplicaResponse {
 	if len(nodes) == 0 {
 		return nil
 	}
 	leads := func(r *nodev1.GetReplicaResponse) bool { return r.GetState() == stateLeader && r.GetReplicaId() != "" }
-	if r := ob.ask(ctx, id, nodes[0]); leads(r) {
-		return r
+	last := ob.ask(ctx, id, nodes[0])
+	if leads(last) {
+		return last
 	}
-	answers := make([]*nodev1.GetReplicaResponse, len(nodes))
-	var wg sync.WaitGroup
-	for i, nodeID := range nodes[1:] {
-		if o.Alive[nodeID] {
-			wg.Go(func() { answers[i] = ob.ask(ctx, id, nodeID) })
+	answers := append(ob.askAll(ctx, o, id, nodes[1:]), last)
+	var followed []string
+	for _, r := range answers {
+		if node := fsm.NodeOf(r.GetLeaderReplicaId()); node != "" && !slices.Contains(nodes, node) && !slices.Contains(followed, node) {
+			followed = append(followed, node)
 		}
 	}
-	wg.Wait()
+	answers = append(answers, ob.askAll(ctx, o, id, followed)...)
 	var best *nodev1.GetReplicaResponse
 	for _, r := range answers {
 		if leads(r) && (best == nil || r.GetTerm() > best.GetTerm()) {
@@ -172,6 +174,19 @@ func (ob *observer) findLeader(ctx context.Context, o *Observation, id GroupID, 
 		}
 	}
 	return best
+}
+
+// askAll asks those of the nodes that are alive, all at once. Who does not answer is nil.
+func (ob *observer) askAll(ctx context.Context, o *Observation, id GroupID, nodes []string) []*nodev1.GetReplicaResponse {
+	answers := make([]*nodev1.GetReplicaResponse, len(nodes))
+	var wg sync.WaitGroup
+	for i, nodeID := range nodes {
+		if o.Alive[nodeID] {
+			wg.Go(func() { answers[i] = ob.ask(ctx, id, nodeID) })
+		}
+	}
+	wg.Wait()
+	return answers
 }
 
 // lookAtReplica looks twice whether a replica has applied what the leader had committed before.
