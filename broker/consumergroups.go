@@ -3,7 +3,6 @@ package broker
 import (
 	"cmp"
 	"context"
-	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -445,36 +444,35 @@ func (b *Broker) DescribeGroup(ctx context.Context, req *streamhousev1.DescribeG
 // reads the partitions that it has committed for, and no others.
 func (b *Broker) groupPartitions(ctx context.Context, g *metav1.ShardGroup, offsets []shard.GroupOffset) ([]*streamhousev1.GroupPartition, error) {
 	view := b.meta.View()
-	named := make(map[uint64]*streamhousev1.GroupPartition) // what somebody owns or has committed for
-	topics := make(map[string]bool)
-	name := func(id uint64) *streamhousev1.GroupPartition {
-		if named[id] == nil {
-			named[id] = &streamhousev1.GroupPartition{CommittedOffset: -1}
+	all := make(map[uint64]*streamhousev1.GroupPartition)
+	partition := func(id uint64) *streamhousev1.GroupPartition {
+		if all[id] == nil {
+			all[id] = &streamhousev1.GroupPartition{CommittedOffset: -1}
 		}
-		if topic, _, ok := partitionName(view, id); ok && g.GetEpoch() > 0 {
-			topics[topic] = true
-		}
-		return named[id]
+		return all[id]
 	}
+	topics := make(map[string]bool)
 	for _, m := range g.GetMembers() {
 		for _, topic := range m.GetSpec().GetTopics() {
 			topics[topic] = true
 		}
 		for _, id := range slices.Concat(m.GetAssigned(), m.GetRevoking()) {
-			name(id).MemberId = m.GetSpec().GetMemberId()
+			partition(id).MemberId = m.GetSpec().GetMemberId()
 		}
 	}
 	for _, o := range offsets {
-		p := name(o.PartitionID)
+		p := partition(o.PartitionID)
 		p.CommittedOffset, p.Metadata = o.Offset, o.Metadata
 	}
-	all := maps.Clone(named)
+	for id := range all {
+		if topic, _, ok := partitionName(view, id); ok && g.GetEpoch() > 0 {
+			topics[topic] = true
+		}
+	}
 	for topic := range topics {
 		if t, ok := view.Topic(topic); ok {
 			for _, id := range t.PartitionIDs {
-				if all[id] == nil {
-					all[id] = &streamhousev1.GroupPartition{CommittedOffset: -1}
-				}
+				partition(id)
 			}
 		}
 	}
@@ -489,8 +487,8 @@ func (b *Broker) groupPartitions(ctx context.Context, g *metav1.ShardGroup, offs
 		}
 		eg.Go(func() error {
 			if err := b.fillLag(egCtx, p); err != nil {
-				if named[id] == nil {
-					return nil // the answer does without it where nobody tells
+				if p.GetMemberId() == "" && p.GetCommittedOffset() < 0 {
+					return nil // nobody has begun with it: the answer does without it where nobody tells
 				}
 				return err
 			}

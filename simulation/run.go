@@ -84,11 +84,9 @@ func (s *sim) readFromObjects(ctx context.Context) error {
 	}
 	s.trace.Event("run", "the nodes are to cut their logs")
 	s.flags[retain], s.flags["checkpoint-bytes"] = "0B", "1KiB"
-	for _, n := range s.c.Nodes {
-		if err := n.Stop(); err != nil {
-			s.trace.Event(n.ID, "stopped: %v", err)
-		}
-		if err := s.settleDown(ctx); err != nil {
+	crew := newNemesis(s)
+	for i := range s.c.Nodes {
+		if err := errors.Join(crew.restart(ctx, &Fault{Kind: Restart, Node: i}), s.settleDown(ctx)); err != nil {
 			return err
 		}
 	}

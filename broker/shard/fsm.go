@@ -223,11 +223,11 @@ func (f *replicaFSM) Restore(r io.ReadCloser) error {
 	f.state = read.state
 	f.local = newLocal(f.local.tail.maxBytes)
 	f.local.pinned = read.pinned
-	if read.log != nil {
-		f.index = read.log.last
-	}
-	if read.log != nil && read.log.replicaID == f.replicaID {
-		f.local.resume(read.log)
+	if log := read.log; log != nil {
+		f.index = log.last
+		if log.replicaID == f.replicaID {
+			f.local.resume(log)
+		}
 	}
 	for id, ch := range f.waiters {
 		close(ch)
