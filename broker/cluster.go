@@ -112,23 +112,32 @@ func (b *Broker) describe(ctx context.Context, nodeID string, group *nodev1.Grou
 	return res
 }
 
-// describeShards asks the nodes that are wished to hold a replica of each shard.
+// shardReplica is one replica of a shard, which is the one at an index of a view's shards.
+type shardReplica struct {
+	index int
+	id    string
+}
+
+// describeShards asks the replicas that are wished, then those that these name besides: one that is to be removed may lead.
 func (b *Broker) describeShards(ctx context.Context, view *fsm.View) []*streamhousev1.ShardStatus {
 	shards := view.Shards()
-	answers := make([][]*nodev1.GetReplicaResponse, len(shards))
-	var wg sync.WaitGroup
-	slots := make(chan struct{}, statusParallel)
+	answers := make([]map[string]*nodev1.GetReplicaResponse, len(shards)) // by the id of the replica that was asked for
+	var wished, others []shardReplica
 	for i, sh := range shards {
-		answers[i] = make([]*nodev1.GetReplicaResponse, len(sh.Replicas))
-		for k, r := range sh.Replicas {
-			slots <- struct{}{}
-			wg.Go(func() {
-				defer func() { <-slots }()
-				answers[i][k] = b.describe(ctx, r.GetNodeId(), &nodev1.Group{Shard: sh.Number})
-			})
+		answers[i] = make(map[string]*nodev1.GetReplicaResponse)
+		for _, r := range sh.Replicas {
+			wished = append(wished, shardReplica{i, r.GetReplicaId()})
 		}
 	}
-	wg.Wait()
+	b.askReplicas(ctx, shards, wished, answers)
+	for i := range shards {
+		for id := range roles(newest(answers[i])) {
+			if _, asked := answers[i][id]; !asked {
+				others = append(others, shardReplica{i, id})
+			}
+		}
+	}
+	b.askReplicas(ctx, shards, others, answers)
 	out := make([]*streamhousev1.ShardStatus, len(shards))
 	for i, sh := range shards {
 		out[i] = shardStatus(sh, answers[i])
@@ -136,21 +145,44 @@ func (b *Broker) describeShards(ctx context.Context, view *fsm.View) []*streamho
 	return out
 }
 
-// shardStatus puts together what the replicas of a shard told. The leader's word counts most, then the highest term.
-func shardStatus(sh *fsm.Shard, answers []*nodev1.GetReplicaResponse) *streamhousev1.ShardStatus {
+// askReplicas puts what the replicas tell into answers, nil for each that does not answer.
+func (b *Broker) askReplicas(ctx context.Context, shards []*fsm.Shard, replicas []shardReplica, answers []map[string]*nodev1.GetReplicaResponse) {
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	slots := make(chan struct{}, statusParallel)
+	for _, r := range replicas {
+		slots <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			res := b.describe(ctx, fsm.NodeOf(r.id), &nodev1.Group{Shard: shards[r.index].Number})
+			mu.Lock()
+			defer mu.Unlock()
+			answers[r.index][r.id] = res
+		})
+	}
+	wg.Wait()
+}
+
+// newest returns the answer that counts most: of the highest term, and of those the leader's. It is nil without one.
+func newest(answers map[string]*nodev1.GetReplicaResponse) *nodev1.GetReplicaResponse {
 	var best *nodev1.GetReplicaResponse
-	applied := make(map[string]uint64)
 	for _, a := range answers {
-		if a == nil {
-			continue
-		}
-		applied[a.GetReplicaId()] = a.GetAppliedIndex()
-		if best == nil || a.GetTerm() > best.GetTerm() || a.GetTerm() == best.GetTerm() && leads(a) {
+		if a != nil && (best == nil || a.GetTerm() > best.GetTerm() || a.GetTerm() == best.GetTerm() && leads(a)) {
 			best = a
 		}
 	}
+	return best
+}
+
+// shardStatus puts together what the replicas of a shard told.
+func shardStatus(sh *fsm.Shard, answers map[string]*nodev1.GetReplicaResponse) *streamhousev1.ShardStatus {
+	best := newest(answers)
+	applied := make(map[string]uint64)
+	for _, a := range answers {
+		applied[a.GetReplicaId()] = a.GetAppliedIndex()
+	}
 	s := &streamhousev1.ShardStatus{
-		Shard: sh.Number, Leader: nodeOf(best.GetLeaderReplicaId()), Term: best.GetTerm(), CommitIndex: best.GetCommitIndex(),
+		Shard: sh.Number, Leader: fsm.NodeOf(best.GetLeaderReplicaId()), Term: best.GetTerm(), CommitIndex: best.GetCommitIndex(),
 		UploadBacklogBytes: best.GetUploadBacklogBytes(), LogBytes: best.GetLogBytes(),
 	}
 	role := roles(best)
@@ -161,7 +193,7 @@ func shardStatus(sh *fsm.Shard, answers []*nodev1.GetReplicaResponse) *streamhou
 	}
 	for id, what := range role {
 		s.Replicas = append(s.Replicas, &streamhousev1.ReplicaStatus{
-			ReplicaId: id, NodeId: nodeOf(id), Role: what, AppliedIndex: applied[id],
+			ReplicaId: id, NodeId: fsm.NodeOf(id), Role: what, AppliedIndex: applied[id],
 		})
 	}
 	sort.Slice(s.Replicas, func(i, k int) bool { return s.Replicas[i].GetReplicaId() < s.Replicas[k].GetReplicaId() })

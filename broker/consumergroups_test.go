@@ -89,7 +89,7 @@ func TestGroupThroughAnyNode(t *testing.T) {
 		d, err := f.DescribeGroup(t.Context(), &streamhousev1.DescribeGroupRequest{Group: "g"})
 		require.NoError(t, err)
 		require.Equal(t, streamhousev1.GroupState_GROUP_STATE_STABLE, d.GetState())
-		require.Equal(t, nodeOf(f.shards[coordinator].leader), d.GetCoordinator())
+		require.Equal(t, fsm.NodeOf(f.shards[coordinator].leader), d.GetCoordinator())
 		require.Equal(t, "10.0.0.1", d.GetMembers()[0].GetClientHost())
 		require.Len(t, d.GetPartitions(), 2)
 		require.Equal(t, "topic:\"t\" committed_offset:1 metadata:\"x\" high_watermark:3 lag:2 member_id:\"m\"", strings.ReplaceAll(d.GetPartitions()[0].String(), "  ", " "))

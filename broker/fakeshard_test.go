@@ -9,6 +9,7 @@ import (
 	metav1 "github.com/streamhouse/streamhouse/api/streamhouse/meta/v1"
 	"github.com/streamhouse/streamhouse/broker/group"
 	"github.com/streamhouse/streamhouse/broker/shard"
+	"github.com/streamhouse/streamhouse/fsm"
 	"github.com/streamhouse/streamhouse/storage/record"
 )
 
@@ -76,7 +77,7 @@ func (r *fakeReplica) Leader() (string, bool) {
 }
 
 func (r *fakeReplica) checkLocked() error {
-	if nodeOf(r.leader) != r.node {
+	if fsm.NodeOf(r.leader) != r.node {
 		return &shard.NotLeaderError{Leader: r.leader}
 	}
 	return nil

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	nodev1 "github.com/streamhouse/streamhouse/api/streamhouse/node/v1"
+	"github.com/streamhouse/streamhouse/fsm"
 )
 
 const (
@@ -65,7 +66,7 @@ func (l *leaders) learn(shard uint32, err *Error) (hint string) {
 	if err.Reason != reasonNotLeader {
 		return ""
 	}
-	hint = nodeOf(err.Metadata["leader"])
+	hint = fsm.NodeOf(err.Metadata["leader"])
 	if hint != "" {
 		l.led[shard] = foundLeader{nodeID: hint, at: time.Now()}
 	}
@@ -83,7 +84,7 @@ func (b *Broker) findLeader(ctx context.Context, shard uint32, hint string) (tar
 		if !ok {
 			return target{}, noLeader(shard)
 		}
-		return b.target(shard, nodeOf(id))
+		return b.target(shard, fsm.NodeOf(id))
 	}
 	nodeID, _, searched := b.leaders.get(shard)
 	if nodeID != "" {
@@ -105,7 +106,7 @@ func (b *Broker) findLeader(ctx context.Context, shard uint32, hint string) (tar
 func (b *Broker) knownLeader(ctx context.Context, shard uint32) string {
 	if local, ok := b.cfg.Shards.Local(shard); ok {
 		if id, ok := local.Leader(); ok {
-			return nodeOf(id)
+			return fsm.NodeOf(id)
 		}
 	}
 	nodeID, age, searched := b.leaders.get(shard)
@@ -127,7 +128,7 @@ func (b *Broker) leads(shard uint32) (LocalShard, bool) {
 		return nil, false
 	}
 	id, ok := local.Leader()
-	return local, ok && nodeOf(id) == b.cfg.NodeID
+	return local, ok && fsm.NodeOf(id) == b.cfg.NodeID
 }
 
 func (b *Broker) target(shard uint32, nodeID string) (target, error) {
@@ -166,13 +167,13 @@ func (b *Broker) askForLeader(ctx context.Context, shard uint32) string {
 			continue
 		}
 		if res.GetLeaderReplicaId() == res.GetReplicaId() {
-			return nodeOf(res.GetReplicaId()) // it leads, and says so itself
+			return fsm.NodeOf(res.GetReplicaId()) // it leads, and says so itself
 		}
 		if best == nil || res.GetTerm() > best.GetTerm() {
 			best = res
 		}
 	}
-	return nodeOf(best.GetLeaderReplicaId())
+	return fsm.NodeOf(best.GetLeaderReplicaId())
 }
 
 // askReplica returns what a node tells about its replica, nil when it does not answer.

@@ -164,7 +164,7 @@ func (b *Broker) await(ctx context.Context, local LocalShard, p *fsm.Partition, 
 		if slice <= 0 || b.ending() {
 			return nil
 		}
-		if leader, ok := local.Leader(); ok && nodeOf(leader) != b.cfg.NodeID {
+		if leader, ok := local.Leader(); ok && fsm.NodeOf(leader) != b.cfg.NodeID {
 			return errBehind
 		}
 		came, err := b.poll(ctx, local, p.ID, offset+1, slice)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
-	"strings"
 	"time"
 
 	"google.golang.org/grpc"
@@ -196,10 +195,4 @@ func ask[Req, Res any](ctx context.Context, b *Broker, req Req,
 		return res, b.cfg.PeerError(err, p.Addr != nil)
 	}
 	return res, nil
-}
-
-// nodeOf returns the node that holds a replica.
-func nodeOf(replicaID string) string {
-	node, _, _ := strings.Cut(replicaID, "/")
-	return node
 }

@@ -88,7 +88,7 @@ func (m *scrapedMarks) find(ctx context.Context, p *fsm.Partition) (int64, bool)
 		return mark, true
 	}
 	id, _ := local.Leader()
-	leader := nodeOf(id)
+	leader := fsm.NodeOf(id)
 	current, ok := m.current[p.Shard]
 	if !ok {
 		current = m.isCurrent(ctx, p.Shard, local, leader)

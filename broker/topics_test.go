@@ -176,6 +176,22 @@ func TestClusterStatus(t *testing.T) {
 	require.Empty(t, res.GetShards()[1].GetLeader())
 }
 
+// TestStatusAsksALeaderThatIsToBeRemoved has a shard that is wished on n1 and n3, and led by n2 still.
+func TestStatusAsksALeaderThatIsToBeRemoved(t *testing.T) {
+	f := newFixture(t, true)
+	sh, _ := f.meta.View().Shard(1)
+	f.meta.must(t, &metav1.Command{Command: &metav1.Command_SetShardReplicas{SetShardReplicas: &metav1.SetShardReplicas{
+		Shard: 1, Version: sh.Version, Replicas: []*metav1.Replica{newReplica("n1"), newReplica("n3")},
+	}}})
+	res, err := f.GetClusterStatus(t.Context(), &streamhousev1.GetClusterStatusRequest{})
+	require.NoError(t, err)
+	s := res.GetShards()[1]
+	require.Equal(t, "n2", s.GetLeader())
+	require.Len(t, s.GetReplicas(), 3)
+	require.Equal(t, "n2/r", s.GetReplicas()[1].GetReplicaId())
+	require.Equal(t, uint64(fakeApplied), s.GetReplicas()[1].GetAppliedIndex())
+}
+
 func TestNodeStates(t *testing.T) {
 	f := newFixture(t, true)
 	ctx := t.Context()

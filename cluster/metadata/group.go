@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -112,8 +111,7 @@ func (g *Group) Leader() (nodeID string, ok bool) {
 	if !ok {
 		return "", false
 	}
-	nodeID, _, _ = strings.Cut(id, "/")
-	return nodeID, true
+	return fsm.NodeOf(id), true
 }
 
 // IsLeader reports whether this replica leads, as far as it knows.
