@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -40,7 +41,8 @@ type Replica struct {
 }
 
 // Open verifies a replica's files and starts Raft. Without files the error is ErrMissing; with damaged ones it is a
-// *logstore.CorruptError that names the file, and the replica must be discarded.
+// *logstore.CorruptError that names the file, and the replica must be discarded. Where the FSM can't restore its newest
+// snapshot the error names the file and wraps the FSM's.
 func Open(cfg Config) (*Replica, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
@@ -62,8 +64,12 @@ func Open(cfg Config) (*Replica, error) {
 		return nil, errors.Join(err, r.Close())
 	}
 	r.transport = tr
-	r.raft, err = raft.NewRaft(cfg.raftConfig(log), &configuredFSM{cfg.FSM, r}, r.store, r.store, r.snapshots, tr)
+	f := &watchedFSM{FSM: cfg.FSM, replica: r}
+	r.raft, err = raft.NewRaft(cfg.raftConfig(log), f, r.store, r.store, r.snapshots, tr)
 	if err != nil {
+		if f.restored != nil {
+			err = fmt.Errorf("restore %s: %w", r.snapshots.newest(), f.restored)
+		}
 		return nil, errors.Join(fmt.Errorf("start Raft of %s: %w", cfg.Group, err), r.Close())
 	}
 	close(r.opened)
@@ -76,18 +82,26 @@ type configuration struct {
 	servers []raft.Server
 }
 
-// configuredFSM keeps the committed configuration: the library's own GetConfiguration returns the newest one in the log,
-// which may never be committed, and leaves its index out.
-type configuredFSM struct {
+// watchedFSM keeps what the library knows of an FSM and does not tell. The committed configuration: its own
+// GetConfiguration returns the newest one in the log, which may never be committed, and leaves its index out. And why a
+// snapshot was not restored at the start: that is only logged.
+type watchedFSM struct {
 	raft.FSM
-	replica *Replica
+	replica  *Replica
+	restored error // of the last Restore
 }
 
-var _ raft.ConfigurationStore = (*configuredFSM)(nil)
+var _ raft.ConfigurationStore = (*watchedFSM)(nil)
 
 // StoreConfiguration implements raft.ConfigurationStore.
-func (f *configuredFSM) StoreConfiguration(index uint64, c raft.Configuration) {
+func (f *watchedFSM) StoreConfiguration(index uint64, c raft.Configuration) {
 	f.replica.configured(index, c)
+}
+
+// Restore implements raft.FSM.
+func (f *watchedFSM) Restore(rc io.ReadCloser) error {
+	f.restored = f.FSM.Restore(rc)
+	return f.restored
 }
 
 func (r *Replica) configured(index uint64, c raft.Configuration) {

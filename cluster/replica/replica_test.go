@@ -35,10 +35,13 @@ const (
 
 // listFSM remembers every entry.
 type listFSM struct {
-	mu       sync.Mutex
-	entries  []string
-	restored int // how often it came from a snapshot
+	unreadable string // an entry with which a snapshot can't be restored
+	mu         sync.Mutex
+	entries    []string
+	restored   int // how often it came from a snapshot
 }
+
+var errUnreadable = errors.New("no such entry is known")
 
 func (f *listFSM) Apply(l *raft.Log) any {
 	f.mu.Lock()
@@ -59,7 +62,11 @@ func (f *listFSM) Restore(r io.ReadCloser) error {
 	b, err := io.ReadAll(r)
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.entries = strings.Split(string(b), "\n")
+	entries := strings.Split(string(b), "\n")
+	if f.unreadable != "" && slices.Contains(entries, f.unreadable) {
+		return errors.Join(errUnreadable, r.Close())
+	}
+	f.entries = entries
 	f.restored++
 	return errors.Join(err, r.Close())
 }
@@ -86,6 +93,8 @@ type member struct {
 	done    chan struct{}
 	fsm     *listFSM
 	replica *Replica
+	// unreadable is the FSM's.
+	unreadable string
 }
 
 // node is the id of the member's node.
@@ -124,7 +133,7 @@ func (m *member) start() error {
 	require.NoError(m.t, err)
 	tr.SetClusterID("c1")
 	ctx, cancel := context.WithCancel(context.Background())
-	m.tr, m.stop, m.done, m.fsm = tr, cancel, make(chan struct{}), &listFSM{}
+	m.tr, m.stop, m.done, m.fsm = tr, cancel, make(chan struct{}), &listFSM{unreadable: m.unreadable}
 	go func() {
 		defer close(m.done)
 		_ = tr.Run(ctx)
@@ -385,6 +394,26 @@ func TestBitFlipInAReplica(t *testing.T) {
 			})
 		}
 	}
+}
+
+// Where the newest snapshot can't be restored, the replica does not begin with an older one, behind which the log is cut.
+func TestUnreadableSnapshotIsNotPassedOver(t *testing.T) {
+	members := newGroup(t, 1, WAL)
+	m := members[0]
+	for _, e := range []string{"old", "new"} {
+		apply(t, members, e)
+		require.NoError(t, m.replica.Checkpoint())
+	}
+	newest := m.replica.snapshots.newest()
+	m.close()
+	m.unreadable = "new"
+	err := m.start()
+	require.ErrorIs(t, err, errUnreadable)
+	require.ErrorContains(t, err, newest)
+	m.close()
+	m.unreadable = ""
+	require.NoError(t, m.start())
+	requireEntries(t, m, "old", "new")
 }
 
 // TestCloseEndsWhatIsUnderWay closes the leader while calls wait for what they began: each of them ends.

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 
 	"github.com/hashicorp/raft"
 )
@@ -61,11 +60,8 @@ func (r *Replica) scrubSnapshot(ctx context.Context, read int64, wait func(conte
 	if err != nil {
 		return err
 	}
-	metas, err := r.snapshots.List()
-	if err == nil && len(metas) > 0 {
-		if st, err := os.Stat(filepath.Join(r.snapshots.dir, metas[0].ID, "state.bin")); err == nil {
-			read += st.Size()
-		}
+	if st, err := os.Stat(r.snapshots.newest()); err == nil {
+		read += st.Size()
 	}
 	return wait(ctx, read)
 }

@@ -21,7 +21,8 @@ import (
 const snapshotsDir = "snapshots"
 
 const (
-	metaName = "meta.json"
+	stateName = "state.bin"
+	metaName  = "meta.json"
 	// sumName holds the CRC32C of meta.json, eight hex digits: the library sums only the state beside it.
 	sumName = "meta.crc32c"
 )
@@ -44,6 +45,22 @@ func openSnapshots(dir string, log hclog.Logger, fatal func(error), configured f
 		return nil, fmt.Errorf("open snapshots of %s: %w", dir, err)
 	}
 	return &snapshotStore{SnapshotStore: s, dir: filepath.Join(dir, snapshotsDir), fatal: fatal, configured: configured}, nil
+}
+
+// List implements raft.SnapshotStore with the newest one alone. The library would begin with an older one where the FSM
+// can't restore it, and the log between the two may be gone.
+func (s *snapshotStore) List() ([]*raft.SnapshotMeta, error) {
+	metas, err := s.SnapshotStore.List()
+	return metas[:min(len(metas), 1)], err
+}
+
+// newest returns the file with the state of the newest snapshot, "" without one.
+func (s *snapshotStore) newest() string {
+	metas, err := s.List()
+	if err != nil || len(metas) == 0 {
+		return ""
+	}
+	return filepath.Join(s.dir, metas[0].ID, stateName)
 }
 
 // Create implements raft.SnapshotStore.
@@ -149,7 +166,7 @@ func (s *snapshotStore) verifyMeta(m *raft.SnapshotMeta) error {
 // verify reads the newest snapshot whole and returns its index and term, 0 without one. The library passes over a snapshot that
 // it can't read; here that is damage.
 func (s *snapshotStore) verify() (index, term uint64, err error) {
-	metas, err := s.List()
+	metas, err := s.SnapshotStore.List()
 	if err != nil {
 		return 0, 0, &logstore.CorruptError{File: s.dir, Reason: err.Error()}
 	}

@@ -82,7 +82,7 @@ func (o *groupOpener) open(ctx context.Context) (*metadata.Group, error) {
 		return g, o.bootstrap(g)
 	}
 	var corrupt *logstore.CorruptError
-	if !errors.As(err, &corrupt) && !errors.Is(err, replica.ErrMissing) {
+	if !errors.As(err, &corrupt) && !errors.Is(err, replica.ErrMissing) && !errors.Is(err, fsm.ErrSnapshotCorrupt) {
 		return nil, err
 	}
 	if !id.hasOtherVoters() {

@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/raft"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
@@ -345,8 +346,7 @@ func TestThreeNodes(t *testing.T) {
 	}
 }
 
-// A wiped disk is a new node, and a damaged
-// replica is built anew from the others.
+// A wiped disk is a new node, and a damaged replica, or one whose state can't be read, is built anew from the others.
 func TestNodesHeal(t *testing.T) {
 	dir := t.TempDir()
 	nodes := runThree(t, dir)
@@ -371,6 +371,13 @@ func TestNodesHeal(t *testing.T) {
 	nodes[2].waitHealed()
 	require.Equal(t, "0", nodes[1].consume())
 	nodes[1].produce("1")
+	require.Equal(t, "0 1", nodes[2].consume())
+
+	nodes[2].stop()
+	unreadableSnapshot(t, filepath.Join(nodes[2].cfg.DataDir, "meta"))
+	nodes[2] = run(t, nodes[2].cfg)
+	nodes[2].waitReady()
+	nodes[0].waitHealed()
 	require.Equal(t, "0 1", nodes[2].consume())
 }
 
@@ -418,4 +425,19 @@ func damage(t *testing.T, dir string) {
 		return os.WriteFile(path, bytes.ReplaceAll(data, []byte(testTopic), []byte("lo's")), 0o600)
 	}))
 	require.True(t, damaged)
+}
+
+// unreadableSnapshot gives the metadata replica below dir a newest snapshot that is as it was written, and has no metadata.
+func unreadableSnapshot(t *testing.T, dir string) {
+	t.Helper()
+	replicas, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	require.Len(t, replicas, 1)
+	s, err := raft.NewFileSnapshotStore(filepath.Join(dir, replicas[0].Name()), 1, io.Discard)
+	require.NoError(t, err)
+	sink, err := s.Create(raft.SnapshotVersionMax, 1<<40, 1, raft.Configuration{}, 1, nil)
+	require.NoError(t, err)
+	_, err = sink.Write([]byte("no metadata"))
+	require.NoError(t, err)
+	require.NoError(t, sink.Close())
 }
