@@ -367,6 +367,9 @@ func (r *Consumer) drainLocked(p *partition, out []Record) ([]Record, error) {
 			p.decoded, err = p.decode(b, make([]Record, 0, b.NumRecords()))
 		}
 		if err != nil {
+			decoded := p.decoded // before the damage
+			r.clearLocked(p)     // what is behind it is not returned
+			p.decoded = decoded
 			return out, &Error{Reason: ErrCorruptData, Message: err.Error()}
 		}
 	}

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/streamhouse/streamhouse/storage/record"
 )
 
 // A fetcher may look for work just when its partition, the consumer's last, is dropped.
@@ -29,6 +31,38 @@ func TestDroppedPartitionIsNotWanted(t *testing.T) {
 	require.Empty(t, r.ring)
 	_, _, ok = r.wanted(ctx, p)
 	require.False(t, ok)
+}
+
+// What comes behind a batch that can't be decoded is not returned: only a seek goes on there.
+func TestNothingIsReturnedBehindDamage(t *testing.T) {
+	c, err := New(Config{})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, c.Close()) }()
+	tp := TopicPartition{Topic: "t", Partition: 0}
+	r, err := NewConsumer(c, ConsumerConfig{Partitions: []TopicPartition{tp}})
+	require.NoError(t, err)
+	p := r.partitions[tp]
+	for offset := range int64(3) {
+		b := record.NewBuilder(record.BuilderConfig{ProducerID: -1})
+		b.Append(record.Record{Value: []byte("v")})
+		batch, err := b.Build()
+		require.NoError(t, err)
+		batch.SetBaseOffset(offset)
+		p.batches = append(p.batches, batch)
+		r.bufferedLocked(p, batch.SizeBytes())
+	}
+	p.batches[1][record.HeaderBytes] ^= 0xff
+
+	records, err := r.next()
+	require.NoError(t, err)
+	require.Len(t, records, 1)
+	_, err = r.next()
+	require.ErrorIs(t, err, ErrCorruptData)
+	records, err = r.next()
+	require.NoError(t, err)
+	require.Empty(t, records)
+	require.Equal(t, int64(1), p.position)
+	require.Zero(t, r.prefetched)
 }
 
 // A question that was under way before a topic was created does not deny it to those who ask later.

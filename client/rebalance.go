@@ -102,8 +102,9 @@ func (r *Consumer) revoke() (revoked []*partition, ready bool) {
 		return revoked, true
 	}
 	if !m.handover.covers(revoked) {
-		m.handover = &handover{parts: revoked, done: make(chan struct{})}
-		r.wg.Go(func() { r.commitBefore(m.handover) })
+		h := &handover{parts: revoked, done: make(chan struct{})}
+		m.handover = h
+		r.wg.Go(func() { r.commitBefore(h) })
 	}
 	select {
 	case <-m.handover.done:
