@@ -90,11 +90,13 @@ func TestFounder(t *testing.T) {
 	require.Len(t, files.created, 1)
 }
 
-// A founder that died between cluster.json and its files goes on with the same cluster.
+// A founder that died between cluster.json and its files goes on with the same cluster, also where a node with a lower id
+// has come meanwhile.
 func TestFounderGoesOnAfterACrash(t *testing.T) {
 	b := object.NewMemory()
 	f, _ := newTestFormer(t, b, 1)
 	require.NoError(t, f.form(t.Context()))
+	f.gossip = append(f.gossip.(fakeMembership), gossip.Member{NodeID: "n0", Fresh: true, BootstrapExpect: 1})
 	before := f.identity.get()
 	require.NoError(t, f.identity.update(func(id *identity) { id.MetadataReplicaID = "" }))
 	require.NoError(t, f.form(t.Context()))

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 	"github.com/streamhouse/streamhouse/cluster/gossip"
 	"github.com/streamhouse/streamhouse/cluster/recovery"
 	"github.com/streamhouse/streamhouse/fsm"
+	"github.com/streamhouse/streamhouse/internal/pause"
 	"github.com/streamhouse/streamhouse/storage/object"
 )
 
@@ -36,8 +38,9 @@ const (
 
 // decide says what a fresh node does, given whom it sees: it joins a cluster
 // that is there; else, once so many fresh nodes as expected see each other, the
-// one with the lowest id begins one. The text says what it waits for.
-func decide(selfID string, expect int, members []gossip.Member) (s step, clusterID, waitsFor string) {
+// one with the lowest id begins one, and so does one that was about to before a
+// crash, since it may have won against all others. The text says what it waits for.
+func decide(selfID string, founding bool, expect int, members []gossip.Member) (s step, clusterID, waitsFor string) {
 	fresh := make(map[string]bool)
 	for i := range members {
 		m := &members[i]
@@ -54,22 +57,10 @@ func decide(selfID string, expect int, members []gossip.Member) (s step, cluster
 	if len(fresh) < expect {
 		return stepWait, "", fmt.Sprintf("%d fresh nodes with --bootstrap-expect %d, %d are seen", expect, expect, len(fresh))
 	}
-	for other := range fresh {
-		if other < selfID {
-			return stepWait, "", fmt.Sprintf("node %s to begin the cluster", lowest(fresh))
-		}
+	if lowest := slices.Min(slices.Collect(maps.Keys(fresh))); lowest != selfID && !founding {
+		return stepWait, "", fmt.Sprintf("node %s to begin the cluster", lowest)
 	}
 	return stepFound, "", ""
-}
-
-func lowest(ids map[string]bool) string {
-	low := ""
-	for id := range ids {
-		if low == "" || id < low {
-			low = id
-		}
-	}
-	return low
 }
 
 // membership is what former needs of gossip.
@@ -107,7 +98,7 @@ func (f *former) form(ctx context.Context) error {
 	var logged time.Time
 	for {
 		changed := f.gossip.Changed()
-		next, clusterID, waitsFor := decide(f.cfg.NodeID, f.cfg.BootstrapExpect, f.gossip.Members())
+		next, clusterID, waitsFor := decide(f.cfg.NodeID, f.identity.get().Founding, f.cfg.BootstrapExpect, f.gossip.Members())
 		var err error
 		var done bool
 		switch next {
@@ -126,23 +117,13 @@ func (f *former) form(ctx context.Context) error {
 			f.log.Info("waits for " + waitsFor)
 			logged = time.Now()
 		}
-		if err := pause(ctx, formTick, changed); err != nil {
-			return err
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(formTick):
+		case <-changed:
 		}
 	}
-}
-
-// pause waits for d, or for changed, or for the end of ctx, whose error it returns.
-func pause(ctx context.Context, d time.Duration, changed <-chan struct{}) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-timer.C:
-	case <-changed:
-	}
-	return nil
 }
 
 // found begins a cluster. Only one node can create cluster.json; done is false
@@ -282,7 +263,7 @@ func (f *former) joinUntil(ctx context.Context, clusterID, replicaID string) err
 			f.log.Info("is not taken in yet", "error", err)
 			logged = time.Now()
 		}
-		if err := pause(ctx, registerTick, nil); err != nil {
+		if err := pause.For(ctx, registerTick); err != nil {
 			return err
 		}
 	}
@@ -290,8 +271,8 @@ func (f *former) joinUntil(ctx context.Context, clusterID, replicaID string) err
 
 // refusedForGood reports whether asking to join again is of no use.
 func refusedForGood(err error, waited time.Duration) bool {
-	var r *fsm.Rejection
-	if !errors.As(err, &r) {
+	r, rejected := errors.AsType[*fsm.Rejection](err)
+	if !rejected {
 		return false
 	}
 	switch r.Reason {

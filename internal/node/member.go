@@ -14,6 +14,7 @@ import (
 	"github.com/streamhouse/streamhouse/cluster/metadata"
 	"github.com/streamhouse/streamhouse/cluster/recovery"
 	"github.com/streamhouse/streamhouse/fsm"
+	"github.com/streamhouse/streamhouse/internal/pause"
 	"github.com/streamhouse/streamhouse/storage/object"
 )
 
@@ -102,7 +103,7 @@ func (m *member) registerUntil(ctx context.Context) error {
 			m.log.Info("is not registered yet", "error", err)
 			logged = time.Now()
 		}
-		if err := pause(ctx, registerTick, nil); err != nil {
+		if err := pause.For(ctx, registerTick); err != nil {
 			return err
 		}
 	}
@@ -136,7 +137,7 @@ func (m *member) rememberUntil(ctx context.Context) error {
 				return err
 			}
 		}
-		if err := pause(ctx, rememberTick, nil); err != nil {
+		if err := pause.For(ctx, rememberTick); err != nil {
 			return err
 		}
 	}
@@ -216,7 +217,7 @@ func (c *storeChecker) first(ctx context.Context) (sure bool, err error) {
 func (c *storeChecker) run(ctx context.Context) error {
 	delay := storeFirstRetry
 	for {
-		if err := pause(ctx, delay, nil); err != nil {
+		if err := pause.For(ctx, delay); err != nil {
 			return nil //nolint:nilerr // The node stops.
 		}
 		err := c.check(ctx)
