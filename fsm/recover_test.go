@@ -187,6 +187,28 @@ func TestRecoverNewerThanTheCheckpoint(t *testing.T) {
 	require.Equal(t, int64(18+3+7), report.Records())
 }
 
+// TestRecoverTakesWhatWasWrittenAnew: an object that was written in place of a damaged one counts, also where the checkpoint is
+// older than that.
+func TestRecoverTakesWhatWasWrittenAnew(t *testing.T) {
+	p := newPast(t)
+	p.create("orders", "u1", 1)
+	p.upload("C/00/1/b.seg", "orders", 0, 0, 10)
+	p.upload("C/00/1/c.seg", "orders", 0, 10, 20)
+	base := p.state.View()
+	p.put("C/00/1/a.seg", "orders", 0, 10, 20) // an older upload, which was not listed
+	p.put("C/00/1/d.seg", "orders", 0, 0, 10)
+	p.put("C/00/1/e.seg", "orders", 0, 0, 5)
+	v, report := p.recovered(base)
+	var objects []string
+	for _, s := range partitionOf(t, v, "orders", 0).Segments {
+		objects = append(objects, s.Object)
+	}
+	require.Equal(t, []string{"C/00/1/d.seg", "C/00/1/c.seg"}, objects)
+	require.Equal(t, int64(20), report.Records())
+	require.False(t, v.ObjectKnown("C/00/1/b.seg"))
+	require.Equal(t, "C/00/1/b.seg", partitionOf(t, base, "orders", 0).Segments[0].Object, "the checkpoint is as it was")
+}
+
 // TestRecoverDeletedTopicStaysDeleted: ids tell a deletion from a checkpoint that is too old.
 func TestRecoverDeletedTopicStaysDeleted(t *testing.T) {
 	p := newPast(t)

@@ -18,6 +18,7 @@ func (rb *rebuild) extend() error {
 		if !ok {
 			continue // Its number was taken by another partition, or its topic was replaced.
 		}
+		rb.renew(p, found)
 		kept := history(found, func(object string) { earlier[object] = true })
 		if _, known := rb.base.Partition(id); !known {
 			// Whether the records before the first that was found were lost or removed by retention, nobody knows.
@@ -35,6 +36,21 @@ func (rb *rebuild) extend() error {
 		rb.out.skip(rb.there[name], "it has offsets at which a later life of the cluster went on")
 	}
 	return nil
+}
+
+// renew takes of segments that the checkpoint has those that were written anew after it, in place of damaged ones: of the same
+// life and the same offsets, in a newer object.
+func (rb *rebuild) renew(p *Partition, found []foundSegment) {
+	for i := range found {
+		f := &found[i]
+		k, ok := slices.BinarySearchFunc(p.Segments, f.BaseOffset, func(s Segment, base int64) int { return cmp.Compare(s.BaseOffset, base) })
+		if !ok || f.life != rb.base.recoveryID {
+			continue
+		}
+		if known := &p.Segments[k]; f.EndOffset == known.EndOffset && !IsLost(known.Object) && isNewer(f.Object, known.Object) {
+			*known = f.Segment
+		}
+	}
 }
 
 // history returns what is left without that which an earlier life of the cluster has of offsets at which, or before which, a
