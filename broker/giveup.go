@@ -22,15 +22,11 @@ var ErrOnlyReplica = errors.New("it is the only replica of its group")
 // It is refused unless every other voter of the group answers, has applied all that this replica has, and is not about to
 // be given up itself: nothing that was acknowledged may be on damaged files alone, and the others must be a majority without
 // this one. Where there is no other replica the error is ErrOnlyReplica. It returns nil at once where it did so before.
-func GiveUp(ctx context.Context, peers ShardPeers, group *nodev1.Group, r *replica.Replica, cause error) (err error) {
-	if !r.BeginGivingUp() {
-		return nil
-	}
-	defer func() {
-		if err != nil {
-			r.EndGivingUp()
-		}
-	}()
+func GiveUp(ctx context.Context, peers ShardPeers, group *nodev1.Group, r *replica.Replica, cause error) error {
+	return r.GiveUp(func() error { return prepareToGiveUp(ctx, peers, group, r, cause) })
+}
+
+func prepareToGiveUp(ctx context.Context, peers ShardPeers, group *nodev1.Group, r *replica.Replica, cause error) error {
 	st := r.Status()
 	alone, voters, others := true, 0, 0
 	for _, server := range st.Servers {

@@ -323,12 +323,17 @@ func TestOneIsGivenUpAtATime(t *testing.T) {
 	giveUp := func(n *groupNode) error {
 		return broker.GiveUp(t.Context(), g, &nodev1.Group{Metadata: true}, n.replica, damage)
 	}
-	require.True(t, b.replica.BeginGivingUp())
-	require.ErrorContains(t, giveUp(a), b.id+" is damaged itself")
-	require.False(t, a.replica.GivingUp(), "another one may go on")
-	b.replica.EndGivingUp()
+	require.ErrorIs(t, b.replica.GiveUp(func() error {
+		require.ErrorContains(t, giveUp(a), b.id+" is damaged itself")
+		require.False(t, a.replica.GivingUp(), "another one may go on")
+		return errDown
+	}), errDown)
 	b.lags = true
-	require.ErrorContains(t, giveUp(a), b.id+" has applied index 0")
+	first := make(chan error)
+	go func() { first <- giveUp(a) }()
+	require.Eventually(t, a.replica.GivingUp, rebuildWithin, rebuildTick)
+	require.ErrorContains(t, giveUp(a), b.id+" has applied index 0", "while the first call asks")
+	require.ErrorContains(t, <-first, b.id+" has applied index 0")
 	b.lags = false
 	c.close()
 	require.ErrorIs(t, giveUp(a), errDown)
@@ -337,7 +342,9 @@ func TestOneIsGivenUpAtATime(t *testing.T) {
 	require.NoError(t, giveUp(a))
 	require.NoError(t, giveUp(a), "it was done")
 	require.ErrorContains(t, giveUp(b), a.id+" is damaged itself")
-	a.replica.EndGivingUp()
+	a.close()
+	require.NoError(t, a.open())
+	g.inSync()
 
 	g.change(nodev1.MembershipChange_MEMBERSHIP_CHANGE_REMOVE, c.id, "")
 	c.close()

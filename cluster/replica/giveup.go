@@ -13,13 +13,23 @@ import (
 // condemnedName is a file that says that a replica's files are damaged although their checksums fit, and why.
 const condemnedName = "condemned"
 
-// BeginGivingUp notes that this replica, which is damaged, is about to be given up; others see it in GivingUp and stay.
-// It reports whether that is new. Who begins it asks the others afterwards, and ends it with EndGivingUp where it can't be:
-// so of two replicas that begin at the same time at most one goes on.
-func (r *Replica) BeginGivingUp() bool { return r.givingUp.CompareAndSwap(false, true) }
-
-// EndGivingUp notes that the replica goes on for now.
-func (r *Replica) EndGivingUp() { r.givingUp.Store(false) }
+// GiveUp notes that this replica, which is damaged, is about to be given up; others see it in GivingUp and stay. Then
+// decide asks the others, so that of two replicas that begin at the same time at most one goes. Its error, which GiveUp
+// returns, says that the replica stays for now. Another call waits for the end of the first, and does nothing once it was
+// decided.
+func (r *Replica) GiveUp(decide func() error) error {
+	r.giveUpMu.Lock()
+	defer r.giveUpMu.Unlock()
+	if r.GivingUp() {
+		return nil
+	}
+	r.givingUp.Store(true)
+	err := decide()
+	if err != nil {
+		r.givingUp.Store(false)
+	}
+	return err
+}
 
 // GivingUp reports whether this replica is about to be given up, so that no other one of its group may be.
 func (r *Replica) GivingUp() bool { return r.givingUp.Load() }

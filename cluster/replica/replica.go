@@ -26,6 +26,7 @@ type Replica struct {
 
 	configuration atomic.Pointer[configuration] // the newest committed one; nil before one is known
 	givingUp      atomic.Bool
+	giveUpMu      sync.Mutex    // one decision to give up at a time
 	checkpointMu  sync.Mutex    // one checkpoint at a time
 	reloadMu      sync.Mutex    // one change of Raft's settings at a time
 	opened        chan struct{} // closed when raft is set

@@ -127,10 +127,10 @@ func TestDigestCountsAll(t *testing.T) {
 func TestCondemned(t *testing.T) {
 	m := newGroup(t, 1, WAL)[0]
 	apply(t, []*member{m}, "a")
-	require.True(t, m.replica.BeginGivingUp())
-	require.True(t, m.replica.GivingUp())
-	require.False(t, m.replica.BeginGivingUp())
-	m.replica.EndGivingUp()
+	require.ErrorIs(t, m.replica.GiveUp(func() error {
+		require.True(t, m.replica.GivingUp())
+		return errUnreadable
+	}), errUnreadable)
 	require.False(t, m.replica.GivingUp())
 	require.NoError(t, m.replica.Condemn("it differs"))
 	apply(t, []*member{m}, "b")
