@@ -25,7 +25,9 @@ type fakePeer struct {
 	// stalled makes questions for a high watermark or a replica hang.
 	stalled bool
 	asked   []string
-	mu      sync.Mutex
+	// also are replicas that the group has besides those of n1 and n2.
+	also []*nodev1.Server
+	mu   sync.Mutex
 }
 
 var errUnreachable = errors.New("connection refused")
@@ -73,7 +75,7 @@ func (p *fakePeer) GetReplica(ctx context.Context, req *nodev1.GetReplicaRequest
 	leader, _ := local.Leader()
 	return &nodev1.GetReplicaResponse{
 		ReplicaId: p.node + "/r", LeaderReplicaId: leader, Term: 3, AppliedIndex: fakeApplied, CommitIndex: 8,
-		Servers: []*nodev1.Server{{ReplicaId: "n1/r", Voter: true}, {ReplicaId: "n2/r", Voter: true}},
+		Servers: append([]*nodev1.Server{{ReplicaId: "n1/r", Voter: true}, {ReplicaId: "n2/r", Voter: true}}, p.also...),
 	}, nil
 }
 

@@ -160,9 +160,16 @@ func (s *Shards) Run(ctx context.Context) error {
 	defer s.stopAll()
 	tick := time.NewTicker(hostTick)
 	defer tick.Stop()
+	var looked time.Time // for leftovers
 	for {
 		changed := s.cfg.Metadata.Watch()
 		s.reconcile(ctx)
+		if time.Since(looked) >= leftoversEvery {
+			looked = time.Now()
+			if err := s.discardLeftovers(ctx); err != nil && ctx.Err() == nil {
+				s.log.Warn("files of former replicas are not removed yet", "error", err)
+			}
+		}
 		select {
 		case <-ctx.Done():
 			return nil
@@ -260,8 +267,7 @@ func (s *Shards) start(ctx context.Context, view *fsm.View, sh *fsm.Shard, r *me
 	}
 	opened, err := shard.Open(s.shardConfig(view, sh.Number, r.GetReplicaId(), dir))
 	if err != nil {
-		var corrupt *logstore.CorruptError
-		if errors.As(err, &corrupt) || errors.Is(err, replica.ErrMissing) || errors.Is(err, shard.ErrSnapshotCorrupt) {
+		if errors.Is(err, logstore.ErrCorrupt) || errors.Is(err, replica.ErrMissing) || errors.Is(err, shard.ErrSnapshotCorrupt) {
 			return s.lost(ctx, sh, r, err)
 		}
 		return fmt.Errorf("open replica %s: %w", r.GetReplicaId(), err)
@@ -282,10 +288,8 @@ func (s *Shards) upToDate(ctx context.Context, number uint32, replicaID string) 
 	if !ok {
 		return view, nil, nil, nil
 	}
-	for _, r := range sh.Replicas {
-		if r.GetReplicaId() == replicaID && r.GetState() != metav1.ReplicaState_REPLICA_STATE_LOST {
-			return view, sh, r, nil
-		}
+	if r, wished := sh.Replica(replicaID); wished && r.GetState() != metav1.ReplicaState_REPLICA_STATE_LOST {
+		return view, sh, r, nil
 	}
 	return view, sh, nil, nil
 }
@@ -337,7 +341,10 @@ func (s *Shards) lost(ctx context.Context, sh *fsm.Shard, r *metav1.Replica, cau
 		return fmt.Errorf("replica %s seems lost (%w), the metadata group can't be asked: %w", r.GetReplicaId(), cause, err)
 	}
 	sh, ok := s.cfg.Metadata.View().Shard(sh.Number)
-	if !ok || !wished(sh, r.GetReplicaId()) {
+	if !ok {
+		return nil
+	}
+	if _, wished := sh.Replica(r.GetReplicaId()); !wished {
 		return nil
 	}
 	if len(sh.Replicas) == 1 {
@@ -357,10 +364,6 @@ func (s *Shards) lost(ctx context.Context, sh *fsm.Shard, r *metav1.Replica, cau
 		return err
 	}
 	return replica.Discard(dir)
-}
-
-func wished(sh *fsm.Shard, replicaID string) bool {
-	return slices.ContainsFunc(sh.Replicas, func(r *metav1.Replica) bool { return r.GetReplicaId() == replicaID })
 }
 
 func (s *Shards) shardConfig(view *fsm.View, number uint32, replicaID, dir string) shard.Config {
@@ -405,9 +408,8 @@ func (s *Shards) run(ctx context.Context, number uint32, replicaID, dir string, 
 // retire stops and discards a replica that is no longer wished for, once its group has removed it: until then it may
 // be needed for a majority.
 func (s *Shards) retire(ctx context.Context, sh *fsm.Shard, h *hosted) error {
-	removed, err := s.removed(ctx, sh, h.replicaID)
-	if err != nil || !removed {
-		return err
+	if !s.removed(ctx, sh, h.replicaID) {
+		return nil
 	}
 	if err := s.stop(sh.Number, h); err != nil {
 		return err
@@ -417,7 +419,10 @@ func (s *Shards) retire(ctx context.Context, sh *fsm.Shard, h *hosted) error {
 }
 
 // removed asks the shard's leader, wherever it is, if its configuration lacks the replica.
-func (s *Shards) removed(ctx context.Context, sh *fsm.Shard, replicaID string) (bool, error) {
+func (s *Shards) removed(ctx context.Context, sh *fsm.Shard, replicaID string) bool {
+	if own, ok := s.Get(sh.Number); ok && own.Replica().IsLeader() {
+		return !slices.ContainsFunc(own.Replica().Status().Servers, func(s replica.Server) bool { return s.ReplicaID == replicaID })
+	}
 	ctx, cancel := context.WithTimeout(ctx, hostTick)
 	defer cancel()
 	for _, r := range sh.Replicas {
@@ -432,14 +437,9 @@ func (s *Shards) removed(ctx context.Context, sh *fsm.Shard, replicaID string) (
 		if err != nil || res.GetLeaderReplicaId() == "" || res.GetLeaderReplicaId() != res.GetReplicaId() {
 			continue // only the leader knows
 		}
-		for _, server := range res.GetServers() {
-			if server.GetReplicaId() == replicaID {
-				return false, nil
-			}
-		}
-		return true, nil
+		return !slices.ContainsFunc(res.GetServers(), func(s *nodev1.Server) bool { return s.GetReplicaId() == replicaID })
 	}
-	return false, nil
+	return false
 }
 
 func (s *Shards) stop(number uint32, h *hosted) error {

@@ -7,8 +7,10 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/hashicorp/raft"
+	"github.com/oklog/ulid/v2"
 
 	"github.com/streamhouse/streamhouse/cluster/logstore"
 	"github.com/streamhouse/streamhouse/cluster/transport"
@@ -69,6 +71,28 @@ func CreateFrom(dir, id, addr string, write func(io.Writer) error) error {
 
 // Exists says whether dir holds a replica that was created.
 func Exists(dir string) (bool, error) { return logstore.Exists(dir) }
+
+// List returns the names of the replicas' directories in dir, which are ULIDs, and removes what a crash has kept Discard from
+// removing. Without dir there is none.
+func List(dir string) ([]string, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("list replicas: %w", err)
+	}
+	var names []string
+	for _, e := range entries {
+		name, discarded := strings.CutSuffix(e.Name(), discardedSuffix)
+		if _, err := ulid.ParseStrict(name); err != nil {
+			continue // what somebody else has put there is theirs
+		}
+		if !discarded {
+			names = append(names, name)
+		} else if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
+			return nil, fmt.Errorf("remove replica: %w", err)
+		}
+	}
+	return names, nil
+}
 
 // Discard removes a replica's files. A crash in the middle leaves nothing that Exists finds.
 func Discard(dir string) error {
