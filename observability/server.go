@@ -68,7 +68,7 @@ func Listen(ctx context.Context, cfg Config) (*Server, error) {
 	}
 	l, err := cfg.Listen(ctx, cfg.Addr)
 	if err != nil {
-		return nil, fmt.Errorf("--http-addr: %w", err)
+		return nil, err
 	}
 	s := &Server{cfg: cfg, listener: l}
 	s.readiness.check = cfg.Ready

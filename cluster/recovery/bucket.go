@@ -63,23 +63,27 @@ func put(ctx context.Context, b Bucket, name string, data []byte) error {
 	return nil
 }
 
-func get(ctx context.Context, b Bucket, name string) ([]byte, error) {
+// get reads an object whole, of at most maxBytes.
+func get(ctx context.Context, b Bucket, name string, maxBytes int64) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, moveTimeout)
 	defer cancel()
 	rc, err := b.Get(ctx, name, 0, -1)
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", name, err)
 	}
-	data, err := io.ReadAll(io.LimitReader(rc, maxMetaBytes))
+	data, err := io.ReadAll(io.LimitReader(rc, maxBytes+1))
 	if err = errors.Join(err, rc.Close()); err != nil {
 		return nil, fmt.Errorf("read %s: %w", name, err)
+	}
+	if int64(len(data)) > maxBytes {
+		return nil, fmt.Errorf("read %s: it has more than %d bytes", name, maxBytes)
 	}
 	return data, nil
 }
 
 // readView reads and checks a checkpoint. The error is one of fsm.State.Restore where it is damaged.
 func readView(ctx context.Context, b Bucket, name string) (*fsm.View, error) {
-	data, err := get(ctx, b, name)
+	data, err := get(ctx, b, name, maxMetaBytes)
 	if err != nil {
 		return nil, err
 	}

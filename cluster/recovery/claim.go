@@ -128,7 +128,7 @@ func took(ctx context.Context, b Bucket, clusterID, id string, c Claim) (*fsm.Vi
 const maxClaimBytes = 64 << 10
 
 func readClaim(ctx context.Context, b Bucket, clusterID, id string) (Claim, error) {
-	data, err := get(ctx, b, claimName(clusterID, id))
+	data, err := get(ctx, b, claimName(clusterID, id), maxClaimBytes)
 	if err != nil {
 		return Claim{}, err
 	}
@@ -137,9 +137,6 @@ func readClaim(ctx context.Context, b Bucket, clusterID, id string) (Claim, erro
 
 func parseClaim(data []byte) (Claim, error) {
 	var c Claim
-	if len(data) > maxClaimBytes {
-		return c, fmt.Errorf("a claim of %d bytes", len(data))
-	}
 	if err := json.Unmarshal(data, &c); err != nil {
 		return c, fmt.Errorf("claim does not decode: %w", err)
 	}

@@ -48,7 +48,7 @@ func (g *Groups) Load(ctx context.Context, clusterID string, shard uint32, recov
 		if s.life >= lifeOf(recoveryID) {
 			continue
 		}
-		data, err := get(ctx, g.Bucket, s.Name)
+		data, err := get(ctx, g.Bucket, s.Name, maxMetaBytes)
 		if err != nil && !isDamaged(err) {
 			return nil, false, err
 		}

@@ -54,7 +54,6 @@ type listing struct {
 }
 
 const (
-	objectSuffix = ".seg"
 	// footersAtOnce is how many footers are read side by side.
 	footersAtOnce = 16
 	// footerTries is how often one is tried: the store may ask to slow down.
@@ -136,7 +135,7 @@ func timeOf(id string) time.Time {
 func listObjects(ctx context.Context, b object.Lister, clusterID string) ([]fsm.FoundObject, error) {
 	var objects []fsm.FoundObject
 	err := object.All(ctx, b, clusterID+"/", func(a object.Attributes) error {
-		if strings.HasSuffix(a.Name, objectSuffix) {
+		if strings.HasSuffix(a.Name, segment.NameSuffix) {
 			objects = append(objects, fsm.FoundObject{Name: a.Name, SizeBytes: a.SizeBytes})
 		}
 		return nil

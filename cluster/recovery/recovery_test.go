@@ -288,7 +288,7 @@ func TestDamagedCheckpoint(t *testing.T) {
 	m.create("orders")
 	m.checkpoint(b)
 	whole := names(t, b, "/metadata/")[0]
-	data, err := get(t.Context(), b, whole)
+	data, err := get(t.Context(), b, whole, maxMetaBytes)
 	require.NoError(t, err)
 	for i, bad := range [][]byte{data[:len(data)/2], append([]byte("SHMETAD\x09"), data[8:]...), nil} {
 		require.NoError(t, put(t.Context(), b, newPosition("", uint64(100+i)).name(metadataPrefix("C")), bad))
@@ -321,7 +321,7 @@ func TestPlanFailsWithoutAnswer(t *testing.T) {
 		require.ErrorIs(t, err, object.ErrUnavailable, broken)
 	}
 	b.Before = nil
-	cut, err := get(t.Context(), b, newer)
+	cut, err := get(t.Context(), b, newer, maxMetaBytes)
 	require.NoError(t, err)
 	require.NoError(t, b.Delete(t.Context(), newer))
 	require.NoError(t, put(t.Context(), b, newer, cut[:len(cut)-9]))

@@ -99,7 +99,7 @@ func (n *Node) startHTTP(ctx context.Context, st *stack) error {
 		Addr: n.cfg.HTTPAddr, Listen: n.edges.Listen, Gatherer: n.reg, Ready: n.Ready, Logger: n.log,
 	})
 	if err != nil {
-		return err
+		return fmt.Errorf("--http-addr: %w", err)
 	}
 	n.httpAddr = srv.Addr()
 	st.push("http", serve(ctx, "http", n.fatal, srv.Run).stop)

@@ -41,8 +41,8 @@ var (
 	ErrUnavailable = errors.New("object store is unavailable")
 	// ErrDenied says that the object store refuses: credentials, permissions, or a store that can't be written.
 	ErrDenied = errors.New("object store refuses access")
-	// ErrInvalidURL says that --object-store can't be understood.
-	ErrInvalidURL = errors.New("bad --object-store URL")
+	// ErrInvalidURL says that the URL of an object store can't be understood.
+	ErrInvalidURL = errors.New("bad object store URL")
 	// ErrInvalidName says that a name is not one that every store takes.
 	ErrInvalidName = errors.New("bad object name")
 )

@@ -26,7 +26,7 @@ var _ Bucket = (*directory)(nil)
 // NewDirectory returns a bucket of the files below root, which is made when it is missing.
 func NewDirectory(root string) (Bucket, error) {
 	if err := os.MkdirAll(root, 0o750); err != nil {
-		return nil, fmt.Errorf("%w: --object-store file://%s: %w", ErrDenied, root, err)
+		return nil, fmt.Errorf("%w: file://%s: %w", ErrDenied, root, err)
 	}
 	return &directory{root: root}, nil
 }

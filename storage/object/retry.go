@@ -8,6 +8,8 @@ import (
 	"io"
 	"math/rand/v2"
 	"time"
+
+	"github.com/streamhouse/streamhouse/internal/pause"
 )
 
 // RetryConfig bounds the tries of one call; the zero value has the defaults.
@@ -69,17 +71,13 @@ func (r *retried) try(ctx context.Context, op string, fn func(ctx context.Contex
 			r.count(op, errorFailed)
 			return fmt.Errorf("%s, try %d: %w", op, attempt, err)
 		}
-		t := time.NewTimer(rand.N(backoff) + backoff/4)
-		select {
-		case <-t.C:
-			r.count(op, errorRetry)
-		case <-ctx.Done():
-			t.Stop()
-			if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		if ended := pause.For(ctx, rand.N(backoff)+backoff/4); ended != nil {
+			if errors.Is(ended, context.DeadlineExceeded) {
 				r.count(op, errorFailed)
 			}
-			return fmt.Errorf("%s: %w: %w", op, ctx.Err(), err)
+			return fmt.Errorf("%s: %w: %w", op, ended, err)
 		}
+		r.count(op, errorRetry)
 		backoff = min(2*backoff, r.cfg.MaxBackoff)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"time"
 
@@ -28,22 +29,25 @@ const (
 	s3IdleConns      = 64
 )
 
-// openS3 makes a client; it does not connect. Credentials come from the SDK's usual chain.
-func openS3(ctx context.Context, u s3URL, o options) (Bucket, error) {
-	client := awshttp.NewBuildableClient().WithTransportOptions(func(t *http.Transport) {
+func s3HTTPClient() *awshttp.BuildableClient {
+	return awshttp.NewBuildableClient().WithTransportOptions(func(t *http.Transport) {
 		t.MaxIdleConnsPerHost = s3IdleConns
 		t.ResponseHeaderTimeout = 0 // an attempt has a deadline of its own
-	}).WithDialerOptions()
-	opts := []func(*config.LoadOptions) error{config.WithHTTPClient(client), config.WithLogger(sdkLogger(o.log)), config.WithRetryer(func() aws.Retryer { return aws.NopRetryer{} })}
+	}).WithDialerOptions(func(d *net.Dialer) { d.Timeout = s3ConnectTimeout })
+}
+
+// openS3 makes a client; it does not connect. Credentials come from the SDK's usual chain.
+func openS3(ctx context.Context, u s3URL, o options) (Bucket, error) {
+	opts := []func(*config.LoadOptions) error{config.WithHTTPClient(s3HTTPClient()), config.WithLogger(sdkLogger(o.log)), config.WithRetryer(func() aws.Retryer { return aws.NopRetryer{} })}
 	if u.region != "" {
 		opts = append(opts, config.WithRegion(u.region))
 	}
 	cfg, err := config.LoadDefaultConfig(ctx, opts...)
 	if err != nil {
-		return nil, fmt.Errorf("%w: --object-store %s: %w", ErrInvalidURL, u.text, err)
+		return nil, fmt.Errorf("%w %s: %w", ErrInvalidURL, u.text, err)
 	}
 	if cfg.Region == "" {
-		return nil, fmt.Errorf("%w: --object-store %s: no region: add ?region=… or set AWS_REGION", ErrInvalidURL, u.text)
+		return nil, fmt.Errorf("%w %s: no region: add ?region=… or set AWS_REGION", ErrInvalidURL, u.text)
 	}
 	return &s3Bucket{bucket: u.bucket, client: s3.NewFromConfig(cfg, func(o *s3.Options) {
 		o.UsePathStyle = u.pathStyle
@@ -153,7 +157,7 @@ func (b *s3Bucket) fail(name string, err error) error {
 	var class error
 	switch status := statusOf(err); {
 	case api != nil && api.ErrorCode() == "NoSuchBucket":
-		return fmt.Errorf("bucket %s: %w: it does not exist: create it or change --object-store", b.bucket, ErrDenied)
+		return fmt.Errorf("bucket %s: %w: it does not exist: create it, or name another in the URL", b.bucket, ErrDenied)
 	case status == http.StatusPreconditionFailed:
 		class = ErrExists
 	case status == http.StatusNotFound:
