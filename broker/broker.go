@@ -35,6 +35,7 @@ func New(cfg Config) (*Broker, error) {
 		cfg:      cfg,
 		log:      cfg.Logger.With("logger", "broker"),
 		meta:     cfg.Metadata,
+		ids:      producerIDs{take: make(chan struct{}, 1)},
 		leaders:  newLeaders(),
 		marks:    newWatermarks(),
 		metrics:  cfg.Metrics,

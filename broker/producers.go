@@ -15,7 +15,6 @@ const producerBlock = 1000
 // producerIDs hands out ids from the block that this node has taken. What is left of it when the node ends is lost.
 type producerIDs struct {
 	// take holds a token while a block is fetched, so that waiting for it can be given up.
-	once sync.Once
 	take chan struct{}
 
 	mu   sync.Mutex
@@ -82,7 +81,6 @@ func (b *Broker) givenOut(ctx context.Context, id int64) error {
 
 func (b *Broker) newProducerID(ctx context.Context) (int64, error) {
 	p := &b.ids
-	p.once.Do(func() { p.take = make(chan struct{}, 1) })
 	for {
 		if id, ok := p.pop(); ok {
 			return id, nil

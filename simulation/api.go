@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
+	"github.com/streamhouse/streamhouse/internal/pause"
 	"github.com/streamhouse/streamhouse/simulation/cluster"
 )
 
@@ -66,20 +67,8 @@ func until(ctx context.Context, f func(context.Context) error) error {
 		if err == nil {
 			return nil
 		}
-		if pause(ctx, retryEvery) != nil {
+		if pause.For(ctx, retryEvery) != nil {
 			return errors.Join(err, ctx.Err())
 		}
-	}
-}
-
-// pause waits, or returns ctx's error.
-func pause(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-timer.C:
-		return nil
 	}
 }

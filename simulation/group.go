@@ -8,6 +8,7 @@ import (
 
 	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
 	"github.com/streamhouse/streamhouse/client"
+	"github.com/streamhouse/streamhouse/internal/pause"
 	"github.com/streamhouse/streamhouse/simulation/history"
 )
 
@@ -153,7 +154,7 @@ func (s *sim) watchOffsets(ctx context.Context, apis []*api) {
 		a := apis[round%len(apis)]
 		s.ends(ctx, a)
 		_ = s.committed(ctx, a) // it is in the history
-		if pause(ctx, 700*time.Millisecond) != nil {
+		if pause.For(ctx, 700*time.Millisecond) != nil {
 			break
 		}
 	}

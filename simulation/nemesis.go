@@ -9,6 +9,7 @@ import (
 	"time"
 
 	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
+	"github.com/streamhouse/streamhouse/internal/pause"
 	"github.com/streamhouse/streamhouse/simulation/bucket"
 	"github.com/streamhouse/streamhouse/simulation/cluster"
 	"github.com/streamhouse/streamhouse/simulation/disk"
@@ -37,7 +38,7 @@ func (n *nemesis) run(ctx context.Context, faults []Fault) error {
 	var wg sync.WaitGroup
 	errs := make([]error, len(faults))
 	for i := range faults {
-		if err := pause(ctx, faults[i].At-time.Since(begin)); err != nil {
+		if err := pause.For(ctx, faults[i].At-time.Since(begin)); err != nil {
 			errs[i] = err
 			break
 		}
@@ -74,7 +75,7 @@ func (n *nemesis) happen(ctx context.Context, f *Fault) error {
 		return n.damageObject(ctx, f)
 	default:
 		n.set(f, true)
-		err := pause(ctx, f.For)
+		err := pause.For(ctx, f.For)
 		n.set(f, false)
 		return err
 	}
@@ -198,7 +199,7 @@ func (n *nemesis) down(ctx context.Context, f *Fault, loss disk.Loss, damage fun
 			return err
 		}
 	}
-	if err := pause(ctx, f.For); err != nil {
+	if err := pause.For(ctx, f.For); err != nil {
 		return err
 	}
 	return n.s.start(ctx, nd)
@@ -211,9 +212,9 @@ const endsWithin = 15 * time.Second
 func (n *nemesis) failDisk(ctx context.Context, f *Fault, nd *cluster.Node) error {
 	d := nd.Disk()
 	n.set(f, true)
-	err := pause(ctx, time.Second)
+	err := pause.For(ctx, time.Second)
 	n.set(f, false)
-	for since := time.Now(); err == nil && d != nil && d.Failed() > 0 && nd.Disk() == d; err = pause(ctx, 10*time.Millisecond) {
+	for since := time.Now(); err == nil && d != nil && d.Failed() > 0 && nd.Disk() == d; err = pause.For(ctx, 10*time.Millisecond) {
 		if time.Since(since) > endsWithin {
 			return fmt.Errorf("%s goes on %s after %d writes or syncs of its disk have failed", nd.ID, endsWithin, d.Failed())
 		}
@@ -255,7 +256,7 @@ func (n *nemesis) allDown(ctx context.Context, f *Fault) error {
 			return err
 		}
 	}
-	if err := pause(ctx, f.For); err != nil {
+	if err := pause.For(ctx, f.For); err != nil {
 		return err
 	}
 	var errs []error
@@ -270,7 +271,7 @@ func (n *nemesis) restart(ctx context.Context, f *Fault) error {
 	if err := nd.Stop(); err != nil {
 		n.s.trace.Event(nd.ID, "stopped: %v", err)
 	}
-	if err := pause(ctx, f.For/2); err != nil {
+	if err := pause.For(ctx, f.For/2); err != nil {
 		return err
 	}
 	return n.s.start(ctx, nd)

@@ -10,6 +10,7 @@ import (
 
 	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
 	"github.com/streamhouse/streamhouse/client"
+	"github.com/streamhouse/streamhouse/internal/pause"
 	"github.com/streamhouse/streamhouse/simulation/history"
 )
 
@@ -48,7 +49,7 @@ func (s *sim) produce(ctx context.Context, name string, host int, delivery time.
 		if err != nil {
 			op.Fail(err)
 		}
-		if pause(ctx, time.Duration(10+r.IntN(100))*time.Millisecond) != nil {
+		if pause.For(ctx, time.Duration(10+r.IntN(100))*time.Millisecond) != nil {
 			break
 		}
 	}
@@ -89,7 +90,7 @@ func (s *sim) produceBare(ctx context.Context, a *api, host int) {
 			values = append(values, value(name, i, r))
 		}
 		_ = s.produceOnce(ctx, a, name, partition, values, callTimeout) // it is in the history
-		if pause(ctx, time.Duration(50+r.IntN(300))*time.Millisecond) != nil {
+		if pause.For(ctx, time.Duration(50+r.IntN(300))*time.Millisecond) != nil {
 			break
 		}
 	}

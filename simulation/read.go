@@ -8,6 +8,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
+	"github.com/streamhouse/streamhouse/internal/pause"
 	"github.com/streamhouse/streamhouse/simulation/history"
 )
 
@@ -31,13 +32,13 @@ func (s *sim) read(ctx context.Context, a *api, host int) {
 		}
 		resp, err := s.readOnce(ctx, a, p, from, time.Duration(r.IntN(200))*time.Millisecond)
 		if err != nil {
-			if pause(ctx, 100*time.Millisecond) != nil {
+			if pause.For(ctx, 100*time.Millisecond) != nil {
 				break
 			}
 			continue
 		}
 		next[p] = max(next[p], resp.GetNextOffset())
-		if pause(ctx, time.Duration(50+r.IntN(300))*time.Millisecond) != nil {
+		if pause.For(ctx, time.Duration(50+r.IntN(300))*time.Millisecond) != nil {
 			break
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
+	"github.com/streamhouse/streamhouse/internal/pause"
 	"github.com/streamhouse/streamhouse/simulation/cluster"
 	"github.com/streamhouse/streamhouse/simulation/disk"
 	"github.com/streamhouse/streamhouse/simulation/history"
@@ -79,7 +80,7 @@ func scrubbing() map[string]string {
 // readFromObjects gives the nodes time to write damaged objects anew, and has them cut their logs then: what was uploaded is
 // read from the object store from now on. The nodes must be scrubbing.
 func (s *sim) readFromObjects(ctx context.Context) error {
-	if err := pause(ctx, recovery); err != nil { // a call that the object store does not answer takes a minute
+	if err := pause.For(ctx, recovery); err != nil { // a call that the object store does not answer takes a minute
 		return err
 	}
 	s.trace.Event("run", "the nodes are to cut their logs")
@@ -90,7 +91,7 @@ func (s *sim) readFromObjects(ctx context.Context) error {
 			return err
 		}
 	}
-	return pause(ctx, 5*time.Second) // checkpoints
+	return pause.For(ctx, 5*time.Second) // checkpoints
 }
 
 // play runs a script on a cluster that is whole and has the topic. It returns when all that it has begun has ended.
@@ -105,7 +106,7 @@ func (s *sim) play(dir string, script func(context.Context) error) *Result {
 	}
 	took := time.Since(begin)
 	// Time stops with the caller: what memberlist and gRPC leave behind ends by its time-outs before.
-	_ = pause(context.Background(), time.Minute)
+	_ = pause.For(context.Background(), time.Minute)
 	trace.finish()
 	return &Result{History: s.h, Acked: s.h.Acked(), Virtual: took, Err: err}
 }
@@ -227,7 +228,7 @@ func (s *sim) work(ctx context.Context) error {
 			err = fmt.Errorf("the cluster is healed, and only %d operations are acknowledged", s.h.Acked())
 			break
 		}
-		_ = pause(ctx, 100*time.Millisecond)
+		_ = pause.For(ctx, 100*time.Millisecond)
 	}
 	close(s.stop)
 	wg.Wait()
@@ -303,7 +304,7 @@ func (s *sim) verify(ctx context.Context) error {
 	}
 	for round := range 2 {
 		if round > 0 {
-			if err := pause(ctx, 8*time.Second); err != nil { // several upload intervals
+			if err := pause.For(ctx, 8*time.Second); err != nil { // several upload intervals
 				return err
 			}
 		}

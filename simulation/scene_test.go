@@ -10,6 +10,7 @@ import (
 	"time"
 
 	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
+	"github.com/streamhouse/streamhouse/internal/pause"
 	"github.com/streamhouse/streamhouse/simulation/cluster"
 	"github.com/streamhouse/streamhouse/simulation/disk"
 	"github.com/streamhouse/streamhouse/simulation/wire"
@@ -130,7 +131,7 @@ func (s *scene) fill(ctx context.Context, through int) error {
 				return err
 			}
 		}
-		if err := pause(ctx, 3*time.Second); err != nil {
+		if err := pause.For(ctx, 3*time.Second); err != nil {
 			return err
 		}
 	}
@@ -189,7 +190,7 @@ func (s *scene) uploaded(ctx context.Context, before int) error {
 		if n, err := s.objects(ctx); err != nil || n > before {
 			return err
 		}
-		if err := pause(ctx, time.Millisecond); err != nil {
+		if err := pause.For(ctx, time.Millisecond); err != nil {
 			return err
 		}
 	}

@@ -10,6 +10,7 @@ import (
 
 	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
 	"github.com/streamhouse/streamhouse/client"
+	"github.com/streamhouse/streamhouse/internal/pause"
 	"github.com/streamhouse/streamhouse/simulation/bucket"
 	"github.com/streamhouse/streamhouse/simulation/cluster"
 	"github.com/streamhouse/streamhouse/simulation/disk"
@@ -35,7 +36,7 @@ func TestLastBatchOfASnapshot(t *testing.T) {
 				return err
 			}
 		}
-		if err := pause(ctx, 4*time.Second); err != nil { // every replica takes one
+		if err := pause.For(ctx, 4*time.Second); err != nil { // every replica takes one
 			return err
 		}
 		s.c.Bucket.Set(cluster.HealthyBucket)
@@ -71,11 +72,11 @@ func TestRetryDuplicatesInACluster(t *testing.T) {
 		}
 		s.link(r.leader, cluster.ClientIP(scriptHost), wire.Link{Cut: true})
 		for _, v := range values[1:] {
-			if err := errors.Join(send(v), pause(ctx, 30*time.Millisecond)); err != nil {
+			if err := errors.Join(send(v), pause.For(ctx, 30*time.Millisecond)); err != nil {
 				return errors.Join(err, p.Close(ctx), c.Close())
 			}
 		}
-		err = errors.Join(pause(ctx, 200*time.Millisecond), s.crew.takeDown(s.c.Nodes[r.leader], disk.Kept))
+		err = errors.Join(pause.For(ctx, 200*time.Millisecond), s.crew.takeDown(s.c.Nodes[r.leader], disk.Kept))
 		return errors.Join(err, p.Flush(ctx), p.Close(ctx), c.Close())
 	})
 }
@@ -98,7 +99,7 @@ func TestVagueErrorInACluster(t *testing.T) {
 			_ = s.produceOnce(ctx, s.apis[r.third], name, 0, values, 20*time.Second) // it is in the history
 		})
 		defer wg.Wait()
-		if err := pause(ctx, 200*time.Millisecond); err != nil {
+		if err := pause.For(ctx, 200*time.Millisecond); err != nil {
 			return err
 		}
 		return s.crew.takeDown(s.c.Nodes[r.leader], disk.Kept)
@@ -122,7 +123,7 @@ func TestOffsetsBeforeCommitInACluster(t *testing.T) {
 		wg.Go(func() { _, _ = s.write(ctx, r.leader, 2, 100) }) // it is in the history
 		defer wg.Wait()
 		for range 6 { // the leader's lease is half a second
-			if err := pause(ctx, 50*time.Millisecond); err != nil {
+			if err := pause.For(ctx, 50*time.Millisecond); err != nil {
 				return err
 			}
 			_, _ = s.readOnce(ctx, s.apis[r.leader], 0, 3, 0) // it is in the history
@@ -218,7 +219,7 @@ func (s *scene) lateCommit(ctx context.Context, consumer *client.Consumer, first
 		return fmt.Errorf("the commits took %s: the first try was not held until both were made", took)
 	}
 	// The call is given up, but its end comes as late.
-	return errors.Join(pause(ctx, held-time.Since(sent)+500*time.Millisecond), s.committed(ctx, s.apis[0]))
+	return errors.Join(pause.For(ctx, held-time.Since(sent)+500*time.Millisecond), s.committed(ctx, s.apis[0]))
 }
 
 // bit-flip: a bit of a log changes on the disk of a node that runs and does not have the entry in memory. Nobody reads
@@ -250,6 +251,6 @@ func TestBitFlipInACluster(t *testing.T) {
 		}
 		s.trace.Event(victim.ID, "a bit of the first record is flipped in its log")
 		_, _ = s.readOnce(ctx, s.apis[r.third], 0, 0, 0) // it is in the history
-		return pause(ctx, 3*time.Second)
+		return pause.For(ctx, 3*time.Second)
 	})
 }

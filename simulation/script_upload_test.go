@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/streamhouse/streamhouse/internal/pause"
 	"github.com/streamhouse/streamhouse/simulation/cluster"
 	"github.com/streamhouse/streamhouse/simulation/disk"
 	"github.com/streamhouse/streamhouse/simulation/wire"
@@ -31,7 +32,7 @@ func TestOrphanDeleteInACluster(t *testing.T) {
 			return err
 		}
 		s.trace.Event("script", "an object is there and not listed")
-		if err := pause(ctx, 30*time.Second); err != nil { // three grace periods
+		if err := pause.For(ctx, 30*time.Second); err != nil { // three grace periods
 			return err
 		}
 		if err := s.heal(ctx); err != nil {
@@ -49,7 +50,7 @@ func TestZombieUploadInACluster(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		if err := pause(ctx, 3*time.Second); err != nil { // the leader has asked for the manifest
+		if err := pause.For(ctx, 3*time.Second); err != nil { // the leader has asked for the manifest
 			return err
 		}
 		before, err := s.objects(ctx)
@@ -65,7 +66,7 @@ func TestZombieUploadInACluster(t *testing.T) {
 			return err
 		}
 		s.trace.Event("script", "an object is there, and is about to be listed")
-		if err := pause(ctx, 50*time.Millisecond); err != nil {
+		if err := pause.For(ctx, 50*time.Millisecond); err != nil {
 			return err
 		}
 		if _, err := s.write(ctx, r.leader, 5, 500); err != nil {
@@ -74,7 +75,7 @@ func TestZombieUploadInACluster(t *testing.T) {
 		if err := s.moveTo(ctx, r.third); err != nil {
 			return err
 		}
-		if err := pause(ctx, delay+time.Second); err != nil {
+		if err := pause.For(ctx, delay+time.Second); err != nil {
 			return err
 		}
 		if err := s.heal(ctx); err != nil {
@@ -114,7 +115,7 @@ func TestDamagedObjectsInACluster(t *testing.T) {
 					return err
 				}
 			}
-			err = errors.Join(within(ctx, recovery, found), harm(r), pause(ctx, 10*time.Second), s.heal(ctx))
+			err = errors.Join(within(ctx, recovery, found), harm(r), pause.For(ctx, 10*time.Second), s.heal(ctx))
 			if err != nil {
 				return err
 			}

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
+	"github.com/streamhouse/streamhouse/internal/pause"
 )
 
 // topicNames is how many names topics come and go under.
@@ -29,7 +30,7 @@ func (s *sim) changeTopics(ctx context.Context, a *api, host int) {
 			s.get(call, a, name)
 		}
 		cancel()
-		if pause(ctx, time.Duration(50+r.IntN(700))*time.Millisecond) != nil {
+		if pause.For(ctx, time.Duration(50+r.IntN(700))*time.Millisecond) != nil {
 			break
 		}
 	}

@@ -6,7 +6,7 @@ import (
 )
 
 // ProduceStream implements the RPC.
-func (h *logHandler) ProduceStream(s streamhousev1.StreamHouseService_ProduceStreamServer) error {
+func (h *serviceHandler) ProduceStream(s streamhousev1.StreamHouseService_ProduceStreamServer) error {
 	return h.broker.ProduceStream(s.Context(), &produceStream{stream: s, guard: h.guard, broker: h.broker})
 }
 

@@ -41,7 +41,7 @@ var untraced = []string{healthpb.Health_Check_FullMethodName, healthpb.Health_Li
 type Server struct {
 	options []grpc.ServerOption
 	count   *counting
-	log     *logHandler
+	service *serviceHandler
 	cluster *clusterHandler
 }
 
@@ -69,7 +69,7 @@ func NewServer(cfg Config) (*Server, error) {
 			grpc.ChainStreamInterceptor(count.stream, g.stream),
 		},
 		count:   count,
-		log:     &logHandler{broker: cfg.Broker, guard: g},
+		service: &serviceHandler{broker: cfg.Broker, guard: g},
 		cluster: &clusterHandler{broker: cfg.Broker},
 	}
 	if cfg.TracerProvider != nil {
@@ -83,7 +83,7 @@ func (s *Server) Options() []grpc.ServerOption { return s.options }
 
 // Register registers the services, and reflection.
 func (s *Server) Register(r reflection.GRPCServer) {
-	r.RegisterService(s.count.service(streamhousev1.StreamHouseService_ServiceDesc), s.log)
+	r.RegisterService(s.count.service(streamhousev1.StreamHouseService_ServiceDesc), s.service)
 	streamhousev1.RegisterClusterServiceServer(r, s.cluster)
 	reflection.Register(r)
 }

@@ -11,6 +11,7 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/streamhouse/streamhouse/cluster/replica"
 	"github.com/streamhouse/streamhouse/internal/tracing"
 )
 
@@ -261,10 +262,8 @@ func (e proposed) complete() {
 
 // proposeError tells what was surely not appended from what may have been.
 func proposeError(err error) error {
-	switch {
-	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipTransferInProgress), errors.Is(err, raft.ErrEnqueueTimeout):
+	if replica.NotAppended(err) {
 		return &NotLeaderError{}
-	default:
-		return errors.Join(ErrUnknownOutcome, err)
 	}
+	return errors.Join(ErrUnknownOutcome, err)
 }

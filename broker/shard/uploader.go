@@ -315,11 +315,11 @@ func (s *Shard) proposeListing(ctx context.Context, name string, cmd *metav1.Com
 		attempt, cancel := context.WithTimeout(ctx, commitTimeout)
 		res, err := s.cfg.Metadata.Propose(attempt, cmd)
 		cancel()
-		var rejected *fsm.Rejection
+		_, rejected := errors.AsType[*fsm.Rejection](err)
 		switch {
 		case err == nil:
 			return res, nil
-		case errors.As(err, &rejected):
+		case rejected:
 			return nil, fmt.Errorf("list object %s: %w", name, err)
 		case ctx.Err() != nil:
 			return nil, ctx.Err()

@@ -19,8 +19,6 @@ const (
 	trimsPerRound = 2000
 	// roundTimeout bounds one call to the metadata group or the object store.
 	roundTimeout = 30 * time.Second
-	// segmentSuffix ends the names of objects with segments; the janitor touches no others.
-	segmentSuffix = ".seg"
 )
 
 // retain applies retention once.
@@ -28,12 +26,12 @@ func (c *Controller) retain(ctx context.Context) {
 	trims := PlanRetention(c.cfg.Metadata.View(), c.cfg.Now().UnixMilli(), trimsPerRound)
 	for _, t := range trims {
 		_, err := c.propose(ctx, &metav1.Command{Command: &metav1.Command_TrimPartition{TrimPartition: t}})
-		var rejected *fsm.Rejection
+		_, rejected := errors.AsType[*fsm.Rejection](err)
 		switch {
 		case err == nil:
 			c.metrics.trims.Inc()
 			c.cfg.Logger.Debug("retention moves the log start", "partition_id", t.GetPartitionId(), "offset", t.GetLogStartOffset())
-		case errors.As(err, &rejected): // The topic was deleted meanwhile.
+		case rejected: // The topic was deleted meanwhile.
 		default:
 			if ctx.Err() == nil {
 				c.cfg.Logger.Warn("retention stopped, it goes on in the next round", "error", err)

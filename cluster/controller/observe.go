@@ -11,6 +11,7 @@ import (
 
 	nodev1 "github.com/streamhouse/streamhouse/api/streamhouse/node/v1"
 	"github.com/streamhouse/streamhouse/fsm"
+	"github.com/streamhouse/streamhouse/internal/pause"
 )
 
 const (
@@ -218,9 +219,7 @@ func (ob *observer) awaitApplied(ctx context.Context, id GroupID, index uint64, 
 		if r.GetAppliedIndex() >= index {
 			return true, true
 		}
-		select {
-		case <-time.After(lookTick):
-		case <-ctx.Done():
+		if pause.For(ctx, lookTick) != nil {
 			return true, false
 		}
 	}

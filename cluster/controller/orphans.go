@@ -31,7 +31,7 @@ func (j *janitor) dropOrphans(ctx context.Context) error {
 	}
 	var old []orphan
 	err := object.All(ctx, j.cfg.Bucket, clusterID+"/", func(a object.Attributes) error {
-		if strings.HasSuffix(a.Name, segmentSuffix) && now.Sub(a.ModTime) > j.cfg.ObjectGrace &&
+		if strings.HasSuffix(a.Name, segment.NameSuffix) && now.Sub(a.ModTime) > j.cfg.ObjectGrace &&
 			!j.cfg.Metadata.View().ObjectKnown(a.Name) {
 			old = append(old, orphan{a.Name, a.SizeBytes, a.ModTime})
 		}

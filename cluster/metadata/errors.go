@@ -5,10 +5,11 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/hashicorp/raft"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/streamhouse/streamhouse/cluster/replica"
 )
 
 var (
@@ -84,8 +85,7 @@ func fromRaft(err error) error {
 	switch {
 	case err == nil:
 		return nil
-	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipTransferInProgress),
-		errors.Is(err, raft.ErrEnqueueTimeout):
+	case replica.NotAppended(err):
 		return fmt.Errorf("%w: %w", ErrNotLeader, err)
 	default:
 		return fmt.Errorf("%w: %w", ErrOutcomeUnknown, err)

@@ -1,6 +1,10 @@
 package replica
 
-import "errors"
+import (
+	"errors"
+
+	"github.com/hashicorp/raft"
+)
 
 var (
 	// ErrClosed says that the replica is closed. Nothing was done.
@@ -16,3 +20,9 @@ var (
 	// ErrNoSuccessor says that there is no other voter to hand leadership to.
 	ErrNoSuccessor = errors.New("no other voter can lead")
 )
+
+// NotAppended tells errors of raft.Raft.Apply and of changes of the configuration that say that surely nothing was
+// appended. After any other the outcome is unknown.
+func NotAppended(err error) bool {
+	return errors.Is(err, raft.ErrNotLeader) || errors.Is(err, raft.ErrLeadershipTransferInProgress) || errors.Is(err, raft.ErrEnqueueTimeout)
+}

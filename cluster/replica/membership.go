@@ -36,7 +36,6 @@ type Status struct {
 	Servers []Server
 	// ConfigurationIndex is the index of that configuration.
 	ConfigurationIndex uint64
-	LogBytes           int64
 }
 
 // Status returns the replica's status.
@@ -46,7 +45,7 @@ func (r *Replica) Status() Status {
 	st := Status{
 		ReplicaID: r.cfg.ID, State: r.raft.State().String(), Term: r.raft.CurrentTerm(), LeaderReplicaID: leader,
 		LastIndex: r.raft.LastIndex(), CommitIndex: r.raft.CommitIndex(), AppliedIndex: r.raft.AppliedIndex(),
-		ConfigurationIndex: conf.index, LogBytes: r.LogBytes(),
+		ConfigurationIndex: conf.index,
 	}
 	for _, s := range conf.servers {
 		st.Servers = append(st.Servers, Server{ReplicaID: string(s.ID), Address: string(s.Address), Voter: s.Suffrage == raft.Voter})
@@ -117,7 +116,7 @@ func (r *Replica) ChangeMembership(ctx context.Context, change nodev1.Membership
 }
 
 func fromRaft(err error) error {
-	if errors.Is(err, raft.ErrNotLeader) || errors.Is(err, raft.ErrLeadershipTransferInProgress) {
+	if NotAppended(err) {
 		return errors.Join(ErrNotLeader, err)
 	}
 	return err

@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"sync"
 	"time"
+
+	"github.com/streamhouse/streamhouse/internal/pause"
 )
 
 // Group names a Raft group.
@@ -39,6 +41,8 @@ const (
 	prefaceTimeout = 5 * time.Second
 	// dialTimeout bounds the connecting of a node-to-node call.
 	dialTimeout = 5 * time.Second
+	// acceptPause is after a connection that could not be accepted, as a rule since the node is out of files.
+	acceptPause = 50 * time.Millisecond
 )
 
 // Config sets up a Transport.
@@ -128,10 +132,7 @@ func (t *Transport) Run(ctx context.Context) error {
 		}
 		if err != nil {
 			t.log.Warn("connection was not accepted", "error", err)
-			select { // out of files, as a rule
-			case <-ctx.Done():
-			case <-time.After(50 * time.Millisecond):
-			}
+			_ = pause.For(ctx, acceptPause)
 			continue
 		}
 		if !t.track(conn) {

@@ -7,11 +7,11 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 
 	"github.com/oklog/ulid/v2"
 
+	"github.com/streamhouse/streamhouse/fsm"
 	"github.com/streamhouse/streamhouse/internal/disk"
 )
 
@@ -56,8 +56,7 @@ type peerAddr struct {
 // hasOtherVoters reports whether the metadata lives on other nodes too.
 func (id *identity) hasOtherVoters() bool {
 	return slices.ContainsFunc(id.MetadataVoters, func(r string) bool {
-		nodeID, _, _ := strings.Cut(r, "/")
-		return nodeID != id.NodeID
+		return fsm.NodeOf(r) != id.NodeID
 	})
 }
 

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"strings"
 	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
@@ -104,7 +103,7 @@ func (j *joiner) check(view *fsm.View, req *nodev1.JoinRequest) error {
 		return reject(streamhousev1.ErrorReason_ERROR_REASON_WRONG_NODE_STATE,
 			"the cluster needs feature level %d, the node has %d: upgrade it", view.FeatureLevel(), req.GetFeatureLevel())
 	}
-	if nodeID, _, ok := strings.Cut(req.GetMetadataReplicaId(), "/"); !ok || nodeID != req.GetNodeId() {
+	if fsm.NodeOf(req.GetMetadataReplicaId()) != req.GetNodeId() {
 		return &fsm.Rejection{
 			Reason: streamhousev1.ErrorReason_ERROR_REASON_INVALID_FIELD, Field: "metadata_replica_id",
 			Message: "metadata_replica_id does not begin with the node's id",
@@ -174,8 +173,7 @@ func (r *registrar) register(ctx context.Context, clusterID, replicaID string) e
 	}
 	for _, addr := range r.addrs(clusterID) {
 		err := r.ask(ctx, addr, req)
-		var rejected *fsm.Rejection
-		if err == nil || errors.As(err, &rejected) {
+		if _, rejected := errors.AsType[*fsm.Rejection](err); err == nil || rejected {
 			return err
 		}
 		errs = append(errs, fmt.Errorf("%s: %w", addr, err))

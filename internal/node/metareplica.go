@@ -19,6 +19,7 @@ import (
 	"github.com/streamhouse/streamhouse/cluster/metadata"
 	"github.com/streamhouse/streamhouse/cluster/replica"
 	"github.com/streamhouse/streamhouse/fsm"
+	"github.com/streamhouse/streamhouse/internal/pause"
 )
 
 // metaFiles keeps the files of metadata replicas: <data-dir>/meta/<ULID>.
@@ -81,8 +82,7 @@ func (o *groupOpener) open(ctx context.Context) (*metadata.Group, error) {
 	if err == nil {
 		return g, o.bootstrap(g)
 	}
-	var corrupt *logstore.CorruptError
-	if !errors.As(err, &corrupt) && !errors.Is(err, replica.ErrMissing) && !errors.Is(err, fsm.ErrSnapshotCorrupt) {
+	if !errors.Is(err, logstore.ErrCorrupt) && !errors.Is(err, replica.ErrMissing) && !errors.Is(err, fsm.ErrSnapshotCorrupt) {
 		return nil, err
 	}
 	if !id.hasOtherVoters() {
@@ -126,7 +126,7 @@ func (o *groupOpener) carried(ctx context.Context, id identity, cause error) err
 			o.log.Warn("metadata replica is damaged, and kept until the other nodes carry the metadata without it",
 				"replica", id.MetadataReplicaID, "error", cause, "waits_for", err)
 		}
-		if pause(ctx, carryTick, nil) != nil {
+		if pause.For(ctx, carryTick) != nil {
 			return err
 		}
 	}

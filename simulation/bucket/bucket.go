@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/streamhouse/streamhouse/internal/pause"
 	"github.com/streamhouse/streamhouse/storage/object"
 )
 
@@ -129,12 +130,8 @@ func (b *Bucket) do(ctx context.Context, change bool, call func(context.Context)
 		}
 		return errors.Join(ctx.Err(), object.ErrUnavailable)
 	}
-	timer := time.NewTimer(wait)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return errors.Join(ctx.Err(), object.ErrUnavailable)
-	case <-timer.C:
+	if err := pause.For(ctx, wait); err != nil {
+		return errors.Join(err, object.ErrUnavailable)
 	}
 	if f == refuse {
 		return errSlowDown

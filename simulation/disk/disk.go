@@ -373,13 +373,6 @@ func (d *Disk) keptOf(u undo) int {
 	return first + sectorBytes*d.rand.IntN((len(u.old)-first-1)/sectorBytes+1)
 }
 
-// Off makes every later write and sync fail.
-func (d *Disk) Off() {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.frozen = true
-}
-
 // Full and Broken are moods' errors.
 var (
 	Full   error = syscall.ENOSPC

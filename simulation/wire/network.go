@@ -60,9 +60,6 @@ func (n *Network) Heal() {
 	n.wakeAll()
 }
 
-// Normal is how a link is when nothing is wrong with it.
-func (n *Network) Normal() Link { return n.normal }
-
 func (n *Network) wakeAll() {
 	n.mu.Lock()
 	conns := make([]*conn, 0, len(n.conns))

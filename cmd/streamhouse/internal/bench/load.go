@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/streamhouse/streamhouse/client"
+	"github.com/streamhouse/streamhouse/internal/pause"
 )
 
 // Dial returns a new client of the cluster. Who calls it closes the client.
@@ -78,18 +79,10 @@ func (s *schedule) take(ctx context.Context) (number int64, due time.Time, ok bo
 	}
 	// A record that is late counts from when it was due: a stall shows in all that it has held up.
 	due = s.began.Add(time.Duration(float64(number) / s.load.Rate * float64(time.Second)))
-	wait := time.Until(due)
-	if wait <= 0 {
-		return number, due, true
-	}
-	t := time.NewTimer(wait)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return number, due, true
-	case <-ctx.Done():
+	if wait := time.Until(due); wait > 0 && pause.For(ctx, wait) != nil {
 		return 0, due, false
 	}
+	return number, due, true
 }
 
 // each runs fn with a client of its own, so many times at once.
