@@ -2,12 +2,14 @@ package broker
 
 import (
 	"context"
-	"sort"
+	"slices"
+	"strings"
 	"sync"
 
 	metav1 "github.com/streamhouse/streamhouse/api/streamhouse/meta/v1"
 	nodev1 "github.com/streamhouse/streamhouse/api/streamhouse/node/v1"
 	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
+	"github.com/streamhouse/streamhouse/cluster/replica"
 	"github.com/streamhouse/streamhouse/fsm"
 )
 
@@ -99,17 +101,9 @@ func (b *Broker) describe(ctx context.Context, nodeID string, group *nodev1.Grou
 	if nodeID == "" || !b.cfg.Alive(nodeID) {
 		return nil
 	}
-	client, err := b.cfg.Peers.Client(nodeID)
-	if err != nil {
-		return nil
-	}
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	res, err := client.GetReplica(ctx, &nodev1.GetReplicaRequest{Group: group})
-	if err != nil {
-		return nil
-	}
-	return res
+	return b.askReplica(ctx, nodeID, group)
 }
 
 // shardReplica is one replica of a shard, which is the one at an index of a view's shards.
@@ -167,7 +161,7 @@ func (b *Broker) askReplicas(ctx context.Context, shards []*fsm.Shard, replicas 
 func newest(answers map[string]*nodev1.GetReplicaResponse) *nodev1.GetReplicaResponse {
 	var best *nodev1.GetReplicaResponse
 	for _, a := range answers {
-		if a != nil && (best == nil || a.GetTerm() > best.GetTerm() || a.GetTerm() == best.GetTerm() && leads(a)) {
+		if a != nil && (best == nil || a.GetTerm() > best.GetTerm() || a.GetTerm() == best.GetTerm() && replica.Leads(a)) {
 			best = a
 		}
 	}
@@ -196,12 +190,10 @@ func shardStatus(sh *fsm.Shard, answers map[string]*nodev1.GetReplicaResponse) *
 			ReplicaId: id, NodeId: fsm.NodeOf(id), Role: what, AppliedIndex: applied[id],
 		})
 	}
-	sort.Slice(s.Replicas, func(i, k int) bool { return s.Replicas[i].GetReplicaId() < s.Replicas[k].GetReplicaId() })
+	slices.SortFunc(s.Replicas, func(a, b *streamhousev1.ReplicaStatus) int {
+		return strings.Compare(a.GetReplicaId(), b.GetReplicaId())
+	})
 	return s
-}
-
-func leads(a *nodev1.GetReplicaResponse) bool {
-	return a.GetReplicaId() != "" && a.GetReplicaId() == a.GetLeaderReplicaId()
 }
 
 // DrainNode moves replicas and leaderships away from a node.

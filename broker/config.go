@@ -34,8 +34,9 @@ type ShardWriter interface {
 	Leader() (replicaID string, ok bool)
 	// Append stores batches. Every error but shard.ErrUnknownOutcome says that nothing was written.
 	Append(ctx context.Context, batches []shard.AppendBatch, durable bool) ([]shard.AppendResult, error)
-	// BeginAppend begins what Append does; of ctx it takes the trace alone. Appends that began one after the other are stored in that order, but one may be
-	// stored where the one before it was not. wait must be called once; until it returns, the batches must not change.
+	// BeginAppend begins what Append does; it uses ctx only for its trace. Appends that began one after the other are stored
+	// in that order, but one may be stored where the one before it was not. wait must be called once; until it returns, the
+	// batches must not change.
 	BeginAppend(ctx context.Context, batches []shard.AppendBatch, durable bool) (wait func(context.Context) ([]shard.AppendResult, error), err error)
 	// LeaderHighWatermark returns a high watermark that includes all that was acknowledged before the call.
 	LeaderHighWatermark(partitionID uint64) (int64, error)

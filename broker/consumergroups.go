@@ -44,9 +44,7 @@ func (b *Broker) GroupHeartbeat(ctx context.Context, req *streamhousev1.GroupHea
 	if err != nil {
 		return nil, err
 	}
-	hb := &metav1.GroupHeartbeat{
-		Member: shard.FromSpec(spec), Sequence: req.GetSequence(), Epoch: req.GetMemberEpoch(), Owned: owned,
-	}
+	hb := shard.FromHeartbeat(group.Heartbeat{Spec: spec, Sequence: req.GetSequence(), Epoch: req.GetMemberEpoch(), Owned: owned})
 	cmd := &metav1.GroupCommand{Group: req.GetGroup(), Command: &metav1.GroupCommand_Heartbeat{Heartbeat: hb}}
 	answer, err := b.runGroup(ctx, cmd)
 	if err != nil {

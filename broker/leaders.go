@@ -6,6 +6,7 @@ import (
 	"time"
 
 	nodev1 "github.com/streamhouse/streamhouse/api/streamhouse/node/v1"
+	"github.com/streamhouse/streamhouse/cluster/replica"
 	"github.com/streamhouse/streamhouse/fsm"
 )
 
@@ -158,31 +159,28 @@ func (b *Broker) askForLeader(ctx context.Context, shard uint32) string {
 	defer wg.Wait()
 	defer cancel()
 	for _, nodeID := range nodes {
-		wg.Go(func() { answers <- b.askReplica(ctx, nodeID, shard) })
+		wg.Go(func() { answers <- b.askReplica(ctx, nodeID, &nodev1.Group{Shard: shard}) })
 	}
 	var best *nodev1.GetReplicaResponse
 	for range nodes {
 		res := <-answers
-		if res.GetLeaderReplicaId() == "" {
-			continue
+		if replica.Leads(res) {
+			return fsm.NodeOf(res.GetReplicaId())
 		}
-		if res.GetLeaderReplicaId() == res.GetReplicaId() {
-			return fsm.NodeOf(res.GetReplicaId()) // it leads, and says so itself
-		}
-		if best == nil || res.GetTerm() > best.GetTerm() {
+		if res.GetLeaderReplicaId() != "" && (best == nil || res.GetTerm() > best.GetTerm()) {
 			best = res
 		}
 	}
 	return fsm.NodeOf(best.GetLeaderReplicaId())
 }
 
-// askReplica returns what a node tells about its replica, nil when it does not answer.
-func (b *Broker) askReplica(ctx context.Context, nodeID string, shard uint32) *nodev1.GetReplicaResponse {
+// askReplica returns what another node tells about its replica of a group, nil when it does not answer.
+func (b *Broker) askReplica(ctx context.Context, nodeID string, group *nodev1.Group) *nodev1.GetReplicaResponse {
 	client, err := b.cfg.Peers.Client(nodeID)
 	if err != nil {
 		return nil
 	}
-	res, err := client.GetReplica(ctx, &nodev1.GetReplicaRequest{Group: &nodev1.Group{Shard: shard}})
+	res, err := client.GetReplica(ctx, &nodev1.GetReplicaRequest{Group: group})
 	if err != nil {
 		return nil
 	}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	nodev1 "github.com/streamhouse/streamhouse/api/streamhouse/node/v1"
+	"github.com/streamhouse/streamhouse/cluster/replica"
 	"github.com/streamhouse/streamhouse/fsm"
 	"github.com/streamhouse/streamhouse/internal/pause"
 )
@@ -109,7 +110,7 @@ func (m *scrapedMarks) isCurrent(ctx context.Context, number uint32, local scrap
 		res, err = client.GetReplica(ctx, &nodev1.GetReplicaRequest{Group: &nodev1.Group{Shard: number}})
 		return err
 	})
-	if !answered || res.GetLeaderReplicaId() != res.GetReplicaId() {
+	if !answered || !replica.Leads(res) {
 		return false
 	}
 	ctx, cancel := context.WithTimeout(ctx, lagCatchUp)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -434,7 +435,7 @@ func (s *Shards) removed(ctx context.Context, sh *fsm.Shard, replicaID string) b
 			continue
 		}
 		res, err := client.GetReplica(ctx, &nodev1.GetReplicaRequest{Group: &nodev1.Group{Shard: sh.Number}})
-		if err != nil || res.GetLeaderReplicaId() == "" || res.GetLeaderReplicaId() != res.GetReplicaId() {
+		if err != nil || !replica.Leads(res) {
 			continue // only the leader knows
 		}
 		return !slices.ContainsFunc(res.GetServers(), func(s *nodev1.Server) bool { return s.GetReplicaId() == replicaID })
@@ -453,17 +454,11 @@ func (s *Shards) stop(number uint32, h *hosted) error {
 
 func (s *Shards) stopAll() {
 	s.mu.RLock()
-	numbers := make([]uint32, 0, len(s.running))
-	for n := range s.running {
-		numbers = append(numbers, n)
-	}
+	running := maps.Clone(s.running)
 	s.mu.RUnlock()
 	var wg sync.WaitGroup
-	for _, n := range numbers {
+	for n, h := range running {
 		wg.Go(func() {
-			s.mu.RLock()
-			h := s.running[n]
-			s.mu.RUnlock()
 			if err := s.stop(n, h); err != nil {
 				s.log.Error("replica did not close", "shard", n, "error", err)
 			}

@@ -7,6 +7,16 @@ import (
 	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
 )
 
+// Roles of a replica in its group.
+const (
+	// RoleVoter is that of a full member, which counts for a majority.
+	RoleVoter = "voter"
+	// RoleNonVoter is that of a member that is to catch up first.
+	RoleNonVoter = "non-voter"
+	// RoleWished is that of one that the group does not have yet.
+	RoleWished = "wished"
+)
+
 // NodeState is what an operator has decided for a node.
 type NodeState string
 
@@ -44,7 +54,7 @@ type Node struct {
 	State NodeState
 	// Alive is what gossip says.
 	Alive bool
-	// MetadataRole is its part in the metadata group: voter, non-voter, or empty.
+	// MetadataRole is its part in the metadata group: RoleVoter, RoleNonVoter, or empty.
 	MetadataRole string
 	// GRPCAddr, HTTPAddr and RaftAddr are where others reach it, each HOST:PORT.
 	GRPCAddr, HTTPAddr, RaftAddr string
@@ -72,7 +82,7 @@ type Shard struct {
 type Replica struct {
 	// ID of the replica, empty where it is only wished, and the Node that holds it.
 	ID, Node string
-	// Role is voter, non-voter, or wished where the shard does not have it yet.
+	// Role is RoleVoter, RoleNonVoter, or RoleWished.
 	Role string
 	// AppliedIndex is 0 where the node does not answer.
 	AppliedIndex uint64

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -198,11 +199,7 @@ func (r *Consumer) next() ([]Record, error) {
 func (r *Consumer) Assignment() []TopicPartition {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	out := make([]TopicPartition, 0, len(r.partitions))
-	for tp := range r.partitions {
-		out = append(out, tp)
-	}
-	return sorted(out)
+	return sorted(slices.Collect(maps.Keys(r.partitions)))
 }
 
 func sorted(tps []TopicPartition) []TopicPartition {

@@ -14,11 +14,6 @@ import (
 	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
 )
 
-const (
-	reasonPrefix = "ERROR_REASON_"
-	errorDomain  = "streamhouse"
-)
-
 // Reason says why a cluster refused a call: one of the reasons of docs/errors.md, such as "TOPIC_NOT_FOUND". It is an
 // error, so that errors.Is(err, client.ErrTopicNotFound) asks for the reason of any error of this package.
 type Reason string
@@ -88,8 +83,7 @@ var (
 	// ErrClosed: the Client, Producer or Consumer is closed.
 	ErrClosed = errors.New("client is closed")
 	// ErrDeliveryTimeout: a record was not acknowledged within ProducerConfig.DeliveryTimeout, counted from the first record
-	// of its batch. Where the error is
-	// ErrOutcomeUnknown too, it may have been written.
+	// of its batch. Where the error is ErrOutcomeUnknown too, it may have been written.
 	ErrDeliveryTimeout = errors.New("delivery timed out")
 	// ErrMaxPollInterval: Poll was not called for ConsumerConfig.MaxPollInterval, so the consumer left its group and lost
 	// its partitions. The next Poll joins again.
@@ -195,13 +189,11 @@ func fromStatus(err error, addr string, sent bool, dialErr error) error {
 		return err // io.EOF, for example
 	}
 	e := &Error{Code: st.Code(), Message: st.Message(), NotSent: !sent}
+	if info, _ := streamhousev1.FindErrorInfo(st); info != nil {
+		e.Reason, e.Metadata = Reason(info.GetReason()), info.GetMetadata()
+	}
 	for _, d := range st.Details() {
-		switch d := d.(type) {
-		case *errdetails.ErrorInfo:
-			if d.GetDomain() == errorDomain {
-				e.Reason, e.Metadata = Reason(d.GetReason()), d.GetMetadata()
-			}
-		case *errdetails.RetryInfo:
+		if d, ok := d.(*errdetails.RetryInfo); ok {
 			e.RetryDelay = d.GetRetryDelay().AsDuration()
 		}
 	}
@@ -221,7 +213,7 @@ func fromProto(p *streamhousev1.Error) error {
 	if p == nil {
 		return nil
 	}
-	reason := Reason(strings.TrimPrefix(p.GetReason().String(), reasonPrefix))
+	reason := Reason(p.GetReason().Name())
 	return &Error{Code: codes.Code(p.GetCode()), Reason: reason, Message: p.GetMessage(), Metadata: p.GetMetadata()}
 }
 

@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -77,12 +78,7 @@ func (r *Consumer) removeLocked(p *partition) {
 		p.stop()
 	}
 	delete(r.partitions, p.TopicPartition)
-	for i, o := range r.ring {
-		if o == p {
-			r.ring = append(r.ring[:i:i], r.ring[i+1:]...)
-			break
-		}
-	}
+	r.ring = slices.DeleteFunc(r.ring, func(o *partition) bool { return o == p })
 }
 
 // clearLocked drops what was read ahead, and what is being read; the next read begins at the position.

@@ -7,7 +7,6 @@ import (
 	"math"
 	"path"
 	"slices"
-	"sort"
 )
 
 // extend adds to each partition what newer objects have of it.
@@ -47,7 +46,7 @@ func (rb *rebuild) renew(p *Partition, found []foundSegment) {
 		if !ok || f.life != rb.base.recoveryID {
 			continue
 		}
-		if known := &p.Segments[k]; f.EndOffset == known.EndOffset && !IsLost(known.Object) && isNewer(f.Object, known.Object) {
+		if known := &p.Segments[k]; f.EndOffset == known.EndOffset && !IsLost(known.Object) && compareAge(f.Object, known.Object) > 0 {
 			*known = f.Segment
 		}
 	}
@@ -98,10 +97,10 @@ func times(p *Partition) error {
 	return nil
 }
 
-// isNewer compares names of objects. They end in ULIDs, which sort as text by the time when they were made; what is before that
-// is of a hash.
-func isNewer(a, b string) bool {
-	return cmp.Or(cmp.Compare(path.Base(a), path.Base(b)), cmp.Compare(a, b)) > 0
+// compareAge compares names of objects, the older one first. They end in ULIDs, which sort as text by the time when they were
+// made; what is before that is of a hash.
+func compareAge(a, b string) int {
+	return cmp.Or(cmp.Compare(path.Base(a), path.Base(b)), cmp.Compare(a, b))
 }
 
 // chain returns segments that follow one another from the offset from on to the highest end that was found, with as few
@@ -119,15 +118,8 @@ func chain(clusterID string, partitionID uint64, from int64, found []Segment) []
 	}
 	slices.Sort(at)
 	at = slices.Compact(at)
-	sort.Slice(usable, func(i, k int) bool {
-		a, b := &usable[i], &usable[k]
-		if a.BaseOffset != b.BaseOffset {
-			return a.BaseOffset < b.BaseOffset
-		}
-		if a.EndOffset != b.EndOffset {
-			return a.EndOffset > b.EndOffset
-		}
-		return isNewer(a.Object, b.Object)
+	slices.SortFunc(usable, func(a, b Segment) int {
+		return cmp.Or(cmp.Compare(a.BaseOffset, b.BaseOffset), cmp.Compare(b.EndOffset, a.EndOffset), compareAge(b.Object, a.Object))
 	})
 	// lost[i] is how many offsets are lost at least from at[i] on, use[i] the segment to take there, -1 for a hole.
 	lost, use := make([]int64, len(at)), make([]int, len(at))

@@ -51,8 +51,8 @@ const (
 	ConfigMaxMessageBytes = "max.message.bytes"
 )
 
-// DefaultRetentionMs is retention.ms where it is not set: 7 days.
-const DefaultRetentionMs = 7 * 24 * 60 * 60 * 1000
+// defaultRetentionMs is retention.ms where it is not set: 7 days.
+const defaultRetentionMs = 7 * 24 * 60 * 60 * 1000
 
 // Unlimited is the value of retention.ms and retention.bytes that keeps everything.
 const Unlimited = -1
@@ -146,7 +146,7 @@ type EffectiveConfig struct {
 
 // EffectiveConfig returns what holds for the topic.
 func (t *Topic) EffectiveConfig() EffectiveConfig {
-	c := EffectiveConfig{RetentionMs: DefaultRetentionMs, RetentionBytes: Unlimited}
+	c := EffectiveConfig{RetentionMs: defaultRetentionMs, RetentionBytes: Unlimited}
 	set := func(key string, field *int64) {
 		if v, ok := t.Config[key]; ok {
 			if n, err := parseConfig(key, v); err == nil {

@@ -141,7 +141,7 @@ func TestSamePlacement(t *testing.T) {
 }
 
 func TestEffectiveConfig(t *testing.T) {
-	require.Equal(t, EffectiveConfig{RetentionMs: DefaultRetentionMs, RetentionBytes: Unlimited}, (&Topic{}).EffectiveConfig())
+	require.Equal(t, EffectiveConfig{RetentionMs: defaultRetentionMs, RetentionBytes: Unlimited}, (&Topic{}).EffectiveConfig())
 	topic := &Topic{Config: map[string]string{ConfigRetentionMs: "-1", ConfigRetentionBytes: "7", ConfigMaxMessageBytes: "9"}}
 	require.Equal(t, EffectiveConfig{RetentionMs: Unlimited, RetentionBytes: 7, MaxMessageBytes: 9}, topic.EffectiveConfig())
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"time"
 
-	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
@@ -50,12 +49,8 @@ func newAPI(c *cluster.Cluster, n *cluster.Node, host int) (*api, error) {
 
 // reason is the reason in an error's ErrorInfo.
 func reason(err error) string {
-	for _, d := range status.Convert(err).Details() {
-		if info, ok := d.(*errdetails.ErrorInfo); ok {
-			return info.GetReason()
-		}
-	}
-	return ""
+	info, _ := streamhousev1.FindErrorInfo(status.Convert(err))
+	return info.GetReason()
 }
 
 // until calls f until it succeeds or ctx ends; it returns f's last error.

@@ -15,7 +15,7 @@ var (
 	ErrNotOwned = errors.New("the member does not own the partition")
 	// ErrStaleCommit says that a newer commit of the member was stored before. Nothing has changed.
 	ErrStaleCommit = errors.New("a newer commit of the member was stored before")
-	// ErrFull says that the group has MaxMembers.
+	// ErrFull says that the group has maxMembers.
 	ErrFull = errors.New("the group has as many members as it may")
 	// ErrNotEmpty says that the group has members, and the operation wants that it has none.
 	ErrNotEmpty = errors.New("the group has members")

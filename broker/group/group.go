@@ -5,8 +5,8 @@ import (
 	"slices"
 )
 
-// MaxMembers bounds one group.
-const MaxMembers = 1000
+// maxMembers bounds one group.
+const maxMembers = 1000
 
 // Group is one consumer group's membership. The zero value is an empty group. It is not safe for concurrent use.
 type Group struct {
@@ -190,7 +190,7 @@ func (g *Group) join(h Heartbeat) (m *member, isNew bool, err error) {
 		g.own(h.Spec.MemberID, old.assigned)
 		return old, false, nil
 	}
-	if len(g.members) >= MaxMembers {
+	if len(g.members) >= maxMembers {
 		return nil, false, ErrFull
 	}
 	m = &member{spec: h.Spec}

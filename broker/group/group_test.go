@@ -34,7 +34,7 @@ func TestMembersAreRefused(t *testing.T) {
 		return h
 	}
 	full := func(g *Group) {
-		for i := range MaxMembers - len(g.members) {
+		for i := range maxMembers - len(g.members) {
 			must(t)(g.Heartbeat(beat(fmt.Sprintf("x%d", i), 0, 1)))
 		}
 	}

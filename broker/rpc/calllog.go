@@ -49,7 +49,7 @@ func (c *callLog) ended(ctx context.Context, method string, began time.Time, req
 }
 
 func (c *callLog) failed(ctx context.Context, method string, req any, err error) {
-	st, _ := status.FromError(ToStatus(err))
+	st, _ := status.FromError(toStatus(err))
 	level := levelOf(st.Code())
 	if broker.AsError(err).Reason == streamhousev1.ErrorReason_ERROR_REASON_NOT_LEADER {
 		level = slog.LevelDebug // another node asks the next one

@@ -15,13 +15,8 @@ import (
 	"github.com/streamhouse/streamhouse/broker"
 )
 
-const (
-	// Domain is the domain of every ErrorInfo.
-	Domain       = "streamhouse"
-	reasonPrefix = "ERROR_REASON_"
-	// maxMessageBytes bounds the text of an error, which travels in a header.
-	maxMessageBytes = 2048
-)
+// maxMessageBytes bounds the text of an error, which travels in a header.
+const maxMessageBytes = 2048
 
 // reasonCodes maps every reason to its code. docs/errors.md shows the same.
 var reasonCodes = map[broker.Reason]codes.Code{
@@ -90,12 +85,12 @@ func reasonName(reason broker.Reason) string {
 	if reason == streamhousev1.ErrorReason_ERROR_REASON_UNSPECIFIED {
 		reason = streamhousev1.ErrorReason_ERROR_REASON_INTERNAL
 	}
-	return strings.TrimPrefix(reason.String(), reasonPrefix)
+	return reason.Name()
 }
 
-// ToStatus turns an error into what goes over the wire: a code, the text, ErrorInfo and, where trying later helps,
+// toStatus turns an error into what goes over the wire: a code, the text, ErrorInfo and, where trying later helps,
 // RetryInfo. A status that came from gRPC itself, without a reason of ours, stays as it is. nil stays nil.
-func ToStatus(err error) error {
+func toStatus(err error) error {
 	if err == nil {
 		return nil
 	}
@@ -106,7 +101,7 @@ func ToStatus(err error) error {
 		}
 	}
 	details := []protoadapt.MessageV1{
-		&errdetails.ErrorInfo{Reason: reasonName(e.Reason), Domain: Domain, Metadata: e.Metadata},
+		&errdetails.ErrorInfo{Reason: reasonName(e.Reason), Domain: streamhousev1.ErrorDomain, Metadata: e.Metadata},
 	}
 	if delay, ok := retryDelays[e.Reason]; ok {
 		details = append(details, &errdetails.RetryInfo{RetryDelay: durationpb.New(delay)})
@@ -135,14 +130,8 @@ func FromPeer(err error, sent bool) error {
 		return nil
 	}
 	st, _ := status.FromError(err)
-	for _, d := range st.Details() {
-		info, ok := d.(*errdetails.ErrorInfo)
-		if !ok || info.GetDomain() != Domain {
-			continue
-		}
-		if n, known := streamhousev1.ErrorReason_value[reasonPrefix+info.GetReason()]; known {
-			return &broker.Error{Reason: broker.Reason(n), Message: st.Message(), Metadata: info.GetMetadata(), Cause: err}
-		}
+	if info, reason := streamhousev1.FindErrorInfo(st); reason != streamhousev1.ErrorReason_ERROR_REASON_UNSPECIFIED {
+		return &broker.Error{Reason: reason, Message: st.Message(), Metadata: info.GetMetadata(), Cause: err}
 	}
 	e := &broker.Error{Message: "another node: " + st.Message(), Cause: err}
 	switch {

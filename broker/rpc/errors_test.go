@@ -34,7 +34,7 @@ func TestEveryReasonTravels(t *testing.T) {
 			want, ok := reasonCodes[reason]
 			require.True(t, ok, "it has a code")
 			in := &broker.Error{Reason: reason, Message: "what happened", Metadata: map[string]string{"k": "v"}}
-			st := status.Convert(ToStatus(fmt.Errorf("wrapped: %w", in)))
+			st := status.Convert(toStatus(fmt.Errorf("wrapped: %w", in)))
 			require.Equal(t, want, st.Code())
 			require.Equal(t, "what happened", st.Message())
 			var info *errdetails.ErrorInfo
@@ -57,7 +57,7 @@ func TestEveryReasonTravels(t *testing.T) {
 			require.Equal(t, reason, back.Reason)
 			require.Equal(t, in.Metadata, back.Metadata)
 			require.Equal(t, in.Message, back.Message)
-			require.Equal(t, st.Code(), status.Code(ToStatus(back)), "forwarding keeps the code")
+			require.Equal(t, st.Code(), status.Code(toStatus(back)), "forwarding keeps the code")
 		})
 	}
 }
@@ -91,12 +91,12 @@ func wireCode(c codes.Code) string {
 }
 
 func TestToStatusOfOtherErrors(t *testing.T) {
-	require.NoError(t, ToStatus(nil))
+	require.NoError(t, toStatus(nil))
 	require.NoError(t, FromPeer(nil, true))
-	require.Equal(t, codes.Unimplemented, status.Code(ToStatus(status.Error(codes.Unimplemented, "x"))), "gRPC's own stay")
-	require.Equal(t, codes.DeadlineExceeded, status.Code(ToStatus(context.DeadlineExceeded)))
-	require.Equal(t, codes.Unavailable, status.Code(ToStatus(errors.Join(shard.ErrUnknownOutcome, context.DeadlineExceeded))))
-	long := status.Convert(ToStatus(&broker.Error{Message: strings.Repeat("ä", 5000) + "\xff"}))
+	require.Equal(t, codes.Unimplemented, status.Code(toStatus(status.Error(codes.Unimplemented, "x"))), "gRPC's own stay")
+	require.Equal(t, codes.DeadlineExceeded, status.Code(toStatus(context.DeadlineExceeded)))
+	require.Equal(t, codes.Unavailable, status.Code(toStatus(errors.Join(shard.ErrUnknownOutcome, context.DeadlineExceeded))))
+	long := status.Convert(toStatus(&broker.Error{Message: strings.Repeat("ä", 5000) + "\xff"}))
 	require.LessOrEqual(t, len(long.Message()), maxMessageBytes+len("…"))
 }
 

@@ -34,7 +34,7 @@ func (g *guard) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, 
 	began := g.log.begin()
 	defer func() {
 		g.log.ended(ctx, info.FullMethod, began, req, res, err)
-		err = ToStatus(err)
+		err = toStatus(err)
 	}()
 	defer g.codec.release(req)
 	defer recovered(&err)
@@ -53,7 +53,7 @@ func (g *guard) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInf
 	began := g.log.begin()
 	defer func() {
 		g.log.ended(ss.Context(), info.FullMethod, began, nil, nil, err)
-		err = ToStatus(err)
+		err = toStatus(err)
 	}()
 	defer recovered(&err)
 	return handler(srv, ss)

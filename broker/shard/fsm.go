@@ -2,6 +2,7 @@ package shard
 
 import (
 	"io"
+	"maps"
 	"slices"
 	"sync"
 
@@ -240,10 +241,5 @@ func (f *replicaFSM) Restore(r io.ReadCloser) error {
 func (f *replicaFSM) partitionIDs() []uint64 {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
-	ids := make([]uint64, 0, len(f.state.partitions))
-	for id := range f.state.partitions {
-		ids = append(ids, id)
-	}
-	slices.Sort(ids)
-	return ids
+	return slices.Sorted(maps.Keys(f.state.partitions))
 }

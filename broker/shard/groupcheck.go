@@ -76,7 +76,7 @@ func checkSpec(m *metav1.GroupMemberSpec) error {
 			return badField("member.topics", "%s", err)
 		}
 	}
-	if n := ToSpec(m).TopicBytes(); n == 0 || n > MaxSubscriptionBytes {
+	if n := toSpec(m).TopicBytes(); n == 0 || n > MaxSubscriptionBytes {
 		return badField("member.topics", "their names have %d bytes together, 1 to %d are allowed", n, MaxSubscriptionBytes)
 	}
 	return nil

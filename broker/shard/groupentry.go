@@ -88,8 +88,8 @@ func FromSpec(s group.Spec) *metav1.GroupMemberSpec {
 	}
 }
 
-// ToSpec is the way back from FromSpec.
-func ToSpec(s *metav1.GroupMemberSpec) group.Spec {
+// toSpec is the way back from FromSpec.
+func toSpec(s *metav1.GroupMemberSpec) group.Spec {
 	return group.Spec{
 		MemberID: s.GetMemberId(), InstanceID: s.GetInstanceId(), ClientID: s.GetClientId(), ClientHost: s.GetClientHost(),
 		Topics: s.GetTopics(), SessionTimeoutMs: s.GetSessionTimeoutMs(), RebalanceTimeoutMs: s.GetRebalanceTimeoutMs(),
@@ -106,7 +106,7 @@ func FromHeartbeat(h group.Heartbeat) *metav1.GroupHeartbeat {
 // ToHeartbeat is the way back from FromHeartbeat.
 func ToHeartbeat(h *metav1.GroupHeartbeat) group.Heartbeat {
 	return group.Heartbeat{
-		Spec: ToSpec(h.GetMember()), Sequence: h.GetSequence(), Epoch: h.GetEpoch(), Owned: h.GetOwned(), Topics: toTopics(h.GetTopics()),
+		Spec: toSpec(h.GetMember()), Sequence: h.GetSequence(), Epoch: h.GetEpoch(), Owned: h.GetOwned(), Topics: toTopics(h.GetTopics()),
 	}
 }
 
@@ -138,12 +138,12 @@ func FromState(name string, changedMs int64, s group.State) *metav1.ShardGroup {
 	return out
 }
 
-// ToState is the way back from FromState.
-func ToState(g *metav1.ShardGroup) group.State {
+// toState is the way back from FromState.
+func toState(g *metav1.ShardGroup) group.State {
 	s := group.State{Epoch: g.GetEpoch(), Moving: g.GetMoving(), Topics: toTopics(g.GetTopics())}
 	for _, m := range g.GetMembers() {
 		s.Members = append(s.Members, group.Member{
-			Spec: ToSpec(m.GetSpec()), Sequence: m.GetSequence(), CommitSequence: m.GetCommitSequence(), Epoch: m.GetEpoch(), PreviousEpoch: m.GetPreviousEpoch(), Away: m.GetAway(),
+			Spec: toSpec(m.GetSpec()), Sequence: m.GetSequence(), CommitSequence: m.GetCommitSequence(), Epoch: m.GetEpoch(), PreviousEpoch: m.GetPreviousEpoch(), Away: m.GetAway(),
 			Assigned: m.GetAssigned(), Revoking: m.GetRevoking(), Target: m.GetTarget(),
 		})
 	}

@@ -88,7 +88,7 @@ func (rs *restorer) endGroup() error {
 		return nil
 	}
 	name := rs.group.GetGroup()
-	members, err := group.Restore(ToState(rs.group))
+	members, err := group.Restore(toState(rs.group))
 	if err != nil {
 		return fmt.Errorf("group %q: %w", name, err)
 	}

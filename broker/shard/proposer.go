@@ -3,6 +3,7 @@ package shard
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -125,13 +126,12 @@ func (p *proposer) enqueue(r *request) error {
 func (p *proposer) withdraw(r *request) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for i, q := range p.queue {
-		if q == r {
-			p.queue = append(p.queue[:i:i], p.queue[i+1:]...)
-			return true
-		}
+	i := slices.Index(p.queue, r)
+	if i < 0 {
+		return false
 	}
-	return false
+	p.queue = slices.Delete(p.queue, i, i+1)
+	return true
 }
 
 // take encodes the requests that make the next entry. It copies the batches under the lock, so that a caller that

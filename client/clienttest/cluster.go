@@ -189,7 +189,7 @@ type offsetKey struct {
 // Error is an answer with a reason, as servers give it.
 func Error(code codes.Code, reason streamhousev1.ErrorReason, message string, metadata map[string]string) error {
 	st, err := status.New(code, message).WithDetails(&errdetails.ErrorInfo{
-		Reason: reason.String()[len("ERROR_REASON_"):], Domain: "streamhouse", Metadata: metadata,
+		Reason: reason.Name(), Domain: streamhousev1.ErrorDomain, Metadata: metadata,
 	})
 	if err != nil {
 		return err

@@ -23,7 +23,7 @@ const (
 
 // retain applies retention once.
 func (c *Controller) retain(ctx context.Context) {
-	trims := PlanRetention(c.cfg.Metadata.View(), c.cfg.Now().UnixMilli(), trimsPerRound)
+	trims := planRetention(c.cfg.Metadata.View(), c.cfg.Now().UnixMilli(), trimsPerRound)
 	for _, t := range trims {
 		_, err := c.propose(ctx, &metav1.Command{Command: &metav1.Command_TrimPartition{TrimPartition: t}})
 		_, rejected := errors.AsType[*fsm.Rejection](err)

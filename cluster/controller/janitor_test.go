@@ -282,8 +282,8 @@ func TestPlanRetentionIsBounded(t *testing.T) {
 		}}})
 	}
 	week := int64(7 * 24 * hour / time.Millisecond)
-	require.Empty(t, PlanRetention(s.view(), week, 10))
-	require.Empty(t, PlanRetention(s.view(), -1<<63, 10))
-	require.Len(t, PlanRetention(s.view(), week+2, 10), 5)
-	require.Len(t, PlanRetention(s.view(), week+2, 3), 3)
+	require.Empty(t, planRetention(s.view(), week, 10))
+	require.Empty(t, planRetention(s.view(), -1<<63, 10))
+	require.Len(t, planRetention(s.view(), week+2, 10), 5)
+	require.Len(t, planRetention(s.view(), week+2, 3), 3)
 }

@@ -7,9 +7,9 @@ import (
 	"github.com/streamhouse/streamhouse/fsm"
 )
 
-// PlanRetention returns which partitions begin later from now on, at most limit
+// planRetention returns which partitions begin later from now on, at most limit
 // of them, by retention.ms and retention.bytes. Only whole segments go.
-func PlanRetention(view *fsm.View, nowMs int64, limit int) []*metav1.TrimPartition {
+func planRetention(view *fsm.View, nowMs int64, limit int) []*metav1.TrimPartition {
 	var trims []*metav1.TrimPartition
 	for t := range view.Topics() {
 		c := t.EffectiveConfig()

@@ -1,11 +1,12 @@
 package logstore
 
 import (
+	"cmp"
 	"errors"
 	"io"
 	"os"
 	"path/filepath"
-	"sort"
+	"slices"
 	"sync"
 	"time"
 
@@ -73,7 +74,7 @@ func (b *walBackend) file(uint64) string { return b.dir }
 
 // visit implements backend by what the scans found.
 func (b *walBackend) visit(first, last uint64, fn func(index, term uint64, bytes int) error) error {
-	sort.Slice(b.scans, func(i, j int) bool { return b.scans[i].info.BaseIndex < b.scans[j].info.BaseIndex })
+	slices.SortFunc(b.scans, func(x, y *segmentScan) int { return cmp.Compare(x.info.BaseIndex, y.info.BaseIndex) })
 	index := first
 	for _, sc := range b.scans {
 		upTo := last

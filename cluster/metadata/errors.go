@@ -5,10 +5,10 @@ import (
 	"errors"
 	"fmt"
 
-	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	streamhousev1 "github.com/streamhouse/streamhouse/api/streamhouse/v1"
 	"github.com/streamhouse/streamhouse/cluster/replica"
 )
 
@@ -69,15 +69,13 @@ func classify(err error) outcome {
 
 // saysNotWritten reports whether the answer of a peer carries a reason that excludes a write.
 func saysNotWritten(st *status.Status) bool {
-	for _, d := range st.Details() {
-		if info, ok := d.(*errdetails.ErrorInfo); ok {
-			switch info.GetReason() {
-			case "NO_LEADER", "NOT_LEADER", "SHUTTING_DOWN":
-				return true
-			}
-		}
+	switch _, reason := streamhousev1.FindErrorInfo(st); reason {
+	case streamhousev1.ErrorReason_ERROR_REASON_NO_LEADER, streamhousev1.ErrorReason_ERROR_REASON_NOT_LEADER,
+		streamhousev1.ErrorReason_ERROR_REASON_SHUTTING_DOWN:
+		return true
+	default:
+		return false
 	}
-	return false
 }
 
 // fromRaft maps what a Raft future ended with.

@@ -28,6 +28,11 @@ func Ask(ctx context.Context, group *nodev1.Group, nodes []nodev1.NodeServiceCli
 	return answers
 }
 
+// Leads reports whether an answer is that of a replica which takes itself for the leader of its group; nil is none.
+func Leads(answer *nodev1.GetReplicaResponse) bool {
+	return answer.GetReplicaId() != "" && answer.GetReplicaId() == answer.GetLeaderReplicaId()
+}
+
 // CarriesWithout returns nil where a group's other replicas, as they have answered, are a majority that follows one leader
 // and has all that is committed, so that nothing is lost with the files of this one. Else the error is ErrNeeded. A nil
 // answer is that of a replica that did not answer.
@@ -36,8 +41,7 @@ func CarriesWithout(answers []*nodev1.GetReplicaResponse, replicaID string) erro
 	byID := make(map[string]*nodev1.GetReplicaResponse, len(answers))
 	for _, a := range answers {
 		byID[a.GetReplicaId()] = a
-		leads := a.GetReplicaId() != "" && a.GetLeaderReplicaId() == a.GetReplicaId()
-		if leads && (leader == nil || a.GetTerm() > leader.GetTerm()) {
+		if Leads(a) && (leader == nil || a.GetTerm() > leader.GetTerm()) {
 			leader = a
 		}
 	}

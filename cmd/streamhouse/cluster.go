@@ -12,9 +12,6 @@ import (
 	"github.com/streamhouse/streamhouse/internal/pause"
 )
 
-// roleVoter is the role of a full member of a group.
-const roleVoter = "voter"
-
 func (a *app) clusterCommand() *cobra.Command {
 	return group("cluster", "Show and change who is in the cluster",
 		`Show how the cluster is, and move work between its nodes. What is begun here goes on in the

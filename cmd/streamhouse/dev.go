@@ -142,14 +142,14 @@ func led(c client.Cluster, nodes int) error {
 func replicated(c client.Cluster, voters int) bool {
 	metadata := 0
 	for _, n := range c.Nodes {
-		if n.MetadataRole == roleVoter {
+		if n.MetadataRole == client.RoleVoter {
 			metadata++
 		}
 	}
 	for _, sh := range c.Shards {
 		n := 0
 		for _, r := range sh.Replicas {
-			if r.Role == roleVoter {
+			if r.Role == client.RoleVoter {
 				n++
 			}
 		}

@@ -324,7 +324,7 @@ func (a *app) shardRows(c client.Cluster, r health.Report) *output.Rows {
 		var replicas []string
 		for _, p := range sh.Replicas {
 			text := fmt.Sprintf("%s (%d)", p.Node, p.AppliedIndex)
-			if p.Role != roleVoter {
+			if p.Role != client.RoleVoter {
 				text = fmt.Sprintf("%s (%d, %s)", p.Node, p.AppliedIndex, p.Role)
 			}
 			if behind[fmt.Sprint(sh.Number, "/", p.Node)] {

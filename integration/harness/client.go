@@ -50,27 +50,14 @@ func Dial(tb testing.TB, addr string) *Client {
 
 // Reason is the reason in an error's ErrorInfo, without a prefix; empty where there is none.
 func Reason(err error) string {
-	if info := errorInfo(err); info != nil {
-		return info.GetReason()
-	}
-	return ""
+	info, _ := streamhousev1.FindErrorInfo(status.Convert(err))
+	return info.GetReason()
 }
 
 // ErrorMetadata is what an error's ErrorInfo says besides its reason.
 func ErrorMetadata(err error) map[string]string {
-	if info := errorInfo(err); info != nil {
-		return info.GetMetadata()
-	}
-	return nil
-}
-
-func errorInfo(err error) *errdetails.ErrorInfo {
-	for _, d := range status.Convert(err).Details() {
-		if info, ok := d.(*errdetails.ErrorInfo); ok && info.GetDomain() == "streamhouse" {
-			return info
-		}
-	}
-	return nil
+	info, _ := streamhousev1.FindErrorInfo(status.Convert(err))
+	return info.GetMetadata()
 }
 
 // RetryDelay is the delay that an error asks for; false where it asks for none.

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/streamhouse/streamhouse/client"
+	"github.com/streamhouse/streamhouse/internal/pause"
 )
 
 // envConsumer, when set, makes the test binary a consumer: it has a ConsumerSpec as JSON.
@@ -173,8 +174,7 @@ func consume(ctx context.Context, spec ConsumerSpec) error {
 			continue
 		}
 		process(records, tell)
-		pause := time.NewTimer(spec.Work)
-		<-pause.C
+		_ = pause.For(ctx, spec.Work) // what was processed is committed in any case
 		if err := r.CommitRecords(context.WithoutCancel(ctx), records...); err != nil {
 			tell(Event{Kind: Refused, Err: err.Error()})
 			continue

@@ -221,13 +221,13 @@ func (c *Config) validateCluster() error {
 func (c *Config) validateTogether() error {
 	switch {
 	case c.LogMaxBytes <= c.CheckpointBytes:
-		return wrong("log-max-bytes", "%s must be larger than --checkpoint-bytes %s, else produce is refused before the log is ever cut", FormatSize(c.LogMaxBytes), FormatSize(c.CheckpointBytes))
+		return wrong("log-max-bytes", "%s must be larger than --checkpoint-bytes %s, else produce is refused before the log is ever cut", formatSize(c.LogMaxBytes), formatSize(c.CheckpointBytes))
 	case c.LogMaxBytes <= c.LogRetainBytes:
-		return wrong("log-max-bytes", "%s must be larger than --log-retain-bytes %s, else produce is refused for ever", FormatSize(c.LogMaxBytes), FormatSize(c.LogRetainBytes))
+		return wrong("log-max-bytes", "%s must be larger than --log-retain-bytes %s, else produce is refused for ever", formatSize(c.LogMaxBytes), formatSize(c.LogRetainBytes))
 	case c.MaxRequestBytes < c.MaxRecordBytes+requestOverheadBytes:
-		return wrong("max-request-bytes", "%s must be at least --max-record-bytes %s and %s", FormatSize(int64(c.MaxRequestBytes)), FormatSize(int64(c.MaxRecordBytes)), FormatSize(requestOverheadBytes))
+		return wrong("max-request-bytes", "%s must be at least --max-record-bytes %s and %s", formatSize(int64(c.MaxRequestBytes)), formatSize(int64(c.MaxRecordBytes)), formatSize(requestOverheadBytes))
 	case c.MaxInflightBytes < int64(c.MaxRequestBytes):
-		return wrong("max-inflight-bytes", "%s must be at least --max-request-bytes %s", FormatSize(c.MaxInflightBytes), FormatSize(int64(c.MaxRequestBytes)))
+		return wrong("max-inflight-bytes", "%s must be at least --max-request-bytes %s", formatSize(c.MaxInflightBytes), formatSize(int64(c.MaxRequestBytes)))
 	case c.RaftElectionTimeout < c.RaftHeartbeatTimeout:
 		return wrong("raft-election-timeout", "%s must be at least --raft-heartbeat-timeout %s", c.RaftElectionTimeout, c.RaftHeartbeatTimeout)
 	case c.RaftLeaseTimeout > c.RaftHeartbeatTimeout:

@@ -217,16 +217,16 @@ func TestNodeIDFromHost(t *testing.T) {
 
 func TestSizes(t *testing.T) {
 	for s, want := range map[string]int64{"0": 0, "1": 1, "7B": 7, "64KiB": 64 << 10, "64 MiB": 64 << 20, "8GiB": 8 << 30, "2TiB": 2 << 40, "100MB": 1e8, "9223372036854775807": 1<<63 - 1} {
-		n, err := ParseSize(s)
+		n, err := parseSize(s)
 		require.NoError(t, err, s)
 		require.Equal(t, want, n, s)
 	}
 	for _, s := range []string{"", "B", "-1", "1.5GiB", "64M", "1e3", "9223372036854775808", "8388608TiB", "１"} {
-		_, err := ParseSize(s)
+		_, err := parseSize(s)
 		require.Error(t, err, s)
 	}
 	for n, want := range map[int64]string{0: "0B", 1: "1B", 1 << 10: "1KiB", 1536: "1536B", 64 << 20: "64MiB", 3 << 30: "3GiB"} {
-		require.Equal(t, want, FormatSize(n))
+		require.Equal(t, want, formatSize(n))
 	}
 }
 

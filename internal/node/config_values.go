@@ -149,12 +149,12 @@ func intSize(p *int, least, most int) value  { return &sizeValue[int]{p, least, 
 
 func (v *sizeValue[T]) kind() string { return "size" }
 func (v *sizeValue[T]) bounds() string {
-	return FormatSize(int64(v.min)) + " to " + FormatSize(int64(v.max))
+	return formatSize(int64(v.min)) + " to " + formatSize(int64(v.max))
 }
-func (v *sizeValue[T]) String() string { return FormatSize(int64(*v.p)) }
+func (v *sizeValue[T]) String() string { return formatSize(int64(*v.p)) }
 
 func (v *sizeValue[T]) set(s string) error {
-	n, err := ParseSize(s)
+	n, err := parseSize(s)
 	if err != nil {
 		return err
 	}
@@ -167,7 +167,7 @@ func (v *sizeValue[T]) set(s string) error {
 
 func (v *sizeValue[T]) check() error {
 	if *v.p < v.min || *v.p > v.max {
-		return fmt.Errorf("%s must be %s", FormatSize(int64(*v.p)), v.bounds())
+		return fmt.Errorf("%s must be %s", formatSize(int64(*v.p)), v.bounds())
 	}
 	return nil
 }
@@ -255,8 +255,8 @@ var sizeUnits = []struct {
 	{"", 1},
 }
 
-// ParseSize reads a number of bytes, such as 65536, 64KiB, 8GiB or 100MB.
-func ParseSize(s string) (int64, error) {
+// parseSize reads a number of bytes, such as 65536, 64KiB, 8GiB or 100MB.
+func parseSize(s string) (int64, error) {
 	for _, u := range sizeUnits {
 		digits, ok := strings.CutSuffix(s, u.suffix)
 		if !ok {
@@ -271,8 +271,8 @@ func ParseSize(s string) (int64, error) {
 	return 0, fmt.Errorf("%q must be a size in bytes such as 65536, 64MiB or 8GiB", s)
 }
 
-// FormatSize writes n as ParseSize reads it, in the largest unit that divides it.
-func FormatSize(n int64) string {
+// formatSize writes n as parseSize reads it, in the largest unit that divides it.
+func formatSize(n int64) string {
 	for _, u := range sizeUnits[:4] {
 		if n != 0 && n%u.bytes == 0 {
 			return strconv.FormatInt(n/u.bytes, 10) + u.suffix

@@ -236,7 +236,8 @@ func (f *former) joinCluster(ctx context.Context, clusterID string) error {
 	}
 	replicaID := newReplicaID(f.cfg.NodeID)
 	f.log.Info("joins the cluster", "cluster_id", clusterID)
-	if err := f.joinUntil(ctx, clusterID, replicaID); err != nil {
+	err = untilRegistered(ctx, clusterID, f.log, func(ctx context.Context) error { return f.join(ctx, clusterID, replicaID) })
+	if err != nil {
 		return err
 	}
 	if err := f.files.Create(replicaID); err != nil {
@@ -247,20 +248,20 @@ func (f *former) joinCluster(ctx context.Context, clusterID string) error {
 	})
 }
 
-// joinUntil asks until it is taken in or refused for good.
-func (f *former) joinUntil(ctx context.Context, clusterID, replicaID string) error {
+// untilRegistered calls register until the cluster has taken this node in, or refuses it for good.
+func untilRegistered(ctx context.Context, clusterID string, log *slog.Logger, register func(context.Context) error) error {
 	begin := time.Now()
 	var logged time.Time
 	for {
-		err := f.join(ctx, clusterID, replicaID)
+		err := register(ctx)
 		if err == nil {
 			return nil
 		}
 		if refusedForGood(err, time.Since(begin)) {
 			return fmt.Errorf("cluster %s refuses this node: %w", clusterID, err)
 		}
-		if time.Since(begin) > registerQuiet && time.Since(logged) > waitLogEvery {
-			f.log.Info("is not taken in yet", "error", err)
+		if time.Since(begin) > registerQuiet && time.Since(logged) > waitLogEvery && ctx.Err() == nil {
+			log.Info("is not registered yet", "error", err)
 			logged = time.Now()
 		}
 		if err := pause.For(ctx, registerTick); err != nil {

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"time"
 
-	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/status"
 
 	metav1 "github.com/streamhouse/streamhouse/api/streamhouse/meta/v1"
@@ -148,10 +147,10 @@ type joinPeers interface {
 
 const joinAttemptTimeout = 5 * time.Second
 
-// register asks the leader, wherever it is, once; it asks everybody who is seen alive.
-func (r *registrar) register(ctx context.Context, clusterID, replicaID string) error {
+// request is what registers this node.
+func (r *registrar) request(clusterID, replicaID string) *nodev1.JoinRequest {
 	self := r.self()
-	req := &nodev1.JoinRequest{
+	return &nodev1.JoinRequest{
 		ClusterName:       r.cfg.ClusterName,
 		ClusterId:         clusterID,
 		NodeId:            self.NodeID,
@@ -164,6 +163,11 @@ func (r *registrar) register(ctx context.Context, clusterID, replicaID string) e
 		GossipAddr:        self.GossipAddr,
 		FeatureLevel:      fsm.FeatureLevel,
 	}
+}
+
+// register asks the leader, wherever it is, once; it asks everybody who is seen alive.
+func (r *registrar) register(ctx context.Context, clusterID, replicaID string) error {
+	req := r.request(clusterID, replicaID)
 	var errs []error
 	if r.local != nil {
 		_, err := r.local.Join(ctx, req)
@@ -230,20 +234,14 @@ func rejectionOf(err error) error {
 	if !ok {
 		return err
 	}
-	for _, d := range st.Details() {
-		info, ok := d.(*errdetails.ErrorInfo)
-		if !ok {
-			continue
-		}
-		reason := streamhousev1.ErrorReason(streamhousev1.ErrorReason_value["ERROR_REASON_"+info.GetReason()])
-		switch reason {
-		case streamhousev1.ErrorReason_ERROR_REASON_NODE_ID_IN_USE,
-			streamhousev1.ErrorReason_ERROR_REASON_WRONG_CLUSTER,
-			streamhousev1.ErrorReason_ERROR_REASON_WRONG_NODE_STATE,
-			streamhousev1.ErrorReason_ERROR_REASON_INVALID_FIELD:
-			return &fsm.Rejection{Reason: reason, Message: st.Message(), Field: info.GetMetadata()["field"]}
-		default:
-		}
+	info, reason := streamhousev1.FindErrorInfo(st)
+	switch reason {
+	case streamhousev1.ErrorReason_ERROR_REASON_NODE_ID_IN_USE,
+		streamhousev1.ErrorReason_ERROR_REASON_WRONG_CLUSTER,
+		streamhousev1.ErrorReason_ERROR_REASON_WRONG_NODE_STATE,
+		streamhousev1.ErrorReason_ERROR_REASON_INVALID_FIELD:
+		return &fsm.Rejection{Reason: reason, Message: st.Message(), Field: info.GetMetadata()["field"]}
+	default:
+		return err
 	}
-	return err
 }

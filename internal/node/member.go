@@ -85,29 +85,17 @@ func (m *member) initCluster(ctx context.Context) error {
 // registerUntil registers this node's incarnation, addresses and replica, unless
 // the metadata has them already.
 func (m *member) registerUntil(ctx context.Context) error {
-	begin := time.Now()
-	var logged time.Time
-	for !m.isRegistered() {
-		id := m.identity.get()
-		err := m.registrar.register(ctx, id.ClusterID, id.MetadataReplicaID)
-		if ctx.Err() != nil {
-			return ctx.Err()
+	id := m.identity.get()
+	err := untilRegistered(ctx, id.ClusterID, m.log, func(ctx context.Context) error {
+		if m.isRegistered() {
+			return nil
 		}
-		if err == nil {
-			break
-		}
-		if refusedForGood(err, time.Since(begin)) {
-			return fmt.Errorf("cluster %s refuses this node: %w", id.ClusterID, err)
-		}
-		if time.Since(begin) > registerQuiet && time.Since(logged) > waitLogEvery {
-			m.log.Info("is not registered yet", "error", err)
-			logged = time.Now()
-		}
-		if err := pause.For(ctx, registerTick); err != nil {
-			return err
-		}
+		return m.registrar.register(ctx, id.ClusterID, id.MetadataReplicaID)
+	})
+	if err != nil {
+		return err
 	}
-	m.log.Info("is registered with the cluster", "cluster_id", m.identity.get().ClusterID)
+	m.log.Info("is registered with the cluster", "cluster_id", id.ClusterID)
 	return m.gossip.SetSettled()
 }
 
@@ -120,10 +108,8 @@ func (m *member) isRegistered() bool {
 	if !ok {
 		return false
 	}
-	id, self := m.identity.get(), m.registrar.self()
-	return n.Incarnation == id.Incarnation && n.MetadataReplicaID == id.MetadataReplicaID && n.Zone == self.Zone &&
-		n.RaftAddr == self.RaftAddr && n.GRPCAddr == self.GRPCAddr && n.HTTPAddr == self.HTTPAddr &&
-		n.GossipAddr == self.GossipAddr && n.FeatureLevel == fsm.FeatureLevel
+	id := m.identity.get()
+	return sameRegistration(n, m.registrar.request(id.ClusterID, id.MetadataReplicaID))
 }
 
 // rememberUntil writes into node.json who else is there, whenever that changes.

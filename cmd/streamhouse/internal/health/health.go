@@ -6,9 +6,6 @@ import (
 	"github.com/streamhouse/streamhouse/client"
 )
 
-// roleVoter is the role of a full member of a group.
-const roleVoter = "voter"
-
 // State is how a cluster is.
 type State string
 
@@ -114,7 +111,7 @@ func Assess(c client.Cluster, committed Commits) Report {
 func assessMetadata(c client.Cluster) Metadata {
 	m := Metadata{Leader: c.MetadataLeader}
 	for _, n := range c.Nodes {
-		if n.MetadataRole != roleVoter {
+		if n.MetadataRole != client.RoleVoter {
 			continue
 		}
 		m.Voters++
@@ -150,11 +147,11 @@ func loss(c client.Cluster, n client.Node, committed Commits, alive map[string]b
 	if !n.Alive {
 		return l
 	}
-	l.Metadata = m.Leader != "" && n.MetadataRole == roleVoter && m.Alive-1 < m.Quorum
+	l.Metadata = m.Leader != "" && n.MetadataRole == client.RoleVoter && m.Alive-1 < m.Quorum
 	for _, s := range c.Shards {
 		voters, left, votes := 0, 0, false
 		for _, r := range s.Replicas {
-			if r.Role != roleVoter {
+			if r.Role != client.RoleVoter {
 				continue
 			}
 			voters++
