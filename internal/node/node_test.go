@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -44,7 +45,10 @@ type running struct {
 	done   chan error
 }
 
-// freeAddr returns a loopback address that was free a moment ago, below the
+// handedOut has the addresses that freeAddr has returned.
+var handedOut sync.Map
+
+// freeAddr returns a loopback address that was free a moment ago and was not returned before, below the
 // ports that the kernel gives to outgoing connections.
 func freeAddr(t *testing.T) string {
 	t.Helper()
@@ -55,6 +59,9 @@ func freeAddr(t *testing.T) string {
 			continue
 		}
 		require.NoError(t, l.Close())
+		if _, taken := handedOut.LoadOrStore(addr, true); taken {
+			continue
+		}
 		return addr
 	}
 	require.Fail(t, "no free port")
