@@ -1,7 +1,9 @@
 package broker
 
 import (
+	"cmp"
 	"context"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -125,7 +127,13 @@ func (b *Broker) describeShards(ctx context.Context, view *fsm.View) []*streamho
 	}
 	b.askReplicas(ctx, shards, wished, answers)
 	for i := range shards {
-		for id := range roles(newest(answers[i])) {
+		named := roles(newest(answers[i]))
+		for _, a := range answers[i] {
+			if id := a.GetLeaderReplicaId(); id != "" {
+				named[id] = ""
+			}
+		}
+		for id := range named {
 			if _, asked := answers[i][id]; !asked {
 				others = append(others, shardReplica{i, id})
 			}
@@ -157,15 +165,27 @@ func (b *Broker) askReplicas(ctx context.Context, shards []*fsm.Shard, replicas 
 	wg.Wait()
 }
 
-// newest returns the answer that counts most: of the highest term, and of those the leader's. It is nil without one.
+// newest returns the answer that counts most: of the highest term, of those the leader's, else the one that knows the newest
+// configuration. It is nil without one.
 func newest(answers map[string]*nodev1.GetReplicaResponse) *nodev1.GetReplicaResponse {
 	var best *nodev1.GetReplicaResponse
-	for _, a := range answers {
-		if a != nil && (best == nil || a.GetTerm() > best.GetTerm() || a.GetTerm() == best.GetTerm() && replica.Leads(a)) {
+	for _, id := range slices.Sorted(maps.Keys(answers)) {
+		if a := answers[id]; a != nil && (best == nil || compareNews(a, best) > 0) {
 			best = a
 		}
 	}
 	return best
+}
+
+func compareNews(a, b *nodev1.GetReplicaResponse) int {
+	leads := func(a *nodev1.GetReplicaResponse) int {
+		if replica.Leads(a) {
+			return 1
+		}
+		return 0
+	}
+	return cmp.Or(cmp.Compare(a.GetTerm(), b.GetTerm()), cmp.Compare(leads(a), leads(b)),
+		cmp.Compare(a.GetConfigurationIndex(), b.GetConfigurationIndex()))
 }
 
 // shardStatus puts together what the replicas of a shard told.

@@ -27,7 +27,9 @@ type fakePeer struct {
 	asked   []string
 	// also are replicas that the group has besides those of n1 and n2.
 	also []*nodev1.Server
-	mu   sync.Mutex
+	// replays is a leader that has not applied its configuration yet.
+	replays bool
+	mu      sync.Mutex
 }
 
 var errUnreachable = errors.New("connection refused")
@@ -74,7 +76,7 @@ func (p *fakePeer) GetReplica(ctx context.Context, req *nodev1.GetReplicaRequest
 	}
 	leader, _ := local.Leader()
 	return &nodev1.GetReplicaResponse{
-		ReplicaId: p.node + "/r", LeaderReplicaId: leader, Term: 3, AppliedIndex: fakeApplied, CommitIndex: 8,
+		ReplicaId: p.node + "/r", LeaderReplicaId: leader, Term: 3, ConfigurationCurrent: !p.replays, AppliedIndex: fakeApplied, CommitIndex: 8,
 		Servers: append([]*nodev1.Server{{ReplicaId: "n1/r", Voter: true}, {ReplicaId: "n2/r", Voter: true}}, p.also...),
 	}, nil
 }

@@ -40,18 +40,25 @@ func (r *Replicas) Describe(group *nodev1.Group) (*nodev1.GetReplicaResponse, er
 	if err != nil {
 		return nil, err
 	}
+	res := describe(rep)
+	res.UploadBacklogBytes = backlog
+	return res, nil
+}
+
+// describe says how a replica is, but for what of it waits for the object store.
+func describe(rep *replica.Replica) *nodev1.GetReplicaResponse {
 	s := rep.Status()
 	res := &nodev1.GetReplicaResponse{
 		ReplicaId: s.ReplicaID, State: s.State, Term: s.Term, LeaderReplicaId: s.LeaderReplicaID, LastIndex: s.LastIndex,
 		CommitIndex: s.CommitIndex, AppliedIndex: s.AppliedIndex, ConfigurationIndex: s.ConfigurationIndex,
-		UploadBacklogBytes: backlog, LogBytes: rep.LogBytes(), GivingUp: rep.GivingUp(),
+		ConfigurationCurrent: s.ConfigurationCurrent, LogBytes: rep.LogBytes(), GivingUp: rep.GivingUp(),
 	}
 	for _, server := range s.Servers {
 		res.Servers = append(res.Servers, &nodev1.Server{
 			ReplicaId: server.ReplicaID, Address: server.Address, Voter: server.Voter,
 		})
 	}
-	return res, nil
+	return res
 }
 
 // ChangeMembership implements Groups. The server's address is that of its node, as the metadata knows it.

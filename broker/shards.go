@@ -9,7 +9,6 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -421,26 +420,13 @@ func (s *Shards) retire(ctx context.Context, sh *fsm.Shard, h *hosted) error {
 
 // removed asks the shard's leader, wherever it is, if its configuration lacks the replica.
 func (s *Shards) removed(ctx context.Context, sh *fsm.Shard, replicaID string) bool {
-	if own, ok := s.Get(sh.Number); ok && own.Replica().IsLeader() {
-		return !slices.ContainsFunc(own.Replica().Status().Servers, func(s replica.Server) bool { return s.ReplicaID == replicaID })
-	}
 	ctx, cancel := context.WithTimeout(ctx, hostTick)
 	defer cancel()
-	for _, r := range sh.Replicas {
-		if r.GetNodeId() == s.cfg.NodeID {
-			continue
-		}
-		client, err := s.cfg.Peers.Client(r.GetNodeId())
-		if err != nil {
-			continue
-		}
-		res, err := client.GetReplica(ctx, &nodev1.GetReplicaRequest{Group: &nodev1.Group{Shard: sh.Number}})
-		if err != nil || !replica.Leads(res) {
-			continue // only the leader knows
-		}
-		return !slices.ContainsFunc(res.GetServers(), func(s *nodev1.Server) bool { return s.GetReplicaId() == replicaID })
+	answers := s.askOthers(ctx, sh)
+	if own, ok := s.Get(sh.Number); ok {
+		answers = append(answers, describe(own.Replica()))
 	}
-	return false
+	return replica.WasRemoved(answers, replicaID)
 }
 
 func (s *Shards) stop(number uint32, h *hosted) error {

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"strconv"
@@ -30,9 +31,9 @@ func (s *Shards) discardLeftovers(ctx context.Context) error {
 	if err != nil || len(found) == 0 {
 		return err
 	}
-	barrier, cancel := context.WithTimeout(ctx, noteTimeout)
+	ctx, cancel := context.WithTimeout(ctx, noteTimeout)
 	defer cancel()
-	if err := s.cfg.Metadata.Barrier(barrier); err != nil {
+	if err := s.cfg.Metadata.Barrier(ctx); err != nil {
 		return fmt.Errorf("the metadata group can't be asked: %w", err)
 	}
 	view := s.cfg.Metadata.View()
@@ -41,15 +42,16 @@ func (s *Shards) discardLeftovers(ctx context.Context) error {
 		if !ok || s.has(sh, l.replicaID) {
 			continue
 		}
-		if _, lost := sh.Replica(l.replicaID); !lost && !s.removed(ctx, sh, l.replicaID) {
-			continue
+		if _, wished := sh.Replica(l.replicaID); !wished && !s.removed(ctx, sh, l.replicaID) {
+			continue // one that is wished was noted as lost
 		}
-		if err := replica.Discard(l.dir); err != nil {
-			return err
+		if discardErr := replica.Discard(l.dir); discardErr != nil {
+			err = errors.Join(err, discardErr)
+			continue
 		}
 		s.log.Info("files of a former replica are removed", "shard", l.shard, "replica", l.replicaID)
 	}
-	return nil
+	return err
 }
 
 func (s *Shards) leftovers(view *fsm.View) ([]leftover, error) {

@@ -49,6 +49,11 @@ func TestLeftovers(t *testing.T) {
 	require.Contains(t, left(), former, "without a leader neither")
 	f.peers["n2"].down, f.peers["n3"].down = false, false
 
+	f.peers["n2"].replays = true
+	require.NoError(t, s.discardLeftovers(t.Context()))
+	require.Contains(t, left(), former, "the leader knows an old configuration")
+	f.peers["n2"].replays = false
+
 	f.peers["n2"].also = []*nodev1.Server{{ReplicaId: "n1/" + former}, {ReplicaId: "n1/" + lost, Voter: true}}
 	require.NoError(t, s.discardLeftovers(t.Context()))
 	require.Contains(t, left(), former, "the group has it still")

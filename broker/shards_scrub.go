@@ -42,6 +42,11 @@ func (s *Shards) Reopen(ctx context.Context, number uint32, cause error) error {
 func (s *Shards) carriesWithout(ctx context.Context, sh *fsm.Shard, replicaID string) error {
 	ctx, cancel := context.WithTimeout(ctx, noteTimeout)
 	defer cancel()
+	return replica.CarriesWithout(s.askOthers(ctx, sh), replicaID)
+}
+
+// askOthers asks the other nodes for their wished replicas of a shard.
+func (s *Shards) askOthers(ctx context.Context, sh *fsm.Shard) []*nodev1.GetReplicaResponse {
 	var nodes []nodev1.NodeServiceClient
 	for _, r := range sh.Replicas {
 		if r.GetNodeId() == s.cfg.NodeID {
@@ -51,7 +56,7 @@ func (s *Shards) carriesWithout(ctx context.Context, sh *fsm.Shard, replicaID st
 			nodes = append(nodes, client)
 		}
 	}
-	return replica.CarriesWithout(replica.Ask(ctx, &nodev1.Group{Shard: sh.Number}, nodes), replicaID)
+	return replica.Ask(ctx, &nodev1.Group{Shard: sh.Number}, nodes)
 }
 
 // toReopen reports, once, whether a running replica is to be closed and opened again.

@@ -210,6 +210,18 @@ func TestSnapshotCorrupt(t *testing.T) {
 	}
 }
 
+// A snapshot that a later program wrote is not damaged: nothing is given up for it.
+func TestSnapshotOfALaterVersion(t *testing.T) {
+	sn, err := filled(t).fsm.Snapshot()
+	require.NoError(t, err)
+	sn.(*snapshot).header.Version++
+	var later bytes.Buffer
+	require.NoError(t, sn.(*snapshot).write(&later))
+	err = newMachine(t).fsm.Restore(io.NopCloser(&later))
+	require.ErrorIs(t, err, ErrSnapshotVersion)
+	require.NotErrorIs(t, err, ErrSnapshotCorrupt)
+}
+
 // What could not be read again is not written: the log is kept instead.
 func TestSnapshotItemIsBounded(t *testing.T) {
 	m := filled(t)
@@ -229,7 +241,7 @@ func FuzzSnapshot(f *testing.F) {
 	f.Add(persist(f, withLog(f)))
 	f.Add([]byte(snapshotMagic))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		if _, err := readSnapshot(bytes.NewReader(data), 1); err != nil && !errors.Is(err, ErrSnapshotCorrupt) {
+		if _, err := readSnapshot(bytes.NewReader(data), 1); err != nil && !errors.Is(err, ErrSnapshotCorrupt) && !errors.Is(err, ErrSnapshotVersion) {
 			t.Fatalf("unclear error: %v", err)
 		}
 	})

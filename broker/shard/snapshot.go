@@ -33,8 +33,12 @@ const (
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// ErrSnapshotCorrupt is wrapped by every failure to read a snapshot.
-var ErrSnapshotCorrupt = errors.New("shard snapshot is corrupt")
+var (
+	// ErrSnapshotCorrupt means that a snapshot is damaged or does not fit together.
+	ErrSnapshotCorrupt = errors.New("shard snapshot is corrupt")
+	// ErrSnapshotVersion means that a snapshot has a format that this version can't read.
+	ErrSnapshotVersion = errors.New("shard snapshot has an unknown version")
+)
 
 // errNotPinned says that a snapshot was asked for without a checkpoint's preparation.
 var errNotPinned = errors.New("batches that are not in the object store are not pinned")
@@ -188,6 +192,9 @@ func readSnapshot(r io.Reader, shard uint32) (*contents, error) {
 	if err == nil {
 		err = rs.finish()
 	}
+	if errors.Is(err, ErrSnapshotVersion) {
+		return nil, err
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrSnapshotCorrupt, err)
 	}
@@ -274,8 +281,11 @@ func newRestorer(shard uint32) *restorer {
 
 func (rs *restorer) add(item *metav1.ShardSnapshotItem) error {
 	if h := item.GetHeader(); h != nil {
-		if rs.begun || h.GetVersion() != snapshotVersion || h.GetShard() != rs.shard {
-			return fmt.Errorf("header of version %d and shard %d, want %d and %d", h.GetVersion(), h.GetShard(), snapshotVersion, rs.shard)
+		if h.GetVersion() != snapshotVersion {
+			return fmt.Errorf("%w: %d, this one reads %d", ErrSnapshotVersion, h.GetVersion(), snapshotVersion)
+		}
+		if rs.begun || h.GetShard() != rs.shard {
+			return fmt.Errorf("header of shard %d, want one of %d", h.GetShard(), rs.shard)
 		}
 		rs.begun = true
 		rs.state.timeMs = h.GetTimeMs()

@@ -86,7 +86,7 @@ func (c *Config) Validate() error {
 const (
 	// maxAppendEntries is how many entries Raft writes and sends at once.
 	maxAppendEntries = 64
-	// keptSnapshots is how many snapshots stay on disk.
+	// keptSnapshots is how many snapshots stay on disk. Only the newest is used; the other one is for a rescue by hand.
 	keptSnapshots = 2
 	// never is the library's own snapshot interval: checkpoints decide.
 	never = 365 * 24 * time.Hour

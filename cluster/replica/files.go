@@ -82,7 +82,7 @@ func List(dir string) ([]string, error) {
 	var names []string
 	for _, e := range entries {
 		name, discarded := strings.CutSuffix(e.Name(), discardedSuffix)
-		if _, err := ulid.ParseStrict(name); err != nil {
+		if _, err := ulid.ParseStrict(name); err != nil || !e.IsDir() {
 			continue // what somebody else has put there is theirs
 		}
 		if !discarded {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
 	nodev1 "github.com/streamhouse/streamhouse/api/streamhouse/node/v1"
@@ -33,20 +34,39 @@ func Leads(answer *nodev1.GetReplicaResponse) bool {
 	return answer.GetReplicaId() != "" && answer.GetReplicaId() == answer.GetLeaderReplicaId()
 }
 
-// CarriesWithout returns nil where a group's other replicas, as they have answered, are a majority that follows one leader
-// and has all that is committed, so that nothing is lost with the files of this one. Else the error is ErrNeeded. A nil
-// answer is that of a replica that did not answer.
-func CarriesWithout(answers []*nodev1.GetReplicaResponse, replicaID string) error {
+// Leader returns the answer of the leader of the newest term, nil where none of them leads.
+func Leader(answers []*nodev1.GetReplicaResponse) *nodev1.GetReplicaResponse {
 	var leader *nodev1.GetReplicaResponse
-	byID := make(map[string]*nodev1.GetReplicaResponse, len(answers))
 	for _, a := range answers {
-		byID[a.GetReplicaId()] = a
 		if Leads(a) && (leader == nil || a.GetTerm() > leader.GetTerm()) {
 			leader = a
 		}
 	}
+	return leader
+}
+
+// WasRemoved reports whether the leader, as it has answered, has a configuration without a replica, which it had once. Ids of
+// replicas are not used again, so that is for good. A replica that leads itself was not removed.
+func WasRemoved(answers []*nodev1.GetReplicaResponse, replicaID string) bool {
+	leader := Leader(answers)
+	return leader.GetConfigurationCurrent() && leader.GetReplicaId() != replicaID &&
+		!slices.ContainsFunc(leader.GetServers(), func(s *nodev1.Server) bool { return s.GetReplicaId() == replicaID })
+}
+
+// CarriesWithout returns nil where a group's other replicas, as they have answered, are a majority that follows one leader
+// and has all that is committed, so that nothing is lost with the files of this one. Else the error is ErrNeeded. A nil
+// answer is that of a replica that did not answer.
+func CarriesWithout(answers []*nodev1.GetReplicaResponse, replicaID string) error {
+	leader := Leader(answers)
 	if leader == nil {
 		return fmt.Errorf("%w: no leader of it answers", ErrNeeded)
+	}
+	if !leader.GetConfigurationCurrent() {
+		return fmt.Errorf("%w: its leader, %s, does not know yet who is in it", ErrNeeded, leader.GetReplicaId())
+	}
+	byID := make(map[string]*nodev1.GetReplicaResponse, len(answers))
+	for _, a := range answers {
+		byID[a.GetReplicaId()] = a
 	}
 	voters, have := 0, 0
 	for _, s := range leader.GetServers() {

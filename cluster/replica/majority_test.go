@@ -19,7 +19,11 @@ func TestCarriesWithout(t *testing.T) {
 		return s
 	}
 	leads := func(id string, term, commit uint64, s []*nodev1.Server) *nodev1.GetReplicaResponse {
-		return &nodev1.GetReplicaResponse{ReplicaId: id, LeaderReplicaId: id, Term: term, CommitIndex: commit, LastIndex: commit + 1, Servers: s}
+		return &nodev1.GetReplicaResponse{ReplicaId: id, LeaderReplicaId: id, Term: term, CommitIndex: commit, LastIndex: commit + 1, Servers: s, ConfigurationCurrent: true}
+	}
+	replays := func(a *nodev1.GetReplicaResponse) *nodev1.GetReplicaResponse {
+		a.ConfigurationCurrent = false
+		return a
 	}
 	follows := func(id, leader string, term, last uint64) *nodev1.GetReplicaResponse {
 		return &nodev1.GetReplicaResponse{ReplicaId: id, LeaderReplicaId: leader, Term: term, LastIndex: last}
@@ -32,6 +36,7 @@ func TestCarriesWithout(t *testing.T) {
 	}{
 		"both others have all":                  {answers{leads("b", 3, 10, abc), follows("c", "b", 3, 10)}, true},
 		"it leads itself":                       {answers{leads("a", 3, 10, abc), follows("b", "a", 3, 10), follows("c", "a", 3, 11)}, true},
+		"it is not known who is in it":          {answers{replays(leads("b", 3, 10, servers("b", ""))), follows("c", "b", 3, 10)}, false},
 		"nobody answers":                        {nil, false},
 		"no leader":                             {answers{follows("b", "", 3, 10), follows("c", "", 3, 10)}, false},
 		"one is down":                           {answers{leads("b", 3, 10, abc)}, false},
@@ -55,5 +60,32 @@ func TestCarriesWithout(t *testing.T) {
 			}
 			require.ErrorIs(t, err, ErrNeeded)
 		})
+	}
+}
+
+func TestWasRemoved(t *testing.T) {
+	leads := func(id string, term uint64, current bool, servers ...string) *nodev1.GetReplicaResponse {
+		a := &nodev1.GetReplicaResponse{ReplicaId: id, LeaderReplicaId: id, Term: term, ConfigurationCurrent: current}
+		for _, s := range servers {
+			a.Servers = append(a.Servers, &nodev1.Server{ReplicaId: s})
+		}
+		return a
+	}
+	type answers []*nodev1.GetReplicaResponse
+	for name, c := range map[string]struct {
+		answers answers
+		removed bool
+	}{
+		"the leader has it not":         {answers{nil, leads("b", 2, true, "b", "c")}, true},
+		"the leader has it":             {answers{leads("b", 2, true, "a", "b")}, false},
+		"a leader that was deposed":     {answers{leads("b", 1, true, "b"), leads("c", 2, true, "a", "b", "c")}, false},
+		"the newer leader has it not":   {answers{leads("c", 2, true, "b", "c"), leads("b", 1, true, "a", "b")}, true},
+		"a leader that replays its log": {answers{leads("b", 2, false, "b")}, false},
+		"one that knows nothing yet":    {answers{leads("b", 2, false)}, false},
+		"it leads itself":               {answers{leads("a", 2, true, "b")}, false},
+		"nobody answers":                {answers{nil, nil}, false},
+		"one that follows has it not":   {answers{{ReplicaId: "b", LeaderReplicaId: "c", Term: 2, ConfigurationCurrent: true}}, false},
+	} {
+		t.Run(name, func(t *testing.T) { require.Equal(t, c.removed, WasRemoved(c.answers, "a")) })
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -36,6 +37,9 @@ type Status struct {
 	Servers []Server
 	// ConfigurationIndex is the index of that configuration.
 	ConfigurationIndex uint64
+	// ConfigurationCurrent says that it is the newest one in the log. After a start an old one is applied before it, and
+	// what that lacks may have been added since.
+	ConfigurationCurrent bool
 }
 
 // Status returns the replica's status.
@@ -46,6 +50,9 @@ func (r *Replica) Status() Status {
 		ReplicaID: r.cfg.ID, State: r.raft.State().String(), Term: r.raft.CurrentTerm(), LeaderReplicaID: leader,
 		LastIndex: r.raft.LastIndex(), CommitIndex: r.raft.CommitIndex(), AppliedIndex: r.raft.AppliedIndex(),
 		ConfigurationIndex: conf.index,
+	}
+	if newest := r.raft.GetConfiguration(); newest.Error() == nil {
+		st.ConfigurationCurrent = conf.index > 0 && slices.Equal(conf.servers, newest.Configuration().Servers)
 	}
 	for _, s := range conf.servers {
 		st.Servers = append(st.Servers, Server{ReplicaID: string(s.ID), Address: string(s.Address), Voter: s.Suffrage == raft.Voter})

@@ -1644,9 +1644,11 @@ type GetReplicaResponse struct {
 	UploadBacklogBytes int64  `protobuf:"varint,10,opt,name=upload_backlog_bytes,json=uploadBacklogBytes,proto3" json:"upload_backlog_bytes,omitempty"`
 	LogBytes           int64  `protobuf:"varint,11,opt,name=log_bytes,json=logBytes,proto3" json:"log_bytes,omitempty"`
 	// The replica is damaged and about to be given up: no other one of its group may be.
-	GivingUp      bool `protobuf:"varint,12,opt,name=giving_up,json=givingUp,proto3" json:"giving_up,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	GivingUp bool `protobuf:"varint,12,opt,name=giving_up,json=givingUp,proto3" json:"giving_up,omitempty"`
+	// The configuration above is the newest one in the log: none is under way, or has yet to be applied after a start.
+	ConfigurationCurrent bool `protobuf:"varint,13,opt,name=configuration_current,json=configurationCurrent,proto3" json:"configuration_current,omitempty"`
+	unknownFields        protoimpl.UnknownFields
+	sizeCache            protoimpl.SizeCache
 }
 
 func (x *GetReplicaResponse) Reset() {
@@ -1759,6 +1761,13 @@ func (x *GetReplicaResponse) GetLogBytes() int64 {
 func (x *GetReplicaResponse) GetGivingUp() bool {
 	if x != nil {
 		return x.GivingUp
+	}
+	return false
+}
+
+func (x *GetReplicaResponse) GetConfigurationCurrent() bool {
+	if x != nil {
+		return x.ConfigurationCurrent
 	}
 	return false
 }
@@ -2272,7 +2281,7 @@ const file_streamhouse_node_v1_node_proto_rawDesc = "" +
 	"\bmetadata\x18\x01 \x01(\bR\bmetadata\x12\x14\n" +
 	"\x05shard\x18\x02 \x01(\rR\x05shard\"E\n" +
 	"\x11GetReplicaRequest\x120\n" +
-	"\x05group\x18\x01 \x01(\v2\x1a.streamhouse.node.v1.GroupR\x05group\"\xc4\x03\n" +
+	"\x05group\x18\x01 \x01(\v2\x1a.streamhouse.node.v1.GroupR\x05group\"\xf9\x03\n" +
 	"\x12GetReplicaResponse\x12\x1d\n" +
 	"\n" +
 	"replica_id\x18\x01 \x01(\tR\treplicaId\x12\x14\n" +
@@ -2288,7 +2297,8 @@ const file_streamhouse_node_v1_node_proto_rawDesc = "" +
 	"\x14upload_backlog_bytes\x18\n" +
 	" \x01(\x03R\x12uploadBacklogBytes\x12\x1b\n" +
 	"\tlog_bytes\x18\v \x01(\x03R\blogBytes\x12\x1b\n" +
-	"\tgiving_up\x18\f \x01(\bR\bgivingUp\"\x84\x01\n" +
+	"\tgiving_up\x18\f \x01(\bR\bgivingUp\x123\n" +
+	"\x15configuration_current\x18\r \x01(\bR\x14configurationCurrent\"\x84\x01\n" +
 	"\x10DigestLogRequest\x120\n" +
 	"\x05group\x18\x01 \x01(\v2\x1a.streamhouse.node.v1.GroupR\x05group\x12\x1f\n" +
 	"\vfirst_index\x18\x02 \x01(\x04R\n" +
