@@ -32,6 +32,7 @@ type Controller struct {
 	observer *observer
 	backoff  backoff
 	janitor  *janitor
+	trimmed  uint64 // partition id; see retain
 }
 
 // New returns a controller; Run starts it.

@@ -8,6 +8,7 @@ import (
 
 	metav1 "github.com/streamhouse/streamhouse/api/streamhouse/meta/v1"
 	"github.com/streamhouse/streamhouse/fsm"
+	"github.com/streamhouse/streamhouse/storage/object"
 )
 
 const (
@@ -21,10 +22,11 @@ const (
 	roundTimeout = 30 * time.Second
 )
 
-// retain applies retention once.
+// retain applies retention once, going on behind the partition at which the last round has ended.
 func (c *Controller) retain(ctx context.Context) {
-	trims := planRetention(c.cfg.Metadata.View(), c.cfg.Now().UnixMilli(), trimsPerRound)
+	trims := planRetention(c.cfg.Metadata.View(), c.cfg.Now().UnixMilli(), c.trimmed, trimsPerRound)
 	for _, t := range trims {
+		c.trimmed = t.GetPartitionId()
 		_, err := c.propose(ctx, &metav1.Command{Command: &metav1.Command_TrimPartition{TrimPartition: t}})
 		_, rejected := errors.AsType[*fsm.Rejection](err)
 		switch {
@@ -83,11 +85,12 @@ func (j *janitor) round(ctx context.Context) {
 		{"forget deleted objects", j.forget},
 	}
 	for _, s := range steps {
-		if err := s.do(ctx); err != nil {
-			if ctx.Err() == nil {
-				j.cfg.Logger.Warn("janitor stopped, it goes on in the next round", "step", s.name, "error", err)
-			}
+		err := s.do(ctx)
+		if ctx.Err() != nil {
 			return
+		}
+		if err != nil { // The others can be done nevertheless.
+			j.cfg.Logger.Warn("janitor stopped, it goes on in the next round", "step", s.name, "error", err)
 		}
 	}
 }
@@ -122,6 +125,7 @@ func (j *janitor) dropUnused(ctx context.Context) error {
 func (j *janitor) deleteDropped(ctx context.Context) error {
 	view := j.cfg.Metadata.View()
 	before := j.cfg.Now().Add(-j.cfg.ObjectGrace).UnixMilli()
+	var denied error
 	for d := range view.DroppedObjects() {
 		if d.DroppedMs > before || j.deleted[d.Name] {
 			continue
@@ -129,13 +133,17 @@ func (j *janitor) deleteDropped(ctx context.Context) error {
 		attempt, cancel := context.WithTimeout(ctx, roundTimeout)
 		err := j.cfg.Bucket.Delete(attempt, d.Name)
 		cancel()
-		if err != nil {
+		switch {
+		case err == nil:
+			j.deleted[d.Name] = true
+			j.metrics.objectsDeleted.Inc()
+		case errors.Is(err, object.ErrDenied): // It may be this one alone.
+			denied = err
+		default:
 			return err
 		}
-		j.deleted[d.Name] = true
-		j.metrics.objectsDeleted.Inc()
 	}
-	return nil
+	return denied
 }
 
 // forget forgets names that were condemned long ago and whose objects are deleted.

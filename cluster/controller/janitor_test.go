@@ -251,6 +251,25 @@ func TestObjectStoreAway(t *testing.T) {
 	})
 }
 
+// TestRefusedObjects: objects that the store refuses keep no other one from being condemned and deleted.
+func TestRefusedObjects(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newStored(t, nil)
+		s.bucket.Before = func(_ context.Context, op, name string) error {
+			if op == "GET" && name == "C/00/0/archived.seg" || op == "DELETE" && name == "C/00/0/held.seg" {
+				return fmt.Errorf("%w: InvalidObjectState", object.ErrDenied)
+			}
+			return nil
+		}
+		s.trim(1, 10)
+		for _, name := range []string{"archived", "held", "old", "orphan"} {
+			s.putSegment("C/00/0/"+name+".seg", 1, 0)
+		}
+		pass(4 * hour)
+		require.Equal(t, []string{"C/00/0/archived.seg", "C/00/0/held.seg"}, s.names())
+	})
+}
+
 // janitor-races-commit: an upload that was
 // paused for long can't list its object once it is condemned.
 func TestJanitorRacesCommit(t *testing.T) {
@@ -282,8 +301,16 @@ func TestPlanRetentionIsBounded(t *testing.T) {
 		}}})
 	}
 	week := int64(7 * 24 * hour / time.Millisecond)
-	require.Empty(t, planRetention(s.view(), week, 10))
-	require.Empty(t, planRetention(s.view(), -1<<63, 10))
-	require.Len(t, planRetention(s.view(), week+2, 10), 5)
-	require.Len(t, planRetention(s.view(), week+2, 3), 3)
+	ids := func(nowMs int64, after uint64, limit int) (ids []uint64) {
+		for _, trim := range planRetention(s.view(), nowMs, after, limit) {
+			ids = append(ids, trim.GetPartitionId())
+		}
+		return ids
+	}
+	require.Empty(t, ids(week, 0, 10))
+	require.Empty(t, ids(-1<<63, 0, 10))
+	require.Equal(t, []uint64{1, 2, 3, 4, 5}, ids(week+2, 0, 10))
+	require.Equal(t, []uint64{1, 2, 3}, ids(week+2, 0, 3))
+	require.Equal(t, []uint64{4, 5, 1}, ids(week+2, 3, 3), "each has its turn")
+	require.Equal(t, []uint64{1, 2}, ids(week+2, 5, 2))
 }

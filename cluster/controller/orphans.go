@@ -93,7 +93,7 @@ func (j *janitor) provenSuperfluous(ctx context.Context, view *fsm.View, o orpha
 	return view.Superfluous(footer), nil
 }
 
-// footerOf returns the footer of an orphan, nil for one that is damaged or gone. It reads what it does not remember.
+// footerOf returns the footer of an orphan, nil for one that is damaged, refused or gone. It reads what it does not remember.
 func (j *janitor) footerOf(ctx context.Context, o orphan) (*metav1.ObjectFooter, error) {
 	if footer, known := j.footers.get(o); known {
 		return footer, nil
@@ -105,8 +105,8 @@ func (j *janitor) footerOf(ctx context.Context, o orphan) (*metav1.ObjectFooter,
 	case err == nil:
 	case errors.Is(err, segment.ErrCorrupt), errors.Is(err, segment.ErrVersion):
 		footer = nil
-	case errors.Is(err, object.ErrNotFound):
-		return nil, nil //nolint:nilnil // it is gone, and that is no error
+	case errors.Is(err, object.ErrNotFound), errors.Is(err, object.ErrDenied):
+		return nil, nil //nolint:nilnil // it is gone, or this one is refused (archived, its key disabled), and stays
 	default:
 		return nil, err
 	}

@@ -1,22 +1,23 @@
 package controller
 
 import (
+	"cmp"
 	"math"
+	"slices"
 
 	metav1 "github.com/streamhouse/streamhouse/api/streamhouse/meta/v1"
 	"github.com/streamhouse/streamhouse/fsm"
 )
 
 // planRetention returns which partitions begin later from now on, at most limit
-// of them, by retention.ms and retention.bytes. Only whole segments go.
-func planRetention(view *fsm.View, nowMs int64, limit int) []*metav1.TrimPartition {
+// of them, by retention.ms and retention.bytes. Only whole segments go. It begins
+// behind the partition with the id after, and goes round, so that each has its
+// turn where more are due than a round can do.
+func planRetention(view *fsm.View, nowMs int64, after uint64, limit int) []*metav1.TrimPartition {
 	var trims []*metav1.TrimPartition
 	for t := range view.Topics() {
 		c := t.EffectiveConfig()
 		for _, id := range t.PartitionIDs {
-			if len(trims) == limit {
-				return trims
-			}
 			p, ok := view.Partition(id)
 			if !ok {
 				continue
@@ -26,7 +27,17 @@ func planRetention(view *fsm.View, nowMs int64, limit int) []*metav1.TrimPartiti
 			}
 		}
 	}
-	return trims
+	slices.SortFunc(trims, func(a, b *metav1.TrimPartition) int {
+		// What is up to after comes last.
+		if late := a.GetPartitionId() <= after; late != (b.GetPartitionId() <= after) {
+			if late {
+				return 1
+			}
+			return -1
+		}
+		return cmp.Compare(a.GetPartitionId(), b.GetPartitionId())
+	})
+	return trims[:min(len(trims), limit)]
 }
 
 // keptFrom returns the offset from which a partition is kept.
