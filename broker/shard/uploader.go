@@ -24,6 +24,9 @@ import (
 const (
 	// ownObjectBytes is from where on a partition gets an object of its own.
 	ownObjectBytes = 8 << 20
+	// maxSharedPartitions have their segments listed by a command of about half a MiB, of the 1 MiB that pass between nodes
+	// at least.
+	maxSharedPartitions = 10_000
 	// durableDelay is how long the uploader gathers for those that wait with acks=durable.
 	durableDelay = 100 * time.Millisecond
 	// minUploadRetry and maxUploadRetry bound the wait after a failed upload.
@@ -232,7 +235,8 @@ func (s *Shard) takeCut(ctx context.Context) (cut, error) {
 	return c, err
 }
 
-// planObjects gives a partition with at least ownObjectBytes an object of its own; the others share one.
+// planObjects gives a partition with at least ownObjectBytes an object of its own; the others share one, up to
+// maxSharedPartitions of them, since the command that lists it has a bound.
 func planObjects(runs map[uint64]memRun) []plannedObject {
 	var own []plannedObject
 	var shared plannedObject
@@ -247,6 +251,10 @@ func planObjects(runs map[uint64]memRun) []plannedObject {
 		}
 		shared.ids = append(shared.ids, id)
 		shared.bytes += bytes
+		if len(shared.ids) == maxSharedPartitions {
+			own = append(own, shared)
+			shared = plannedObject{}
+		}
 	}
 	if len(shared.ids) > 0 {
 		own = append(own, shared)
