@@ -110,6 +110,7 @@ func (b *Broker) consumeStream(ctx context.Context, t *streamTrace, req *streamh
 		if left > 0 {
 			c.maxRecords = left
 		}
+		began := c.offset
 		m, err := c.next(t.next(ctx), wait)
 		if err != nil {
 			return err
@@ -124,6 +125,9 @@ func (b *Broker) consumeStream(ctx context.Context, t *streamTrace, req *streamh
 			if left -= int64(len(m.records)); left <= 0 {
 				return nil
 			}
+		}
+		if !req.GetFollow() && c.end == math.MaxInt64 && c.offset == began {
+			return nil // a leader came meanwhile, and has no more
 		}
 		if b.ending() {
 			return newError(reasonShuttingDown, "the node is shutting down; go on at offset %d through another one", c.offset)

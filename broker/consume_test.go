@@ -230,6 +230,16 @@ func TestConsumeWithoutLeader(t *testing.T) {
 			requireReason(t, reasonNoLeader, err)
 			require.Equal(t, []string{"0 1", "2"}, sent)
 
+			// A leader that comes only once the stream has begun says that there is no more.
+			sent = nil
+			time.AfterFunc(leaderPatience+time.Second, func() { f.shards[0].set(func() { f.shards[0].leader = leader }) })
+			require.NoError(t, f.ConsumeStream(t.Context(), &streamhousev1.ConsumeStreamRequest{Topic: "t"}, func(m *streamhousev1.ConsumeStreamResponse) error {
+				sent = append(sent, values(m.GetRecords()))
+				return nil
+			}))
+			require.Equal(t, []string{"0 1", "2"}, sent)
+			f.shards[0].set(func() { f.shards[0].leader = "" })
+
 			time.AfterFunc(7*time.Second, func() { f.shards[0].set(func() { f.shards[0].leader = leader }) })
 			bounded, cancel := context.WithTimeout(t.Context(), 12*time.Second)
 			defer cancel()
