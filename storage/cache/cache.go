@@ -52,12 +52,13 @@ type Cache struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 
-	mu     sync.Mutex
-	closed bool
-	blocks map[blockKey]*block
-	lru    *list.List // of *block, newest first
-	bytes  int64      // blocks in memory and room for those on their way
-	last   map[string]int64
+	mu      sync.Mutex
+	closed  bool
+	blocks  map[blockKey]*block
+	lru     *list.List // of *block, newest first
+	bytes   int64      // blocks in memory and room for those on their way
+	loading int64      // the room for those on their way
+	last    map[string]int64
 }
 
 // New returns an empty cache over source.
@@ -175,9 +176,14 @@ func (c *Cache) rememberLocked(object string, number int64) {
 // maxStreams bounds the objects whose last read is remembered.
 const maxStreams = 4096
 
-// aheadLocked reserves the missing ones of the next blocks, as far as a quarter of the memory is enough for them.
+// aheadLocked reserves the missing ones of the next blocks, as far as a quarter of the memory is enough for them, and none
+// where half of it is on its way: many readers of a slow store would need more memory than there is, and each let go of what
+// the others have not read yet.
 func (c *Cache) aheadLocked(object string, from int64) []*block {
 	ahead := min(int64(c.cfg.ReadAheadBlocks), c.cfg.CapacityBytes/c.cfg.BlockBytes/4)
+	if c.loading+ahead*c.cfg.BlockBytes > c.cfg.CapacityBytes/2 {
+		return nil
+	}
 	var out []*block
 	for n := from; n < from+ahead; n++ {
 		b, known := c.blocks[blockKey{object, n}]
@@ -193,6 +199,7 @@ func (c *Cache) aheadLocked(object string, from int64) []*block {
 		for _, b := range out {
 			delete(c.blocks, b.key)
 			c.bytes -= c.cfg.BlockBytes
+			c.loading -= c.cfg.BlockBytes
 		}
 		return nil
 	}
@@ -208,6 +215,7 @@ func (c *Cache) reserveLocked(key blockKey) *block {
 	b := &block{key: key, done: make(chan struct{})}
 	c.blocks[key] = b
 	c.bytes += c.cfg.BlockBytes
+	c.loading += c.cfg.BlockBytes
 	c.evictLocked()
 	return b
 }
@@ -269,6 +277,7 @@ func (c *Cache) deliver(blocks []*block, data []byte, err error) {
 	for _, b := range blocks {
 		b.data, b.err = data, err
 		c.bytes -= c.cfg.BlockBytes
+		c.loading -= c.cfg.BlockBytes
 		if err != nil {
 			delete(c.blocks, b.key)
 		} else {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 )
@@ -214,6 +215,37 @@ func TestReadAhead(t *testing.T) {
 		requireRead(t, c, 32, 4, text[32:])
 		synctest.Wait()
 		require.LessOrEqual(t, len(s.asked()), before+1)
+	})
+}
+
+// TestReadAheadOfManyReaders: where the store is slow, what readers get ahead of them stays within the memory.
+func TestReadAheadOfManyReaders(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &source{objects: make(map[string]string)}
+		for i := range 8 {
+			s.objects[fmt.Sprint(i)] = text
+		}
+		const capacity = 128
+		c, _ := newCache(t, s, capacity, 8)
+		for name := range s.objects {
+			_, err := c.ReadRange(t.Context(), name, 0, 4)
+			require.NoError(t, err)
+		}
+		wait := make(chan struct{})
+		s.set(func() { s.wait = wait })
+		var wg sync.WaitGroup
+		for name := range s.objects {
+			wg.Go(func() {
+				got, err := c.ReadRange(t.Context(), name, 4, 4)
+				assert.Equal(t, text[4:8], string(got), "%v", err)
+			})
+		}
+		synctest.Wait()
+		require.LessOrEqual(t, c.SizeBytes(), int64(capacity))
+		close(wait)
+		wg.Wait()
+		require.LessOrEqual(t, c.SizeBytes(), int64(capacity))
+		require.NoError(t, c.Close())
 	})
 }
 
