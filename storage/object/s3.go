@@ -162,6 +162,8 @@ func (b *s3Bucket) fail(name string, err error) error {
 		class = ErrExists
 	case status == http.StatusNotFound:
 		class = ErrNotFound
+	case api != nil && api.ErrorCode() == "RequestTimeout": // with status 400: the body came too slowly
+		class = ErrUnavailable
 	case status == http.StatusForbidden, status == http.StatusUnauthorized, status == http.StatusMovedPermanently, status == http.StatusBadRequest,
 		status == http.StatusMethodNotAllowed, status == http.StatusNotImplemented:
 		return fmt.Errorf("object %s in bucket %s: %w: %s: check credentials, permissions and region", name, b.bucket, ErrDenied, code)

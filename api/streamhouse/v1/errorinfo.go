@@ -1,3 +1,4 @@
+// Package streamhousev1 is the public API: messages and services, and how errors carry their reasons.
 package streamhousev1
 
 import (
