@@ -80,7 +80,7 @@ var _ LocalShard = (*shard.Shard)(nil)
 
 // LocalShards finds this node's running replicas. Hosted makes one of Shards. Safe for concurrent use.
 type LocalShards interface {
-	// Local returns this node's running replica of a shard.
+	// Local returns this node's running replica of a shard, once it is in its group.
 	Local(number uint32) (LocalShard, bool)
 }
 
@@ -91,8 +91,8 @@ type hostedShards struct{ shards *Shards }
 
 func (h hostedShards) Local(number uint32) (LocalShard, bool) {
 	sh, ok := h.shards.Get(number)
-	if !ok {
-		return nil, false
+	if !ok || !sh.Replica().InGroup() {
+		return nil, false // others know a leader that one which was not added yet does not hear of
 	}
 	return sh, true
 }

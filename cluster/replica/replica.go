@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -174,6 +175,14 @@ func (r *Replica) IsLeader() bool { return r.raft.State() == raft.Leader }
 func (r *Replica) Leader() (replicaID string, ok bool) {
 	_, id := r.raft.LeaderWithID()
 	return string(id), id != ""
+}
+
+// InGroup reports whether this replica knows a leader, or a configuration that it is in. A new one does once it was added.
+func (r *Replica) InGroup() bool {
+	if _, ok := r.Leader(); ok {
+		return true
+	}
+	return slices.ContainsFunc(r.committed().servers, func(s raft.Server) bool { return string(s.ID) == r.cfg.ID })
 }
 
 // Log returns the log entry at index, checked against its CRC. An error that wraps raft.ErrLogNotFound says that it was

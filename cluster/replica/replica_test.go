@@ -290,6 +290,23 @@ func TestCheckpointAndSnapshotInstall(t *testing.T) {
 	}
 }
 
+// A replica that is not in its group yet hears of no leader, and says so.
+func TestInGroup(t *testing.T) {
+	members := newGroup(t, 1, WAL)
+	require.True(t, leader(t, members).replica.InGroup())
+	fresh := newMember(t, members[0].group, "n2/A", WAL)
+	require.False(t, fresh.replica.InGroup())
+	addVoter(t, members, fresh)
+	require.True(t, fresh.replica.InGroup())
+	require.Eventually(t, func() bool { return fresh.replica.Checkpoint() == nil }, waitFor, 10*time.Millisecond, "once it knows of the commit")
+	members[0].close()
+	fresh.close()
+	require.NoError(t, fresh.start())
+	require.True(t, fresh.replica.InGroup(), "without a leader, but with a configuration")
+	_, led := fresh.replica.Leader()
+	require.False(t, led)
+}
+
 func TestMembershipIsDecidedOnOneConfiguration(t *testing.T) {
 	members := newGroup(t, 1, WAL)
 	l := leader(t, members)
