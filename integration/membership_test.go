@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -88,6 +89,13 @@ func TestFourthNodeComesAndGoes(t *testing.T) {
 		return err
 	})
 	waitGone(t, c, n)
+	n.Start()
+	harness.Eventually(t, 30*time.Second, "the removed node does not come back", func(context.Context) error {
+		if n.Running() || !strings.Contains(n.Logs(), "was removed from the cluster") {
+			return fmt.Errorf("running: %v", n.Running())
+		}
+		return nil
+	})
 	ledger.WaitAcked(t, 300, syncWithin)
 	p.Stop(t)
 	t.Logf("%d acknowledged, %d retries", ledger.Acked(), p.Retries())

@@ -35,6 +35,8 @@ type identity struct {
 	// Founding is set while this node begins the cluster: until then nobody else
 	// is in it.
 	Founding bool `json:"founding,omitempty"`
+	// Registered is set once the cluster has this node: where it has it no more, the node was removed.
+	Registered bool `json:"registered,omitempty"`
 	// RecoveryID is the recovery of the cluster from its object store that this node began or joined after; empty for the
 	// cluster's first life.
 	RecoveryID string `json:"recovery_id,omitempty"`

@@ -114,6 +114,10 @@ func (j *joiner) check(view *fsm.View, req *nodev1.JoinRequest) error {
 // checkIncarnation lets one life of a node follow another, never two at once and never back.
 func (j *joiner) checkIncarnation(view *fsm.View, req *nodev1.JoinRequest) error {
 	known, ok := view.Node(req.GetNodeId())
+	if !ok && req.GetRegistered() {
+		return reject(streamhousev1.ErrorReason_ERROR_REASON_WRONG_NODE_STATE,
+			"node %q was removed from the cluster: empty this --data-dir to add it again as a new node", req.GetNodeId())
+	}
 	if !ok || known.Incarnation == req.GetIncarnation() {
 		return nil
 	}
@@ -162,6 +166,7 @@ func (r *registrar) request(clusterID, replicaID string) *nodev1.JoinRequest {
 		HttpAddr:          self.HTTPAddr,
 		GossipAddr:        self.GossipAddr,
 		FeatureLevel:      fsm.FeatureLevel,
+		Registered:        r.identity.get().Registered,
 	}
 }
 

@@ -131,6 +131,23 @@ func TestJoinRefuses(t *testing.T) {
 	}
 }
 
+// A node that the cluster had, and has no more, was removed, and does not come back by being started again.
+func TestRemovedNodeDoesNotJoin(t *testing.T) {
+	j, _ := newTestJoiner(t)
+	req := joinRequest("01B")
+	req.Registered = true
+	_, err := j.Join(t.Context(), req)
+	require.ErrorContains(t, err, "was removed")
+	require.True(t, refusedForGood(err, 0))
+
+	_, err = j.Join(t.Context(), joinRequest("01C"))
+	require.NoError(t, err, "with another data directory it does")
+	req = joinRequest("01C")
+	req.Registered = true
+	_, err = j.Join(t.Context(), req)
+	require.NoError(t, err)
+}
+
 func TestJoinOnAFollower(t *testing.T) {
 	j, meta := newTestJoiner(t)
 	meta.follower = true

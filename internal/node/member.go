@@ -95,6 +95,11 @@ func (m *member) registerUntil(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if !id.Registered {
+		if err := m.identity.update(func(id *identity) { id.Registered = true }); err != nil {
+			return err
+		}
+	}
 	m.log.Info("is registered with the cluster", "cluster_id", id.ClusterID)
 	return m.gossip.SetSettled()
 }

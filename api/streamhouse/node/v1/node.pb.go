@@ -91,8 +91,10 @@ type JoinRequest struct {
 	HttpAddr          string `protobuf:"bytes,9,opt,name=http_addr,json=httpAddr,proto3" json:"http_addr,omitempty"`
 	GossipAddr        string `protobuf:"bytes,10,opt,name=gossip_addr,json=gossipAddr,proto3" json:"gossip_addr,omitempty"`
 	FeatureLevel      uint32 `protobuf:"varint,11,opt,name=feature_level,json=featureLevel,proto3" json:"feature_level,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// The node was registered before: where the cluster does not know it any more, it was removed.
+	Registered    bool `protobuf:"varint,12,opt,name=registered,proto3" json:"registered,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *JoinRequest) Reset() {
@@ -200,6 +202,13 @@ func (x *JoinRequest) GetFeatureLevel() uint32 {
 		return x.FeatureLevel
 	}
 	return 0
+}
+
+func (x *JoinRequest) GetRegistered() bool {
+	if x != nil {
+		return x.Registered
+	}
+	return false
 }
 
 type JoinResponse struct {
@@ -2178,7 +2187,7 @@ var File_streamhouse_node_v1_node_proto protoreflect.FileDescriptor
 
 const file_streamhouse_node_v1_node_proto_rawDesc = "" +
 	"\n" +
-	"\x1estreamhouse/node/v1/node.proto\x12\x13streamhouse.node.v1\"\xeb\x02\n" +
+	"\x1estreamhouse/node/v1/node.proto\x12\x13streamhouse.node.v1\"\x8b\x03\n" +
 	"\vJoinRequest\x12!\n" +
 	"\fcluster_name\x18\x01 \x01(\tR\vclusterName\x12\x1d\n" +
 	"\n" +
@@ -2193,7 +2202,10 @@ const file_streamhouse_node_v1_node_proto_rawDesc = "" +
 	"\vgossip_addr\x18\n" +
 	" \x01(\tR\n" +
 	"gossipAddr\x12#\n" +
-	"\rfeature_level\x18\v \x01(\rR\ffeatureLevel\"C\n" +
+	"\rfeature_level\x18\v \x01(\rR\ffeatureLevel\x12\x1e\n" +
+	"\n" +
+	"registered\x18\f \x01(\bR\n" +
+	"registered\"C\n" +
 	"\fJoinResponse\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x14\n" +
