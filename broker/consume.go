@@ -97,12 +97,10 @@ func (b *Broker) consumeStream(ctx context.Context, t *streamTrace, req *streamh
 	t.reads(c)
 	wait := maxWait
 	if !req.GetFollow() {
-		// Without a leader what is here is sent, and what lies past it is an error.
-		search, cancel := context.WithTimeout(ctx, leaderPatience)
-		if mark, err := b.leaderMark(search, c.at.partition); err == nil {
-			c.end = mark
+		// Without a leader what is here is sent first.
+		if end, err := b.streamEnd(ctx, c.at.partition); err == nil {
+			c.end = end
 		}
-		cancel()
 		wait = 0
 	}
 	left := req.GetMaxRecords()
@@ -110,7 +108,6 @@ func (b *Broker) consumeStream(ctx context.Context, t *streamTrace, req *streamh
 		if left > 0 {
 			c.maxRecords = left
 		}
-		began := c.offset
 		m, err := c.next(t.next(ctx), wait)
 		if err != nil {
 			return err
@@ -126,8 +123,10 @@ func (b *Broker) consumeStream(ctx context.Context, t *streamTrace, req *streamh
 				return nil
 			}
 		}
-		if !req.GetFollow() && c.end == math.MaxInt64 && c.offset == began {
-			return nil // a leader came meanwhile, and has no more
+		if !req.GetFollow() && c.end == math.MaxInt64 && c.offset >= m.highWatermark {
+			if c.end, err = b.streamEnd(ctx, c.at.partition); err != nil {
+				return err
+			}
 		}
 		if b.ending() {
 			return newError(reasonShuttingDown, "the node is shutting down; go on at offset %d through another one", c.offset)
@@ -137,6 +136,13 @@ func (b *Broker) consumeStream(ctx context.Context, t *streamTrace, req *streamh
 		}
 	}
 	return nil
+}
+
+// streamEnd returns the high watermark that the leader knows, once one is found within leaderPatience.
+func (b *Broker) streamEnd(ctx context.Context, p *fsm.Partition) (int64, error) {
+	ctx, cancel := context.WithTimeout(ctx, leaderPatience)
+	defer cancel()
+	return b.leaderMark(ctx, p)
 }
 
 // refresh takes the partition as it is now. A topic created anew under its name is another one.

@@ -235,6 +235,9 @@ func TestConsumeWithoutLeader(t *testing.T) {
 			time.AfterFunc(leaderPatience+time.Second, func() { f.shards[0].set(func() { f.shards[0].leader = leader }) })
 			require.NoError(t, f.ConsumeStream(t.Context(), &streamhousev1.ConsumeStreamRequest{Topic: "t"}, func(m *streamhousev1.ConsumeStreamResponse) error {
 				sent = append(sent, values(m.GetRecords()))
+				if len(sent) > 2 {
+					f.produce(t, 0, "later")
+				}
 				return nil
 			}))
 			require.Equal(t, []string{"0 1", "2"}, sent)
