@@ -114,6 +114,9 @@ func (j *joiner) check(view *fsm.View, req *nodev1.JoinRequest) error {
 // checkIncarnation lets one life of a node follow another, never two at once and never back.
 func (j *joiner) checkIncarnation(view *fsm.View, req *nodev1.JoinRequest) error {
 	known, ok := view.Node(req.GetNodeId())
+	if !ok && req.GetRegistered() && req.GetRecoveryId() != view.RecoveryID() {
+		return metadata.ErrNoLeader // Another life of the cluster has the node: its leader answers.
+	}
 	if !ok && req.GetRegistered() {
 		return reject(streamhousev1.ErrorReason_ERROR_REASON_WRONG_NODE_STATE,
 			"node %q was removed from the cluster: empty this --data-dir to add it again as a new node", req.GetNodeId())
@@ -153,7 +156,7 @@ const joinAttemptTimeout = 5 * time.Second
 
 // request is what registers this node.
 func (r *registrar) request(clusterID, replicaID string) *nodev1.JoinRequest {
-	self := r.self()
+	self, id := r.self(), r.identity.get()
 	return &nodev1.JoinRequest{
 		ClusterName:       r.cfg.ClusterName,
 		ClusterId:         clusterID,
@@ -166,7 +169,8 @@ func (r *registrar) request(clusterID, replicaID string) *nodev1.JoinRequest {
 		HttpAddr:          self.HTTPAddr,
 		GossipAddr:        self.GossipAddr,
 		FeatureLevel:      fsm.FeatureLevel,
-		Registered:        r.identity.get().Registered,
+		Registered:        id.Registered || len(id.MetadataVoters) > 0, // older programs wrote only the voters
+		RecoveryId:        id.RecoveryID,
 	}
 }
 

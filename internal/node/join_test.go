@@ -139,6 +139,9 @@ func TestRemovedNodeDoesNotJoin(t *testing.T) {
 	_, err := j.Join(t.Context(), req)
 	require.ErrorContains(t, err, "was removed")
 	require.True(t, refusedForGood(err, 0))
+	req.RecoveryId = "another life"
+	_, err = j.Join(t.Context(), req)
+	require.ErrorIs(t, err, metadata.ErrNoLeader)
 
 	_, err = j.Join(t.Context(), joinRequest("01C"))
 	require.NoError(t, err, "with another data directory it does")

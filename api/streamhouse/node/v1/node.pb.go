@@ -92,7 +92,9 @@ type JoinRequest struct {
 	GossipAddr        string `protobuf:"bytes,10,opt,name=gossip_addr,json=gossipAddr,proto3" json:"gossip_addr,omitempty"`
 	FeatureLevel      uint32 `protobuf:"varint,11,opt,name=feature_level,json=featureLevel,proto3" json:"feature_level,omitempty"`
 	// The node was registered before: where the cluster does not know it any more, it was removed.
-	Registered    bool `protobuf:"varint,12,opt,name=registered,proto3" json:"registered,omitempty"`
+	Registered bool `protobuf:"varint,12,opt,name=registered,proto3" json:"registered,omitempty"`
+	// The recovery that the cluster had begun with when the node joined it; empty for none, or before it has joined.
+	RecoveryId    string `protobuf:"bytes,13,opt,name=recovery_id,json=recoveryId,proto3" json:"recovery_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -209,6 +211,13 @@ func (x *JoinRequest) GetRegistered() bool {
 		return x.Registered
 	}
 	return false
+}
+
+func (x *JoinRequest) GetRecoveryId() string {
+	if x != nil {
+		return x.RecoveryId
+	}
+	return ""
 }
 
 type JoinResponse struct {
@@ -2187,7 +2196,7 @@ var File_streamhouse_node_v1_node_proto protoreflect.FileDescriptor
 
 const file_streamhouse_node_v1_node_proto_rawDesc = "" +
 	"\n" +
-	"\x1estreamhouse/node/v1/node.proto\x12\x13streamhouse.node.v1\"\x8b\x03\n" +
+	"\x1estreamhouse/node/v1/node.proto\x12\x13streamhouse.node.v1\"\xac\x03\n" +
 	"\vJoinRequest\x12!\n" +
 	"\fcluster_name\x18\x01 \x01(\tR\vclusterName\x12\x1d\n" +
 	"\n" +
@@ -2205,7 +2214,9 @@ const file_streamhouse_node_v1_node_proto_rawDesc = "" +
 	"\rfeature_level\x18\v \x01(\rR\ffeatureLevel\x12\x1e\n" +
 	"\n" +
 	"registered\x18\f \x01(\bR\n" +
-	"registered\"C\n" +
+	"registered\x12\x1f\n" +
+	"\vrecovery_id\x18\r \x01(\tR\n" +
+	"recoveryId\"C\n" +
 	"\fJoinResponse\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x14\n" +
