@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"time"
 
 	metav1 "github.com/streamhouse/streamhouse/api/streamhouse/meta/v1"
@@ -37,13 +38,15 @@ func (s *Shards) discardLeftovers(ctx context.Context) error {
 		return fmt.Errorf("the metadata group can't be asked: %w", err)
 	}
 	view := s.cfg.Metadata.View()
-	for _, l := range found {
-		sh, ok := view.Shard(l.shard)
-		if !ok || s.has(sh, l.replicaID) {
+	former := make([]bool, len(found))
+	var wg sync.WaitGroup
+	for i, l := range found {
+		wg.Go(func() { former[i] = s.isFormer(ctx, view, l) })
+	}
+	wg.Wait()
+	for i, l := range found {
+		if !former[i] {
 			continue
-		}
-		if _, wished := sh.Replica(l.replicaID); !wished && !s.removed(ctx, sh, l.replicaID) {
-			continue // one that is wished was noted as lost
 		}
 		if discardErr := replica.Discard(l.dir); discardErr != nil {
 			err = errors.Join(err, discardErr)
@@ -52,6 +55,16 @@ func (s *Shards) discardLeftovers(ctx context.Context) error {
 		s.log.Info("files of a former replica are removed", "shard", l.shard, "replica", l.replicaID)
 	}
 	return err
+}
+
+// isFormer reports whether a replica was noted as lost, or removed from its group.
+func (s *Shards) isFormer(ctx context.Context, view *fsm.View, l leftover) bool {
+	sh, ok := view.Shard(l.shard)
+	if !ok || s.has(sh, l.replicaID) {
+		return false
+	}
+	_, lost := sh.Replica(l.replicaID) // wished, and not to be had
+	return lost || s.removed(ctx, sh, l.replicaID)
 }
 
 func (s *Shards) leftovers(view *fsm.View) ([]leftover, error) {

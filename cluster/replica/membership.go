@@ -52,7 +52,7 @@ func (r *Replica) Status() Status {
 		ConfigurationIndex: conf.index,
 	}
 	if newest := r.raft.GetConfiguration(); newest.Error() == nil {
-		st.ConfigurationCurrent = conf.index > 0 && slices.Equal(conf.servers, newest.Configuration().Servers)
+		st.ConfigurationCurrent = conf.index > 0 && st.AppliedIndex >= r.replayed && slices.Equal(conf.servers, newest.Configuration().Servers)
 	}
 	for _, s := range conf.servers {
 		st.Servers = append(st.Servers, Server{ReplicaID: string(s.ID), Address: string(s.Address), Voter: s.Suffrage == raft.Voter})

@@ -23,6 +23,8 @@ type Replica struct {
 	raft      *raft.Raft
 	store     *logstore.Store
 	snapshots *snapshotStore
+	// replayed is the last index of the log at the start: up to there old configurations may be applied.
+	replayed  uint64
 	transport *transport.RaftTransport
 
 	configuration atomic.Pointer[configuration] // the newest committed one; nil before one is known
@@ -74,6 +76,7 @@ func Open(cfg Config) (*Replica, error) {
 		}
 		return nil, errors.Join(fmt.Errorf("start Raft of %s: %w", cfg.Group, err), r.Close())
 	}
+	r.replayed = r.raft.LastIndex()
 	close(r.opened)
 	return r, nil
 }
