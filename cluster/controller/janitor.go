@@ -18,6 +18,8 @@ const (
 	namesPerCommand = 500
 	// trimsPerRound bounds one round of retention.
 	trimsPerRound = 2000
+	// maxRefused is how many objects in a row may be refused before none is asked for in this round.
+	maxRefused = 16
 	// roundTimeout bounds one call to the metadata group or the object store.
 	roundTimeout = 30 * time.Second
 )
@@ -126,6 +128,7 @@ func (j *janitor) deleteDropped(ctx context.Context) error {
 	view := j.cfg.Metadata.View()
 	before := j.cfg.Now().Add(-j.cfg.ObjectGrace).UnixMilli()
 	var denied error
+	refused := 0 // in a row
 	for d := range view.DroppedObjects() {
 		if d.DroppedMs > before || j.deleted[d.Name] {
 			continue
@@ -137,8 +140,10 @@ func (j *janitor) deleteDropped(ctx context.Context) error {
 		case err == nil:
 			j.deleted[d.Name] = true
 			j.metrics.objectsDeleted.Inc()
-		case errors.Is(err, object.ErrDenied): // It may be this one alone.
+			refused = 0
+		case errors.Is(err, object.ErrDenied) && refused < maxRefused: // It may be this one alone.
 			denied = err
+			refused++
 		default:
 			return err
 		}
