@@ -175,7 +175,7 @@ func TestDeliveryTimeout(t *testing.T) {
 				}
 			}
 			cfg := small
-			cfg.DeliveryTimeout = 300 * time.Millisecond
+			cfg.DeliveryTimeout = time.Second
 			var s sent
 			p := f.producer(t, cfg)
 			produce(t, p, &s, 1, 12)
@@ -323,11 +323,19 @@ func TestCloseProducer(t *testing.T) {
 	require.NoError(t, p.Close(t.Context()))
 	require.ErrorIs(t, p.Produce(t.Context(), &client.Record{Topic: "t"}, s.promise), client.ErrClosed)
 
+	appended := make(chan struct{}, 1)
 	for _, n := range f.nodes {
-		n.Appended = clienttest.Break
+		n.Appended = func() error {
+			select {
+			case appended <- struct{}{}:
+			default:
+			}
+			return clienttest.Break()
+		}
 	}
 	p = f.producer(t, client.ProducerConfig{})
 	require.NoError(t, p.Produce(t.Context(), &client.Record{Topic: "t", Value: []byte("b")}, s.promise))
+	<-appended
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
 	require.ErrorIs(t, p.Close(ctx), context.DeadlineExceeded)

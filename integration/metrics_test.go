@@ -114,7 +114,7 @@ func requireMoved(t *testing.T, before, after scrapes, node, name string, labels
 
 func TestMetrics(t *testing.T) {
 	t.Parallel()
-	c := harness.StartCluster(t, harness.Options{Flags: quick(map[string]string{
+	c := harness.StartCluster(t, harness.Options{Flags: steady(map[string]string{
 		"shards": "1", "upload-interval": "300ms", "checkpoint-bytes": "1KiB", "log-retain-bytes": "0", "tail-bytes": "0",
 	})})
 

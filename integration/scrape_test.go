@@ -35,7 +35,7 @@ func countSeries(t *testing.T, c *harness.Cluster) int {
 func TestHostileNamesMakeNoSeries(t *testing.T) {
 	t.Parallel()
 	const names = 10_000
-	c := harness.StartCluster(t, harness.Options{Flags: quick(map[string]string{"shards": "1"})})
+	c := harness.StartCluster(t, harness.Options{Flags: steady(map[string]string{"shards": "1"})})
 	c.CreateTopic("orders", 1, nil)
 	_, err := produce(call(t), c.Nodes[0], "orders", 0, "x", 0)
 	require.NoError(t, err)

@@ -318,7 +318,7 @@ func TestForwardingKeepsTheError(t *testing.T) {
 	}
 	require.InDelta(t, 2, c.counted(t, producerErrors, "throttled", "t"), 0)
 	c.shard.before = func(context.Context) error { return &shard.NotLeaderError{} }
-	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 	defer cancel()
 	_, err := c.log.ProduceBatch(ctx, batchOf("x"))
 	requireFailure(t, err, codes.Unavailable, "NO_LEADER")

@@ -37,7 +37,7 @@ func TestHealthyButWedgedTransfer(t *testing.T) {
 	term := l.replica.Raft().CurrentTerm()
 	for range 8 {
 		require.Error(t, l.replica.TransferTo(t.Context(), away.id))
-		require.Eventually(t, func() bool { return l.replica.Raft().Apply([]byte("b"), time.Second).Error() == nil }, 2*time.Second, time.Millisecond)
+		require.Eventually(t, func() bool { return l.replica.Raft().Apply([]byte("b"), time.Second).Error() == nil }, waitFor, time.Millisecond)
 	}
 	require.Equal(t, term, l.replica.Raft().CurrentTerm())
 

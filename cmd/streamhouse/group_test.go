@@ -92,7 +92,7 @@ func TestConsumeMemberWithoutAShare(t *testing.T) {
 	s.ok("a\n", "produce", "t")
 	out, stop := s.background("consume", "t", "--group", "g", "--follow")
 	s.eventually("it reads", func() bool { return out.String() == "a\n" })
-	r := s.run("", "consume", "t", "--group", "g", "--timeout", "300ms")
+	r := s.run("", "consume", "t", "--group", "g", "--timeout", "3s")
 	if r.code == exitDone {
 		require.Empty(t, r.stdout, "members are ordered by chance: it took the partition over")
 	} else {

@@ -230,10 +230,10 @@ func TestProduceGivesUp(t *testing.T) {
 	}()
 	began := time.Now()
 	var errs lockedBuffer
-	require.Equal(t, exitFailed, run(t.Context(), []string{"produce", "t", "--timeout", "400ms"}, in, io.Discard, &errs))
+	require.Equal(t, exitFailed, run(t.Context(), []string{"produce", "t", "--timeout", "2s"}, in, io.Discard, &errs))
 	require.NoError(t, in.Close())
-	require.Less(t, time.Since(began), 5*time.Second)
-	require.Contains(t, errs.String(), "delivery timed out after 400ms")
+	require.Less(t, time.Since(began), 20*time.Second)
+	require.Contains(t, errs.String(), "delivery timed out after 2s")
 	require.Contains(t, errs.String(), "no leader (NO_LEADER)")
 }
 
@@ -244,10 +244,10 @@ func TestProduceSaysWhatIsUncertain(t *testing.T) {
 	s.node.Appended = func() error {
 		return clienttest.StreamError(codes.Unavailable, streamhousev1.ErrorReason_ERROR_REASON_OUTCOME_UNKNOWN, "who knows")
 	}
-	r := s.run("a\nb\n", "produce", "t", "--timeout", "200ms")
+	r := s.run("a\nb\n", "produce", "t", "--timeout", "2s")
 	require.Equal(t, exitFailed, r.code)
 	require.Contains(t, r.stderr, "2 records were not acknowledged: they may have been written or not\n")
-	require.Contains(t, r.stderr, "streamhouse: lines 1 to 2: delivery timed out after 200ms")
+	require.Contains(t, r.stderr, "streamhouse: lines 1 to 2: delivery timed out after 2s")
 	require.Equal(t, []string{"a", "b"}, s.cluster.Values("t", 0), "once, however often it was tried")
 }
 

@@ -2,6 +2,7 @@ package dev
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -53,7 +54,11 @@ func fakeNode(mode string) int {
 		signal.Ignore(syscall.SIGTERM)
 	}
 	s := &http.Server{Addr: flagValue(os.Args, "http-addr"), Handler: mux}
-	go func() { _ = s.ListenAndServe() }()
+	go func() {
+		if err := s.ListenAndServe(); !errors.Is(err, http.ErrServerClosed) {
+			fmt.Fprintln(os.Stderr, err)
+		}
+	}()
 	<-ctx.Done()
 	return 0
 }
