@@ -263,19 +263,21 @@ func (a *app) groupReset() *cobra.Command {
 	var (
 		c         connection
 		topic, to string
+		partition int32
 		execute   bool
 	)
 	cmd := &cobra.Command{
 		Use:   "reset GROUP --topic TOPIC --to POSITION",
 		Short: "Move a group's committed offsets of a topic; shows the plan, and acts with --execute",
-		Long: `Move a group's committed offsets of a topic.
+		Long: `Move a group's committed offsets of a topic, in all of its partitions or in one.
 
 It shows what would change, and changes it only with --execute. The group must have
 no members: stop its consumers first.`,
 		Example: `  streamhouse group reset billing --topic events --to beginning
-  streamhouse group reset billing --topic events --to 2026-01-31T12:00:00Z --execute`,
+  streamhouse group reset billing --topic events --to 2026-01-31T12:00:00Z --execute
+  streamhouse group reset billing --topic events --partition 3 --to 1200 --execute`,
 		Args: exactly("GROUP"),
-		RunE: a.do(func(ctx context.Context, _ *cobra.Command, args []string) error {
+		RunE: a.do(func(ctx context.Context, cmd *cobra.Command, args []string) error {
 			if topic == "" || to == "" {
 				return usagef("--topic and --to are required")
 			}
@@ -288,6 +290,11 @@ no members: stop its consumers first.`,
 				if err != nil {
 					return err
 				}
+				if cmd.Flags().Changed("partition") {
+					if err := plan.only(partition); err != nil {
+						return err
+					}
+				}
 				if execute {
 					if err := runReset(ctx, admin, plan); err != nil {
 						return err
@@ -299,6 +306,7 @@ no members: stop its consumers first.`,
 		}),
 	}
 	cmd.Flags().StringVar(&topic, "topic", "", "topic whose offsets are moved")
+	cmd.Flags().Int32Var(&partition, "partition", 0, "move this partition alone (default: all)")
 	cmd.Flags().StringVar(&to, "to", "", "beginning, end, an OFFSET, or a time such as 2026-01-31T12:00:00Z")
 	cmd.Flags().BoolVar(&execute, "execute", false, "do it")
 	return c.call(cmd)
@@ -337,6 +345,16 @@ func planReset(ctx context.Context, admin *client.Admin, name, topic string, to 
 		plan.Partitions = append(plan.Partitions, moved)
 	}
 	return plan, nil
+}
+
+// only leaves one partition in the plan.
+func (p *groupResetJSON) only(partition int32) error {
+	i := slices.IndexFunc(p.Partitions, func(m groupMovedJSON) bool { return m.Partition == partition })
+	if i < 0 {
+		return noPartition(p.Topic, partition, len(p.Partitions))
+	}
+	p.Partitions = p.Partitions[i : i+1]
+	return nil
 }
 
 func runReset(ctx context.Context, admin *client.Admin, plan *groupResetJSON) error {

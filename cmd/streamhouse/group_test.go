@@ -178,6 +178,12 @@ func TestGroupCommands(t *testing.T) {
 	require.Equal(t, "nothing was changed: add --execute to do it\n", r.stderr)
 	require.Contains(t, r.stdout, "t      0          -     0\nt      1          1     2\n")
 	require.EqualValues(t, 1, s.cluster.Offset("g", "t", 1))
+	r = s.run("", "group", "reset", "g", "--topic", "t", "--partition", "1", "--to", "2", "--execute")
+	require.Contains(t, r.stdout, "t      1          1     2\n")
+	require.NotContains(t, r.stdout, "t      0 ")
+	require.EqualValues(t, 2, s.cluster.Offset("g", "t", 1))
+	require.Equal(t, "streamhouse: topic t has no partition 2: it has 0 to 1\n",
+		s.run("", "group", "reset", "g", "--topic", "t", "--partition", "2", "--to", "2", "--execute").stderr)
 	s.ok("", "group", "reset", "g", "--topic", "t", "--to", "end", "--execute")
 	require.EqualValues(t, 3, s.cluster.Offset("g", "t", 1))
 	require.Equal(t, "DELETED\ng\n", s.ok("", "group", "delete", "g"))
