@@ -1,6 +1,7 @@
 package harness
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -52,10 +53,10 @@ func NewLedger(topic string) *Ledger {
 	}
 }
 
-// value is a record's value: who wrote it, where, its number, and filling up to the size.
+// value is a record's value: who wrote it, where, its number, its size, and filling up to that.
 func (s source) value(number int64, size int) []byte {
 	b := make([]byte, 0, max(size, 64))
-	b = fmt.Appendf(b, "%s/%d/%d/", s.producer, s.partition, number)
+	b = fmt.Appendf(b, "%s/%d/%d/%d/", s.producer, s.partition, number, size)
 	for len(b) < size {
 		b = append(b, byte('a'+(int64(len(b))+number)%26))
 	}
@@ -63,13 +64,22 @@ func (s source) value(number int64, size int) []byte {
 }
 
 func parseValue(v []byte) (source, int64, error) {
-	fields := strings.SplitN(string(v[:min(len(v), 64)]), "/", 4)
-	if len(fields) != 4 {
-		return source{}, 0, fmt.Errorf("a value that nobody wrote: %q", v[:min(len(v), 64)])
+	begin := v[:min(len(v), 64)]
+	fields := strings.SplitN(string(begin), "/", 5)
+	if len(fields) != 5 {
+		return source{}, 0, fmt.Errorf("a value that nobody wrote: %q", begin)
 	}
 	partition, err1 := strconv.ParseInt(fields[1], 10, 32)
 	number, err2 := strconv.ParseInt(fields[2], 10, 64)
-	return source{int32(partition), fields[0]}, number, errors.Join(err1, err2)
+	size, err3 := strconv.Atoi(fields[3])
+	s := source{int32(partition), fields[0]}
+	if err := errors.Join(err1, err2, err3); err != nil {
+		return s, number, err
+	}
+	if size > len(v) || !bytes.Equal(v, s.value(number, size)) {
+		return s, number, fmt.Errorf("TORN: a value of %d bytes, written with %d, that begins with %q", len(v), size, begin)
+	}
+	return s, number, nil
 }
 
 // Ack notes that count records from number first on are stored from offset base on.
@@ -153,6 +163,14 @@ func (l *Ledger) VerifyUpTo(tb testing.TB, ends map[int32]int64, nodes ...*Node)
 	tb.Helper()
 	ctx, cancel := context.WithTimeout(tb.Context(), 2*time.Minute)
 	defer cancel()
+	l.mu.Lock()
+	for s := range l.acked {
+		if _, ok := ends[s.partition]; !ok {
+			l.mu.Unlock()
+			tb.Fatalf("%s/%d has acknowledged records, and no end", l.Topic, s.partition)
+		}
+	}
+	l.mu.Unlock()
 	for _, n := range nodes {
 		for partition, end := range ends {
 			sum, err := l.verifyPartition(ctx, n, partition, end)

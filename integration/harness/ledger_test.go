@@ -1,6 +1,7 @@
 package harness
 
 import (
+	"bytes"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -56,4 +57,20 @@ func TestLedgerFindsWhatIsWrong(t *testing.T) {
 			require.ErrorContains(t, err, tt.want)
 		})
 	}
+}
+
+// TestTornValue: a value is what its producer wrote, to the last byte.
+func TestTornValue(t *testing.T) {
+	whole := Value("p", 0, 7, 200)
+	_, number, err := parseValue(whole)
+	require.NoError(t, err)
+	require.Equal(t, int64(7), number)
+	flipped := bytes.Clone(whole)
+	flipped[150] ^= 1
+	for name, v := range map[string][]byte{"cut": whole[:199], "longer": append(bytes.Clone(whole), 'x'), "flipped": flipped} {
+		_, _, err := parseValue(v)
+		require.ErrorContains(t, err, "TORN", name)
+	}
+	_, _, err = parseValue(Value("producer", 3, 1, 1))
+	require.NoError(t, err, "a value is as long as what it begins with at least")
 }
