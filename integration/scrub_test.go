@@ -50,7 +50,7 @@ func TestScrubberRepairs(t *testing.T) {
 	n := c.ShardLeader(0)
 	before := replicasOf(c, n)
 	p := c.StartProducer(ledger, harness.ProducerConfig{Name: "p", Partitions: 2, Every: 50 * time.Millisecond})
-	require.NoError(t, harness.FlipBit(largest(t, filepath.Join(n.Dir, "shards"), isWAL)))
+	require.NoError(t, harness.FlipBitOf(largest(t, filepath.Join(n.Dir, "shards"), isWAL), "early/"))
 	harness.Eventually(t, syncWithin, "the damaged replica is replaced", func(ctx context.Context) error {
 		st, err := c.AskStatus(ctx)
 		if err != nil {

@@ -67,6 +67,21 @@ func FlipBit(path string) error {
 	return FlipBitAt(path, int64(used/2))
 }
 
+// FlipBitOf flips one bit where a text stands in a file, behind the middle of what is used of it: what is between entries
+// of a log is looked at by nobody who does not open it anew.
+func FlipBitOf(path, text string) error {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	middle := len(bytes.TrimRight(b, "\x00")) / 2
+	at := bytes.Index(b[middle:], []byte(text))
+	if at < 0 {
+		return fmt.Errorf("%s does not have %q behind its middle", path, text)
+	}
+	return FlipBitAt(path, int64(middle+at))
+}
+
 // FlipBitAt flips one bit of a file.
 func FlipBitAt(path string, at int64) error {
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
