@@ -12,15 +12,21 @@ import (
 	"github.com/streamhouse/streamhouse/storage/record"
 )
 
-// A fetcher may look for work just when its partition, the consumer's last, is dropped.
-func TestDroppedPartitionIsNotWanted(t *testing.T) {
+// consumerOfOne is a consumer of one partition, which reads nothing.
+func consumerOfOne(t *testing.T) (*Consumer, *partition) {
+	t.Helper()
 	c, err := New(Config{})
 	require.NoError(t, err)
-	defer func() { require.NoError(t, c.Close()) }()
+	t.Cleanup(func() { require.NoError(t, c.Close()) })
 	tp := TopicPartition{Topic: "t", Partition: 0}
 	r, err := NewConsumer(c, ConsumerConfig{Partitions: []TopicPartition{tp}})
 	require.NoError(t, err)
-	p := r.partitions[tp]
+	return r, r.partitions[tp]
+}
+
+// A fetcher may look for work just when its partition, the consumer's last, is dropped.
+func TestDroppedPartitionIsNotWanted(t *testing.T) {
+	r, p := consumerOfOne(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	p.stop = cancel
 
@@ -35,13 +41,7 @@ func TestDroppedPartitionIsNotWanted(t *testing.T) {
 
 // What comes behind a batch that can't be decoded is not returned: only a seek goes on there.
 func TestNothingIsReturnedBehindDamage(t *testing.T) {
-	c, err := New(Config{})
-	require.NoError(t, err)
-	defer func() { require.NoError(t, c.Close()) }()
-	tp := TopicPartition{Topic: "t", Partition: 0}
-	r, err := NewConsumer(c, ConsumerConfig{Partitions: []TopicPartition{tp}})
-	require.NoError(t, err)
-	p := r.partitions[tp]
+	r, p := consumerOfOne(t)
 	for offset := range int64(3) {
 		b := record.NewBuilder(record.BuilderConfig{ProducerID: -1})
 		b.Append(record.Record{Value: []byte("v")})

@@ -27,16 +27,9 @@ func planRetention(view *fsm.View, nowMs int64, after uint64, limit int) []*meta
 			}
 		}
 	}
-	slices.SortFunc(trims, func(a, b *metav1.TrimPartition) int {
-		// What is up to after comes last.
-		if late := a.GetPartitionId() <= after; late != (b.GetPartitionId() <= after) {
-			if late {
-				return 1
-			}
-			return -1
-		}
-		return cmp.Compare(a.GetPartitionId(), b.GetPartitionId())
-	})
+	// Counted from behind after on, what is up to it comes last: the numbers wrap.
+	turn := func(t *metav1.TrimPartition) uint64 { return t.GetPartitionId() - after - 1 }
+	slices.SortFunc(trims, func(a, b *metav1.TrimPartition) int { return cmp.Compare(turn(a), turn(b)) })
 	return trims[:min(len(trims), limit)]
 }
 
